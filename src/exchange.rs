@@ -1,0 +1,278 @@
+//! The narrow waist between the replication core and the wire protocols.
+//!
+//! The core sees statements, outcomes and effects; what travels on the wire is an opaque `Work` that
+//! only the two ends of one protocol understand. A method that would have meaning in one dialect
+//! only does not belong here.
+
+// The traits are used with concrete types wherever a future must be `Send`, so that native
+// `async fn` is enough and no helper crate is needed.
+#![allow(async_fn_in_trait)]
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::error::Failure;
+use crate::store::journal::Effect;
+
+/// A wire protocol: the two conversations that the core puts together.
+pub trait Protocol: Sized + Send + Sync + 'static {
+    /// What a backend is asked to run; opaque to the core.
+    type Work: Work;
+    /// The conversation with an application.
+    type Client: Client<Work = Self::Work>;
+    /// The conversation with a database.
+    type Link: Link<Work = Self::Work>;
+}
+
+/// One statement as it travels on the wire.
+pub trait Work: Clone + Send + Sync + 'static {
+    /// The part of a string of several statements that is one of them.
+    fn part(&self, text: &str) -> Self;
+    /// The effect that repeats this statement with the same bytes on a follower.
+    fn effect(&self, text: &str, rows: Option<u64>) -> Option<Effect>;
+    /// Whether it may leave an open portal behind that later requests read on from.
+    fn is_partial(&self) -> bool;
+}
+
+/// Bytes on their way to an application.
+///
+/// What has not been flushed can be taken back, which is how a read that dies early is run again
+/// without the application noticing.
+pub trait Sink: Send {
+    /// The buffer that is sent with the next flush.
+    fn buffer(&mut self) -> &mut BytesMut;
+    /// Sends the buffer. Fails when the application is gone.
+    fn flush(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
+    /// How many bytes may wait in the buffer before they are flushed in the middle of an answer.
+    fn limit(&self) -> usize;
+}
+
+/// The application closed its connection, or broke the protocol beyond repair.
+#[derive(Debug)]
+pub struct Gone;
+
+/// What an application sent, up to the point where it waits for answers.
+#[derive(Debug)]
+pub struct Batch<W> {
+    /// The statements, in order.
+    pub items: Vec<Item<W>>,
+    /// How the batch ends.
+    pub end: End,
+}
+
+/// One piece of a batch: a text and the wire messages that belong to it.
+#[derive(Debug)]
+pub struct Item<W> {
+    /// The SQL text to classify; `None` when nothing is executed (a Describe, a Close).
+    pub text: Option<Arc<Text>>,
+    /// What to send to the backend.
+    pub work: W,
+}
+
+/// A SQL text that is classified once and remembered.
+#[derive(Debug)]
+pub struct Text {
+    /// The text itself.
+    pub sql: String,
+    /// The newest classification, with what it depended on.
+    pub plan: arc_swap::ArcSwapOption<crate::catalog::Plan>,
+}
+
+impl Text {
+    /// A text that has not been classified yet.
+    pub fn new(sql: String) -> Self {
+        Self { sql, plan: arc_swap::ArcSwapOption::empty() }
+    }
+}
+
+/// How a batch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The application waits for the ready sign.
+    Ready,
+    /// The application wants what there is so far; the batch goes on.
+    Flush,
+}
+
+/// The state of an application's transaction, as it is told about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxState {
+    /// No transaction block.
+    Idle,
+    /// In a transaction block.
+    Open,
+    /// In a transaction block that failed.
+    Failed,
+}
+
+/// The conversation with an application.
+pub trait Client: Sink {
+    /// What a backend is asked to run.
+    type Work: Work;
+    /// Waits for the next batch.
+    fn next(&mut self) -> impl Future<Output = Result<Batch<Self::Work>, Gone>> + Send;
+    /// Answers a statement that no backend sees.
+    fn answer(&mut self, work: &Self::Work, tag: &str);
+    /// Answers a statement with rows of text columns.
+    fn rows(&mut self, work: &Self::Work, columns: &[&str], rows: &[Vec<Option<String>>], tag: &str);
+    /// Answers a statement with an error.
+    fn fail(&mut self, failure: &Failure);
+    /// Tells that the next batch may come.
+    fn ready(&mut self, state: TxState);
+    /// Sends a warning.
+    fn warn(&mut self, code: &str, message: &str);
+    /// Waits for the next piece of a bulk load that the application sends.
+    fn next_bulk(&mut self) -> impl Future<Output = Result<BulkPiece, Gone>> + Send;
+    /// Forgets prepared statements: all, or one by name. False when there is none of that name.
+    fn forget_prepared(&mut self, name: Option<&str>) -> bool;
+    /// Says goodbye with an error and closes.
+    fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
+}
+
+/// A piece of a bulk load.
+#[derive(Debug)]
+pub enum BulkPiece {
+    /// Data, as it travels.
+    Data(bytes::Bytes),
+    /// The application has sent everything.
+    Done,
+    /// The application gave up, and says why.
+    Fail(String),
+}
+
+/// How a statement ended on a backend.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The error the backend answered, if any.
+    pub error: Option<ServerError>,
+    /// Rows affected or returned, where the answer says so.
+    pub rows: Option<u64>,
+    /// A hash of the rows returned.
+    pub digest: u64,
+    /// Rows that the capture triggers reported, in order.
+    pub captured: Vec<crate::store::capture::Captured>,
+    /// The backend waits for a bulk load.
+    pub bulk: bool,
+    /// A cursor is still open on the connection.
+    pub suspended: bool,
+}
+
+/// An error that a database answered.
+#[derive(Clone, Debug)]
+pub struct ServerError {
+    /// SQLSTATE.
+    pub code: String,
+    /// The message, in the server's language.
+    pub message: String,
+    /// Whether the connection ended with it.
+    pub fatal: bool,
+    /// The whole error as it travelled, to be handed on unchanged.
+    pub wire: bytes::Bytes,
+}
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+/// Why a conversation with a database broke.
+#[derive(Debug)]
+pub enum Broken {
+    /// The backend, or the way to it, is gone, or it broke the protocol.
+    Lost(String),
+    /// The backend gave no answer in time.
+    Silent(String),
+    /// The application went away in the middle of an answer.
+    Client(Gone),
+}
+
+impl From<Gone> for Broken {
+    fn from(gone: Gone) -> Self {
+        Self::Client(gone)
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lost(why) => write!(f, "connection lost: {why}"),
+            Self::Silent(why) => write!(f, "no answer: {why}"),
+            Self::Client(_) => write!(f, "the application is gone"),
+        }
+    }
+}
+
+/// How a transaction is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TxMode {
+    /// Isolation level, where the application chose one.
+    pub isolation: Option<crate::sql::Isolation>,
+    /// READ ONLY or READ WRITE, where the application chose.
+    pub read_only: Option<bool>,
+    /// DEFERRABLE, where the application chose.
+    pub deferrable: Option<bool>,
+}
+
+/// Session settings: for each key the statement that establishes it.
+pub type Settings = Arc<std::collections::BTreeMap<String, String>>;
+
+/// The conversation with a database over one connection.
+pub trait Link: Send + 'static {
+    /// What it is asked to run.
+    type Work: Work;
+    /// How its running statement is cancelled, from anywhere.
+    type Canceller: Clone + Send + Sync + 'static;
+
+    /// Brings the session's settings to `wanted`, without waiting for the answer.
+    fn adopt(&mut self, wanted: &Settings);
+    /// Opens a transaction, without waiting for the answer.
+    fn begin(&mut self, mode: &TxMode);
+    /// Opens a follower's part of a transaction, without waiting for the answer.
+    fn begin_share(&mut self);
+    /// Queues a statement that no application sees the answer of.
+    fn queue(&mut self, sql: &str);
+    /// Queues an effect.
+    fn queue_effect(&mut self, effect: &Effect);
+    /// Queues the journal's record of the transaction.
+    fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]);
+    /// Queues a statement of the application and hands its answer to `sink`; waits for the end of
+    /// it and of all that was queued before.
+    fn run<S: Sink>(
+        &mut self,
+        work: &Self::Work,
+        sink: &mut S,
+    ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// After a bulk load was opened: hands it on until its end.
+    fn send_bulk(
+        &mut self,
+        piece: &BulkPiece,
+    ) -> impl Future<Output = Result<(), Broken>> + Send;
+    /// After the last piece: the answer of the bulk load.
+    fn finish_bulk<S: Sink>(
+        &mut self,
+        sink: &mut S,
+    ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// Sends what is queued. Reads answers while the backend does not take more.
+    fn flush(&mut self) -> impl Future<Output = Result<(), Broken>> + Send;
+    /// Waits until everything queued is answered. The first error among the answers.
+    fn drain(&mut self) -> impl Future<Output = Result<Option<String>, Broken>> + Send;
+    /// How many queued requests have no answer yet.
+    fn outstanding(&self) -> usize;
+    /// Runs a statement for the proxy itself and gives its rows.
+    fn ask(
+        &mut self,
+        sql: &str,
+        params: &[Option<&str>],
+    ) -> impl Future<Output = Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken>> + Send;
+    /// Waits for something the database says unasked; hands it to the sink.
+    fn idle<S: Sink>(&mut self, sink: &mut S) -> impl Future<Output = Result<(), Broken>> + Send;
+    /// How to cancel what runs here.
+    fn canceller(&self) -> Self::Canceller;
+    /// Cancels what runs at the other end, and waits until the request has been taken.
+    fn cancel(canceller: &Self::Canceller) -> impl Future<Output = ()> + Send;
+    /// In which state the server's session is.
+    fn tx_state(&self) -> TxState;
+}
