@@ -1,0 +1,608 @@
+//! One connection to a PostgreSQL server.
+//!
+//! Everything is queued first and flushed together, so that a transaction's settings, its BEGIN and
+//! its first statement travel in one packet. Answers are matched to requests by order: each request
+//! ends with a ReadyForQuery.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use lockstep_protocol::pg::{client, frame, server};
+use tokio_util::sync::CancellationToken;
+
+use crate::exchange::{Broken, Outcome, ServerError, Settings, Sink, TxState};
+use crate::net::Stream;
+use crate::store::capture::{self, Captured};
+use crate::wire::pg::{Prepared, Reference, Statements, Step};
+
+/// What all connections to one backend have in common.
+#[derive(Debug)]
+pub struct Shared {
+    /// The statements known to this process.
+    pub statements: Arc<Statements>,
+    /// The proxy's secret for the functions in schema `lockstep`.
+    pub token: String,
+    /// What the capture triggers sign their reports with.
+    pub capture_token: String,
+    /// The largest message taken from a server.
+    pub max_message: usize,
+    /// How many statements one connection keeps prepared.
+    pub max_prepared: usize,
+    /// How long a follower's part of a transaction waits for a lock.
+    pub follower_lock: Duration,
+    /// After how long without an answer a backend counts as dead.
+    pub dead_after: Duration,
+}
+
+/// How to cancel what a connection runs.
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    pub(super) route: Arc<super::connect::Route>,
+    pub(super) pid: u32,
+    pub(super) secret: bytes::Bytes,
+}
+
+/// What becomes of the answer to a Parse.
+#[derive(Debug, PartialEq, Eq)]
+enum ParseFate {
+    /// The application asked for it.
+    HandOn,
+    /// We added it.
+    Swallow,
+    /// The application asked for it, but the server knows the statement already.
+    Invent,
+    /// The application closed a statement: the server keeps it.
+    InventClose,
+}
+
+/// One request whose answer is outstanding.
+#[derive(Debug)]
+struct Expected {
+    /// Rows that the leader had, for an effect.
+    rows: Option<u64>,
+    /// For error messages.
+    what: &'static str,
+    /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
+    fates: VecDeque<(ParseFate, u64)>,
+}
+
+/// One of the proxy's own statements, prepared at its first use on a connection.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// Taken from the far end of the numbers of prepared statements.
+    pub(super) id: u64,
+    pub(super) name: &'static str,
+    pub(super) sql: &'static str,
+    pub(super) types: &'static [u32],
+}
+
+/// One connection to a PostgreSQL server.
+#[derive(Debug)]
+pub struct PgLink {
+    pub(super) stream: Stream,
+    pub(super) incoming: BytesMut,
+    pub(super) outgoing: BytesMut,
+    pub(super) shared: Arc<Shared>,
+    pub(super) canceller: Canceller,
+    pub(super) parameters: std::collections::BTreeMap<String, String>,
+    pub(super) gone: CancellationToken,
+    pub(super) settings: Settings,
+    pub(super) tx: u8,
+    expected: VecDeque<Expected>,
+    first_error: Option<String>,
+    /// Statements the server knows, and those whose Parse is under way.
+    prepared: HashSet<u64>,
+    unnamed: Option<u64>,
+    /// The fates of the request that is being put together.
+    fates: VecDeque<(ParseFate, u64)>,
+}
+
+/// The number of a statement that is not kept.
+const UNNAMED: u64 = 0;
+
+impl PgLink {
+    pub(super) fn new(
+        stream: Stream,
+        incoming: BytesMut,
+        shared: Arc<Shared>,
+        canceller: Canceller,
+        parameters: std::collections::BTreeMap<String, String>,
+        gone: CancellationToken,
+    ) -> Self {
+        Self {
+            stream,
+            incoming,
+            outgoing: BytesMut::with_capacity(4096),
+            shared,
+            canceller,
+            parameters,
+            gone,
+            settings: Settings::default(),
+            tx: b'I',
+            expected: VecDeque::new(),
+            first_error: None,
+            prepared: HashSet::new(),
+            unnamed: None,
+            fates: VecDeque::new(),
+        }
+    }
+
+    /// The server's parameters as it last reported them.
+    pub fn parameters(&self) -> &std::collections::BTreeMap<String, String> {
+        &self.parameters
+    }
+
+    pub(super) fn expect(&mut self, what: &'static str, rows: Option<u64>) {
+        let fates = std::mem::take(&mut self.fates);
+        self.expected.push_back(Expected { rows, what, fates });
+    }
+
+    pub(super) fn outstanding_requests(&self) -> usize {
+        self.expected.len()
+    }
+
+    /// Queues a simple query.
+    pub(super) fn queue_query(&mut self, sql: &str, what: &'static str, rows: Option<u64>) {
+        client::query(&mut self.outgoing, sql);
+        // A simple query ends the life of the unnamed statement.
+        self.unnamed = None;
+        self.expect(what, rows);
+    }
+
+    /// Queues one of the proxy's own statements, prepared at its first use on this connection.
+    pub(super) fn queue_own(&mut self, own: &Own, bind_rest: &[u8]) {
+        if self.prepared.insert(own.id) {
+            client::parse(&mut self.outgoing, own.name, own.sql, own.types);
+            self.fates.push_back((ParseFate::Swallow, own.id));
+        }
+        client::bind(&mut self.outgoing, "", own.name, bind_rest);
+        client::execute(&mut self.outgoing, "", 0);
+        client::sync(&mut self.outgoing);
+        self.expect(own.name, None);
+    }
+
+    /// Notes that a simple query has been queued.
+    pub(super) fn after_simple_query(&mut self) {
+        self.unnamed = None;
+        self.expect("statement", None);
+    }
+
+    /// Queues a statement of the proxy's that is not worth keeping prepared.
+    pub(super) fn queue_unnamed(&mut self, sql: &str, bind_rest: &[u8]) {
+        self.unnamed = None;
+        client::parse(&mut self.outgoing, "", sql, &[]);
+        self.fates.push_back((ParseFate::Swallow, UNNAMED));
+        client::bind(&mut self.outgoing, "", "", bind_rest);
+        client::execute(&mut self.outgoing, "", 0);
+        client::sync(&mut self.outgoing);
+        self.expect("question", None);
+    }
+
+    /// Queues a statement with the application's own Bind, for a follower.
+    pub(super) fn queue_bound(&mut self, prepared: &Prepared, bind: &[u8], rows: Option<u64>) {
+        let name = self.ensure_prepared(prepared);
+        client::bind(&mut self.outgoing, "", &name, bind);
+        client::execute(&mut self.outgoing, "", 0);
+        client::sync(&mut self.outgoing);
+        self.expect("effect", rows);
+    }
+
+    fn ensure_prepared(&mut self, prepared: &Prepared) -> String {
+        let name = server_name(prepared.id);
+        if self.prepared.insert(prepared.id) {
+            client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
+            self.fates.push_back((ParseFate::Swallow, prepared.id));
+        }
+        name
+    }
+
+    /// Forgets what the server has prepared: after DISCARD ALL, or when it is too much.
+    pub(super) fn forget_prepared(&mut self) {
+        self.prepared.clear();
+        self.unnamed = None;
+    }
+
+    /// Keeps the number of prepared statements on the server within its limit.
+    pub(super) fn trim_prepared(&mut self) {
+        if self.prepared.len() > self.shared.max_prepared && self.tx == b'I' {
+            self.queue_query("DEALLOCATE ALL", "deallocate", None);
+            self.forget_prepared();
+        }
+    }
+
+    /// Queues the steps of an extended query, with our names for the statements.
+    pub(super) fn queue_steps(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Parse(reference) => self.queue_parse(reference),
+                Step::Bind { portal, statement, rest } => {
+                    let name = self.statement_name(statement);
+                    client::bind(&mut self.outgoing, portal, &name, rest);
+                }
+                Step::DescribeStatement(statement) => {
+                    let name = self.statement_name(statement);
+                    client::describe(&mut self.outgoing, b'S', &name);
+                }
+                Step::DescribePortal(portal) => {
+                    client::describe(&mut self.outgoing, b'P', portal);
+                }
+                Step::Execute { portal, max_rows } => {
+                    client::execute(&mut self.outgoing, portal, *max_rows);
+                }
+                Step::CloseStatement => self.fates.push_back((ParseFate::InventClose, UNNAMED)),
+                Step::ClosePortal(portal) => client::close(&mut self.outgoing, b'P', portal),
+            }
+        }
+        client::sync(&mut self.outgoing);
+        self.expect("statement", None);
+    }
+
+    fn queue_parse(&mut self, reference: &Reference) {
+        let prepared = &reference.prepared;
+        if reference.named {
+            if !self.prepared.insert(prepared.id) {
+                self.fates.push_back((ParseFate::Invent, UNNAMED));
+                return;
+            }
+            let name = server_name(prepared.id);
+            client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
+            self.fates.push_back((ParseFate::HandOn, prepared.id));
+        } else {
+            client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
+            self.unnamed = Some(prepared.id);
+            self.fates.push_back((ParseFate::HandOn, UNNAMED));
+        }
+    }
+
+    fn statement_name(&mut self, reference: &Reference) -> String {
+        if reference.named {
+            return self.ensure_prepared(&reference.prepared);
+        }
+        if self.unnamed != Some(reference.prepared.id) {
+            let prepared = &reference.prepared;
+            client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
+            self.unnamed = Some(prepared.id);
+            self.fates.push_back((ParseFate::Swallow, UNNAMED));
+        }
+        String::new()
+    }
+
+    /// Sends what is queued.
+    pub(super) async fn send(&mut self) -> Result<(), Broken> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        let Self { stream, outgoing, incoming, gone, .. } = self;
+        tokio::select! {
+            biased;
+            sent = stream.write_while_reading(outgoing, incoming) => {
+                sent.map_err(|e| Broken::Lost(e.to_string()))
+            }
+            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
+        }
+    }
+
+    /// Waits for more bytes of the server.
+    pub(super) async fn receive(&mut self) -> Result<(), Broken> {
+        let Self { stream, incoming, gone, .. } = self;
+        tokio::select! {
+            biased;
+            read = stream.read_more(incoming) => match read {
+                Ok(0) => Err(Broken::Lost("the server closed the connection".into())),
+                Ok(_) => Ok(()),
+                Err(e) => Err(Broken::Lost(e.to_string())),
+            },
+            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
+        }
+    }
+
+    /// Waits until all requests but the newest `keep` are answered; their answers go nowhere.
+    pub(super) async fn settle(&mut self, keep: usize) -> Result<(), Broken> {
+        while self.expected.len() > keep {
+            self.settle_one().await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_one(&mut self) -> Result<(), Broken> {
+        loop {
+            while let Some(header) = self.peek()? {
+                let done = self.take_own(header)?;
+                self.incoming.advance(header.total);
+                if done {
+                    return Ok(());
+                }
+            }
+            self.receive().await?;
+        }
+    }
+
+    fn peek(&self) -> Result<Option<frame::Header>, Broken> {
+        frame::peek(&self.incoming, self.shared.max_message)
+            .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))
+            .map(|header| header.filter(|h| h.total <= self.incoming.len()))
+    }
+
+    /// Looks at a message nobody but us is interested in. True at the end of a request.
+    fn take_own(&mut self, header: frame::Header) -> Result<bool, Broken> {
+        let body = &self.incoming[5..header.total];
+        match header.tag {
+            b'Z' => {
+                self.tx = body.first().copied().unwrap_or(b'I');
+                self.end_request();
+                return Ok(true);
+            }
+            b'E' => {
+                let error = read_error(&self.incoming[..header.total]);
+                if error.fatal {
+                    return Err(Broken::Lost(error.to_string()));
+                }
+                if self.first_error.is_none() {
+                    let what = self.expected.front().map_or("request", |e| e.what);
+                    self.first_error = Some(format!("{what}: {error}"));
+                }
+            }
+            b'C' => {
+                let rows = server::command_tag(body).ok().and_then(server::tag_rows);
+                let wanted = self.expected.front().and_then(|e| e.rows);
+                if let Some(wanted) = wanted
+                    && rows != Some(wanted)
+                    && self.first_error.is_none()
+                {
+                    let got = rows.map_or("none".to_owned(), |r| r.to_string());
+                    self.first_error =
+                        Some(format!("{wanted} rows on the leader, {got} on the follower"));
+                }
+            }
+            b'1' => self.parse_done(),
+            b'S' => self.note_parameter(header.total),
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn end_request(&mut self) {
+        let Some(ended) = self.expected.pop_front() else { return };
+        // What is left was skipped after an error: the server does not know these statements.
+        for (fate, id) in ended.fates {
+            if matches!(fate, ParseFate::HandOn | ParseFate::Swallow) {
+                self.prepared.remove(&id);
+                if id == UNNAMED {
+                    self.unnamed = None;
+                }
+            }
+        }
+    }
+
+    /// A Parse has succeeded: the fate of its answer.
+    fn parse_done(&mut self) -> Option<ParseFate> {
+        self.expected.front_mut()?.fates.pop_front().map(|(fate, _)| fate)
+    }
+
+    fn note_parameter(&mut self, total: usize) {
+        if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total]) {
+            self.parameters.insert(name.to_owned(), value.to_owned());
+        }
+    }
+
+    /// The first error among the answers since the last call.
+    pub(super) fn take_error(&mut self) -> Option<String> {
+        self.first_error.take()
+    }
+
+    /// Hands the answer of the newest request to `sink`, message by message, until its end.
+    pub(super) async fn relay<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
+        let mut outcome = Outcome::default();
+        loop {
+            if self.relay_chunk(sink, &mut outcome)? {
+                return Ok(outcome);
+            }
+            if sink.buffer().len() > sink.limit() {
+                sink.flush().await?;
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Handles the complete messages that have arrived. True at the end of the request.
+    ///
+    /// Messages that are handed on unchanged are copied in runs, not one by one.
+    fn relay_chunk<S: Sink>(&mut self, sink: &mut S, outcome: &mut Outcome) -> Result<bool, Broken> {
+        let mut run = 0;
+        while let Some(header) = frame::peek(&self.incoming[run..], self.shared.max_message)
+            .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))?
+            .filter(|h| run + h.total <= self.incoming.len())
+        {
+            if matches!(header.tag, b'D' | b'T' | b'2' | b'n' | b'd') && !self.invention_due() {
+                run += header.total;
+                continue;
+            }
+            if run > 0 {
+                sink.buffer().extend_from_slice(&self.incoming[..run]);
+                self.incoming.advance(run);
+                run = 0;
+            }
+            let end = self.relay_special(header, sink, outcome)?;
+            self.incoming.advance(header.total);
+            if end {
+                return Ok(true);
+            }
+        }
+        if run > 0 {
+            sink.buffer().extend_from_slice(&self.incoming[..run]);
+            self.incoming.advance(run);
+        }
+        Ok(false)
+    }
+
+    fn invention_due(&self) -> bool {
+        let fate = self.expected.front().and_then(|request| request.fates.front());
+        matches!(fate, Some((ParseFate::Invent | ParseFate::InventClose, _)))
+    }
+
+    fn relay_special<S: Sink>(
+        &mut self,
+        header: frame::Header,
+        sink: &mut S,
+        outcome: &mut Outcome,
+    ) -> Result<bool, Broken> {
+        self.invent(sink, header.tag);
+        let message = &self.incoming[..header.total];
+        match header.tag {
+            b'Z' => {
+                self.tx = message.get(5).copied().unwrap_or(b'I');
+                self.end_request();
+                return Ok(true);
+            }
+            b'E' => {
+                let error = read_error(message);
+                if error.fatal {
+                    return Err(Broken::Lost(error.to_string()));
+                }
+                outcome.error = Some(error);
+                return Ok(false);
+            }
+            b'1' => {
+                if self.parse_done() == Some(ParseFate::Swallow) {
+                    self.invent(sink, b'1');
+                    return Ok(false);
+                }
+            }
+            b'C' => {
+                outcome.rows = server::command_tag(&message[5..]).ok().and_then(server::tag_rows);
+            }
+            b'N' => {
+                if let Some(captured) = self.captured(header.total) {
+                    outcome.captured.push(captured);
+                    return Ok(false);
+                }
+            }
+            b'S' => self.note_parameter(header.total),
+            b's' => outcome.suspended = true,
+            b'G' => outcome.bulk = true,
+            _ => {}
+        }
+        sink.buffer().extend_from_slice(&self.incoming[..header.total]);
+        // The server says no more until the bulk load has been sent.
+        Ok(header.tag == b'G')
+    }
+
+    /// Writes the answers that the application expects and the server was not asked for.
+    fn invent<S: Sink>(&mut self, sink: &mut S, next: u8) {
+        if next == b'E' {
+            return;
+        }
+        let Some(request) = self.expected.front_mut() else { return };
+        loop {
+            match request.fates.front() {
+                Some((ParseFate::Invent, _)) => server::parse_complete(sink.buffer()),
+                Some((ParseFate::InventClose, _)) => server::close_complete(sink.buffer()),
+                _ => return,
+            }
+            request.fates.pop_front();
+        }
+    }
+
+    fn captured(&self, total: usize) -> Option<Captured> {
+        let body = &self.incoming[5..total];
+        let mut fields: Vec<(u8, &[u8])> = Vec::with_capacity(12);
+        let mut rest = body;
+        while let Some((&code, tail)) = rest.split_first() {
+            if code == 0 {
+                break;
+            }
+            let end = tail.iter().position(|&b| b == 0)?;
+            fields.push((code, &tail[..end]));
+            rest = &tail[end + 1..];
+        }
+        capture::captured(&fields, &self.shared.capture_token)
+    }
+
+    /// The rows of the newest request, for the proxy itself.
+    pub(super) async fn collect(
+        &mut self,
+    ) -> Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken> {
+        self.settle(1).await?;
+        let mut rows = Vec::new();
+        let mut error = None;
+        loop {
+            while let Some(header) = self.peek()? {
+                let message = &self.incoming[..header.total];
+                match header.tag {
+                    b'D' => rows.push(super::row::text_row(&message[5..])?),
+                    b'E' => {
+                        let e = read_error(message);
+                        if e.fatal {
+                            return Err(Broken::Lost(e.to_string()));
+                        }
+                        error = Some(e);
+                    }
+                    b'Z' => {
+                        self.tx = message.get(5).copied().unwrap_or(b'I');
+                        self.incoming.advance(header.total);
+                        self.end_request();
+                        return Ok(error.map_or(Ok(rows), Err));
+                    }
+                    b'1' => {
+                        self.parse_done();
+                    }
+                    b'S' => self.note_parameter(header.total),
+                    _ => {}
+                }
+                self.incoming.advance(header.total);
+            }
+            self.receive().await?;
+        }
+    }
+
+    pub(super) fn state(&self) -> TxState {
+        match self.tx {
+            b'I' => TxState::Idle,
+            b'T' => TxState::Open,
+            _ => TxState::Failed,
+        }
+    }
+
+    /// Hands on what the server says unasked, once something has arrived.
+    pub(super) async fn unasked<S: Sink>(&mut self, sink: &mut S) -> Result<(), Broken> {
+        self.receive().await?;
+        while let Some(header) = self.peek()? {
+            let message = &self.incoming[..header.total];
+            match header.tag {
+                b'E' => return Err(Broken::Lost(read_error(message).to_string())),
+                b'A' | b'N' => sink.buffer().extend_from_slice(message),
+                b'S' => {
+                    sink.buffer().extend_from_slice(message);
+                    self.note_parameter(header.total);
+                }
+                _ => {}
+            }
+            self.incoming.advance(header.total);
+        }
+        Ok(())
+    }
+}
+
+fn server_name(id: u64) -> String {
+    format!("ls_{id}")
+}
+
+/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
+pub(super) fn read_error(message: &[u8]) -> ServerError {
+    let wire = bytes::Bytes::copy_from_slice(message);
+    let parsed = server::ErrorFields::parse(&message[5..]);
+    let (code, text, severity) = parsed.map_or_else(
+        |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
+        |fields| {
+            (
+                fields.code().unwrap_or("XX000").to_owned(),
+                fields.message().unwrap_or("no message").to_owned(),
+                fields.severity().unwrap_or("ERROR").to_owned(),
+            )
+        },
+    );
+    let fatal = matches!(severity.as_str(), "FATAL" | "PANIC");
+    ServerError { code, message: text, fatal, wire }
+}

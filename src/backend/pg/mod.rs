@@ -1,0 +1,280 @@
+//! The conversation with a PostgreSQL server.
+
+mod connect;
+mod link;
+mod row;
+
+pub use connect::{ConnectError, Login, Route};
+pub use link::{Canceller, PgLink, Shared};
+
+use bytes::BytesMut;
+use lockstep_protocol::pg::client;
+
+use crate::exchange::{Broken, BulkPiece, Link, Outcome, ServerError, Settings, Sink, TxMode, TxState};
+use crate::sql::Isolation;
+use crate::store::journal::{self, Effect};
+use crate::wire::pg::PgWork;
+use link::Own;
+
+const RECORD: Own = Own {
+    id: u64::MAX,
+    name: "lockstep_record",
+    sql: journal::RECORD_SQL,
+    types: &[25, 20, 20, 25, 17],
+};
+const APPLY: Own = Own {
+    id: u64::MAX - 1,
+    name: "lockstep_apply",
+    sql: journal::APPLY_SQL,
+    types: &[25, 25, 25, 1009, 1009],
+};
+const ADVANCE: Own = Own {
+    id: u64::MAX - 2,
+    name: "lockstep_advance",
+    sql: journal::ADVANCE_SQL,
+    types: &[25, 25, 20],
+};
+const RESET_SEQUENCE: Own = Own {
+    id: u64::MAX - 3,
+    name: "lockstep_reset_sequence",
+    sql: journal::RESET_SEQUENCE_SQL,
+    types: &[25, 25, 20, 16],
+};
+
+/// The body of a Bind from the format codes on: parameters in the given formats, results as text.
+fn bind_rest(params: &[(i16, Option<&[u8]>)]) -> BytesMut {
+    use bytes::BufMut;
+    let mut rest = BytesMut::new();
+    let count = i16::try_from(params.len()).unwrap_or(i16::MAX);
+    rest.put_i16(count);
+    for (format, _) in params {
+        rest.put_i16(*format);
+    }
+    rest.put_i16(count);
+    for (_, value) in params {
+        match value {
+            Some(value) => {
+                rest.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
+                rest.put_slice(value);
+            }
+            None => rest.put_i32(-1),
+        }
+    }
+    rest.put_i16(0);
+    rest
+}
+
+/// An array of text in the binary form of the wire.
+fn text_array(values: &[String]) -> BytesMut {
+    use bytes::BufMut;
+    let mut out = BytesMut::new();
+    out.put_i32(i32::from(!values.is_empty()));
+    out.put_i32(0);
+    out.put_u32(25);
+    if values.is_empty() {
+        return out;
+    }
+    out.put_i32(i32::try_from(values.len()).unwrap_or(i32::MAX));
+    out.put_i32(1);
+    for value in values {
+        out.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
+        out.put_slice(value.as_bytes());
+    }
+    out
+}
+
+fn begin_text(mode: &TxMode) -> String {
+    let mut text = String::from("BEGIN");
+    match mode.isolation {
+        None => {}
+        Some(Isolation::ReadUncommitted) => text.push_str(" ISOLATION LEVEL READ UNCOMMITTED"),
+        Some(Isolation::ReadCommitted) => text.push_str(" ISOLATION LEVEL READ COMMITTED"),
+        Some(Isolation::RepeatableRead) => text.push_str(" ISOLATION LEVEL REPEATABLE READ"),
+        Some(Isolation::Serializable) => text.push_str(" ISOLATION LEVEL SERIALIZABLE"),
+    }
+    match mode.read_only {
+        None => {}
+        Some(true) => text.push_str(" READ ONLY"),
+        Some(false) => text.push_str(" READ WRITE"),
+    }
+    match mode.deferrable {
+        None => {}
+        Some(true) => text.push_str(" DEFERRABLE"),
+        Some(false) => text.push_str(" NOT DEFERRABLE"),
+    }
+    text
+}
+
+impl Link for PgLink {
+    type Work = PgWork;
+    type Canceller = Canceller;
+
+    fn adopt(&mut self, wanted: &Settings) {
+        self.trim_prepared();
+        if std::sync::Arc::ptr_eq(&self.settings, wanted) {
+            return;
+        }
+        let mut change = String::new();
+        for key in self.settings.keys().filter(|key| !wanted.contains_key(*key)) {
+            change.push_str("RESET ");
+            change.push_str(key);
+            change.push(';');
+        }
+        for (key, statement) in wanted.iter() {
+            if self.settings.get(key) != Some(statement) {
+                change.push_str(statement);
+                change.push(';');
+            }
+        }
+        if !change.is_empty() {
+            self.queue_query(&change, "settings", None);
+        }
+        self.settings = wanted.clone();
+    }
+
+    fn begin(&mut self, mode: &TxMode) {
+        self.queue_query(&begin_text(mode), "BEGIN", None);
+    }
+
+    fn begin_share(&mut self) {
+        // What limits the application's own statements has been judged on the leader already.
+        let text = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+             SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+            self.shared.follower_lock.as_millis()
+        );
+        self.queue_query(&text, "BEGIN", None);
+    }
+
+    fn queue(&mut self, sql: &str) {
+        self.queue_query(sql, "statement", None);
+    }
+
+    fn queue_effect(&mut self, effect: &Effect) {
+        let token = self.shared.token.clone();
+        let token = (0, Some(token.as_bytes()));
+        match effect {
+            Effect::Text { sql, rows } => self.queue_query(sql, "effect", *rows),
+            Effect::Bound { sql, types, bind, rows } => {
+                let prepared = self.shared.statements.intern(sql, types);
+                self.queue_bound(&prepared, bind, *rows);
+            }
+            Effect::Rows { relation, op, old, new } => {
+                let (old, new) = (text_array(old), text_array(new));
+                let rest = bind_rest(&[
+                    token,
+                    (0, Some(relation.as_bytes())),
+                    (0, Some(op.as_str().as_bytes())),
+                    (1, Some(&old)),
+                    (1, Some(&new)),
+                ]);
+                self.queue_own(&APPLY, &rest);
+            }
+            Effect::Advance { sequence, value } => {
+                let value = value.to_string();
+                let sequence = (0, Some(sequence.as_bytes()));
+                let rest = bind_rest(&[token, sequence, (0, Some(value.as_bytes()))]);
+                self.queue_own(&ADVANCE, &rest);
+            }
+            Effect::ResetSequence { sequence, value, called } => {
+                let value = value.to_string();
+                let called: &[u8] = if *called { b"t" } else { b"f" };
+                let sequence = (0, Some(sequence.as_bytes()));
+                let value = (0, Some(value.as_bytes()));
+                let rest = bind_rest(&[token, sequence, value, (0, Some(called))]);
+                self.queue_own(&RESET_SEQUENCE, &rest);
+            }
+            Effect::Bulk { sql, data, rows } => {
+                // The server reads the stream only after it has answered the statement; sent
+                // ahead it waits in the socket, and an error makes the server skip it.
+                self.queue_query(sql, "bulk load", *rows);
+                client::copy_data(&mut self.outgoing, data);
+                client::copy_done(&mut self.outgoing);
+            }
+            Effect::Outside { sql } => self.queue_query(sql, "statement outside a transaction", None),
+        }
+    }
+
+    fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]) {
+        let token = self.shared.token.clone();
+        let rest = bind_rest(&[
+            (0, Some(token.as_bytes())),
+            (1, Some(&seq.to_be_bytes())),
+            (1, Some(&id.to_be_bytes())),
+            (0, Some(user.as_bytes())),
+            (1, Some(entry)),
+        ]);
+        self.queue_own(&RECORD, &rest);
+    }
+
+    async fn run<S: Sink>(&mut self, work: &PgWork, sink: &mut S) -> Result<Outcome, Broken> {
+        match work {
+            PgWork::Query(text) => {
+                client::query_bytes(&mut self.outgoing, text);
+                self.after_simple_query();
+            }
+            PgWork::Steps(steps) => self.queue_steps(steps),
+        }
+        self.send().await?;
+        self.settle(1).await?;
+        self.relay(sink).await
+    }
+
+    async fn send_bulk(&mut self, piece: &BulkPiece) -> Result<(), Broken> {
+        match piece {
+            BulkPiece::Data(data) => client::copy_data(&mut self.outgoing, data),
+            BulkPiece::Done => client::copy_done(&mut self.outgoing),
+            BulkPiece::Fail(why) => client::copy_fail(&mut self.outgoing, why),
+        }
+        self.send().await
+    }
+
+    async fn finish_bulk<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
+        self.relay(sink).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        self.send().await
+    }
+
+    async fn drain(&mut self) -> Result<Option<String>, Broken> {
+        self.send().await?;
+        let limit = self.shared.dead_after;
+        match tokio::time::timeout(limit, self.settle(0)).await {
+            Ok(settled) => settled?,
+            Err(_) => return Err(Broken::Silent(format!("no answer within {limit:?}"))),
+        }
+        Ok(self.take_error())
+    }
+
+    fn outstanding(&self) -> usize {
+        self.outstanding_requests()
+    }
+
+    async fn ask(
+        &mut self,
+        sql: &str,
+        params: &[Option<&str>],
+    ) -> Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken> {
+        let params: Vec<_> = params.iter().map(|p| (0, p.map(str::as_bytes))).collect();
+        self.queue_unnamed(sql, &bind_rest(&params));
+        self.send().await?;
+        self.collect().await
+    }
+
+    async fn idle<S: Sink>(&mut self, sink: &mut S) -> Result<(), Broken> {
+        self.unasked(sink).await
+    }
+
+    fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    async fn cancel(canceller: &Canceller) {
+        canceller.route.cancel(canceller.pid, &canceller.secret).await;
+    }
+
+    fn tx_state(&self) -> TxState {
+        self.state()
+    }
+}

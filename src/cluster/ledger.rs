@@ -1,0 +1,174 @@
+//! Sequence numbers of the journal and the commits under way.
+//!
+//! A commit is under way from the moment it has a number until every active backend has it. A read
+//! that must see everything any application may have seen waits for those that touch its tables.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::sql::Touched;
+
+/// Sequence numbers and commits under way.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    next: AtomicI64,
+    count: AtomicUsize,
+    last_acknowledged: AtomicI64,
+    under_way: Mutex<BTreeMap<i64, UnderWay>>,
+    /// Up to where each sequence is reserved on every follower.
+    bounds: Mutex<HashMap<String, i64>>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    writes: Arc<Touched>,
+    done: CancellationToken,
+}
+
+/// A commit under way; the end of it is the end of this value.
+#[derive(Debug)]
+pub struct Ticket {
+    ledger: Arc<Ledger>,
+    /// The number of its record.
+    pub seq: i64,
+    /// Ends when the commit does.
+    done: CancellationToken,
+}
+
+impl Ticket {
+    /// The commit has been acknowledged.
+    pub fn acknowledged(&self) {
+        self.ledger.last_acknowledged.fetch_max(self.seq, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.ledger.lock().remove(&self.seq);
+        self.ledger.count.fetch_sub(1, Ordering::SeqCst);
+        self.done.cancel();
+    }
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, UnderWay>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts numbering after the newest record that any backend has.
+    pub fn start_after(&self, seq: i64) {
+        self.next.fetch_max(seq, Ordering::SeqCst);
+        self.last_acknowledged.fetch_max(seq, Ordering::SeqCst);
+    }
+
+    /// Gives the next number to a commit that writes the given tables.
+    pub fn begin(self: &Arc<Self>, writes: Touched) -> Ticket {
+        let done = CancellationToken::new();
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let mut under_way = self.lock();
+        let seq = self.next.fetch_add(1, Ordering::SeqCst) + 1;
+        under_way.insert(seq, UnderWay { writes: Arc::new(writes), done: done.clone() });
+        Ticket { ledger: self.clone(), seq, done }
+    }
+
+    /// The number of the newest record that was given out.
+    pub fn newest(&self) -> i64 {
+        self.next.load(Ordering::SeqCst)
+    }
+
+    /// The newest commit that an application was told about.
+    pub fn last_acknowledged(&self) -> i64 {
+        self.last_acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Every commit up to this number has ended.
+    pub fn complete_to(&self) -> i64 {
+        let under_way = self.lock();
+        under_way
+            .first_key_value()
+            .map_or_else(|| self.next.load(Ordering::SeqCst), |(first, _)| first - 1)
+    }
+
+    /// Waits until the commits under way that touch the given tables have ended.
+    pub async fn wait_for_writes(&self, reads: &Touched) {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let waits: Vec<CancellationToken> = self
+            .lock()
+            .values()
+            .filter(|commit| overlap(reads, &commit.writes))
+            .map(|commit| commit.done.clone())
+            .collect();
+        for done in waits {
+            done.cancelled().await;
+        }
+    }
+
+    /// Waits until every commit with a smaller number has ended.
+    pub async fn wait_for_earlier(&self, seq: i64) {
+        let waits: Vec<CancellationToken> =
+            self.lock().range(..seq).map(|(_, commit)| commit.done.clone()).collect();
+        for done in waits {
+            done.cancelled().await;
+        }
+    }
+
+    /// Up to where a sequence is reserved on the followers, where known.
+    pub fn bound(&self, sequence: &str) -> Option<i64> {
+        let bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        bounds.get(sequence).copied()
+    }
+
+    /// Notes up to where a sequence is reserved; `None` forgets it.
+    pub fn set_bound(&self, sequence: &str, bound: Option<i64>) {
+        let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        match bound {
+            Some(bound) => bounds.insert(sequence.to_owned(), bound),
+            None => bounds.remove(sequence),
+        };
+    }
+
+    /// Forgets all reservations: the members have changed.
+    pub fn forget_bounds(&self) {
+        self.bounds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn overlap(reads: &Touched, writes: &Touched) -> bool {
+    match (reads, writes) {
+        (Touched::None, _) | (_, Touched::None) => false,
+        (Touched::Unknown, _) | (_, Touched::Unknown) => true,
+        (Touched::Tables(reads), Touched::Tables(writes)) => {
+            reads.iter().any(|table| writes.contains(table))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(names: &[&str]) -> Touched {
+        Touched::Tables(names.iter().map(|n| (*n).to_owned()).collect())
+    }
+
+    #[tokio::test]
+    async fn a_read_waits_only_for_commits_on_its_tables() {
+        let ledger = Arc::new(Ledger::default());
+        ledger.start_after(41);
+        let ticket = ledger.begin(tables(&["public.a"]));
+        assert_eq!((ticket.seq, ledger.complete_to()), (42, 41));
+        ledger.wait_for_writes(&tables(&["public.b"])).await;
+        let waiting = ledger.clone();
+        let read = tokio::spawn(async move { waiting.wait_for_writes(&tables(&["public.a"])).await });
+        tokio::task::yield_now().await;
+        assert!(!read.is_finished());
+        drop(ticket);
+        read.await.expect("the read goes on");
+        assert_eq!(ledger.complete_to(), 42);
+    }
+}

@@ -1,0 +1,160 @@
+//! The view: which backends are active, in which order, and in what state the others are.
+//!
+//! The first of the order is the leader. Only the keeper makes a new view; everybody else reads
+//! snapshots. A view never changes in place.
+
+/// What a backend is to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Takes part in every write, and is read.
+    Active,
+    /// A member of the view whose connection broke; being looked at, and not read.
+    Suspect,
+    /// Being brought up to date.
+    CatchingUp {
+        /// Records that it still lacks, where known.
+        remaining: u64,
+    },
+    /// Takes no part, and is never read.
+    Inactive,
+}
+
+impl State {
+    /// The word that operators see.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspect => "suspect",
+            Self::CatchingUp { .. } => "catching up",
+            Self::Inactive => "inactive",
+        }
+    }
+}
+
+/// One backend as the view has it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state.
+    pub reason: String,
+    /// Since when, in milliseconds of the Unix epoch.
+    pub since_ms: u64,
+    /// Made inactive by an operator: comes back by an operator only.
+    pub held: bool,
+}
+
+/// Whether the cluster serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The members are being found and compared; nobody is served yet.
+    Settling,
+    /// Normal work.
+    Serving,
+}
+
+/// A snapshot of the cluster.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Goes up by one with every change of the member list.
+    pub number: i64,
+    /// The members, by the backends' places in the configuration; the first is the leader.
+    pub order: Vec<usize>,
+    /// All backends.
+    pub backends: Vec<Member>,
+    /// Whether the cluster serves.
+    pub phase: Phase,
+}
+
+impl View {
+    /// A view in which nothing is known yet but the member list.
+    pub fn settling(number: i64, order: Vec<usize>, backends: usize, now_ms: u64) -> Self {
+        let member = |i: usize| Member {
+            state: if order.contains(&i) { State::Suspect } else { State::Inactive },
+            reason: "the proxy has just started".into(),
+            since_ms: now_ms,
+            held: false,
+        };
+        Self { number, backends: (0..backends).map(member).collect(), order, phase: Phase::Settling }
+    }
+
+    /// The backend where writes run first.
+    pub fn leader(&self) -> Option<usize> {
+        self.order.first().copied()
+    }
+
+    /// The members behind the leader.
+    pub fn followers(&self) -> &[usize] {
+        self.order.get(1..).unwrap_or_default()
+    }
+
+    /// Whether a backend takes part in writes.
+    pub fn is_member(&self, backend: usize) -> bool {
+        self.order.contains(&backend)
+    }
+
+    /// Whether a backend may be read.
+    pub fn is_readable(&self, backend: usize) -> bool {
+        self.is_member(backend) && self.backends[backend].state == State::Active
+    }
+
+    /// The next view, without some members.
+    ///
+    /// # Panics
+    /// When no member would be left: the last one is never given up.
+    #[must_use]
+    pub fn without(&self, lost: &[usize], reason: &str, now_ms: u64) -> Self {
+        let order: Vec<usize> = self.order.iter().copied().filter(|b| !lost.contains(b)).collect();
+        assert!(!order.is_empty(), "a view without members");
+        let mut next = Self { number: self.number + 1, order, ..self.clone() };
+        for &backend in lost {
+            next.set(backend, State::Inactive, reason, now_ms);
+        }
+        next
+    }
+
+    /// The next view, with one more member at the end.
+    #[must_use]
+    pub fn with(&self, backend: usize, now_ms: u64) -> Self {
+        let mut next = self.clone();
+        if !next.order.contains(&backend) {
+            next.order.push(backend);
+            next.number += 1;
+        }
+        next.set(backend, State::Active, "", now_ms);
+        next.backends[backend].held = false;
+        next
+    }
+
+    /// Changes the state of one backend, keeping the time when it is the same state still.
+    pub fn set(&mut self, backend: usize, state: State, reason: &str, now_ms: u64) {
+        let member = &mut self.backends[backend];
+        if member.state.word() != state.word() {
+            member.since_ms = now_ms;
+        }
+        member.state = state;
+        reason.clone_into(&mut member.reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_leader_is_followed_by_the_next_member() {
+        let view = View::settling(4, vec![2, 0, 1], 3, 10);
+        let next = view.without(&[2], "gone", 20);
+        assert_eq!((next.number, next.leader()), (5, Some(0)));
+        assert_eq!(next.backends[2].state, State::Inactive);
+        assert_eq!(next.backends[2].since_ms, 10, "it was never active: nothing changed for it");
+        let back = next.with(2, 30);
+        assert_eq!((back.number, back.order), (6, vec![0, 1, 2]));
+    }
+
+    #[test]
+    #[should_panic(expected = "a view without members")]
+    fn the_last_member_stays() {
+        let _ = View::settling(1, vec![0], 2, 0).without(&[0], "gone", 1);
+    }
+}

@@ -1,0 +1,131 @@
+//! A byte stream, plain or under TLS, towards an application or a database.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How much room a read asks for.
+const READ_CHUNK: usize = 16 * 1024;
+
+/// A byte stream, plain or under TLS.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Sets what every connection of ours has: no delay, keepalive, and a bound on unacknowledged data.
+    pub fn tune(stream: &TcpStream, user_timeout: Duration) {
+        let socket = socket2::SockRef::from(stream);
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10));
+        // A socket that refuses an option still works; it only notices a dead peer later.
+        let _ = stream.set_nodelay(true);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        let _ = socket.set_tcp_user_timeout(Some(user_timeout));
+    }
+
+    /// Reads more bytes; 0 means that the peer has closed.
+    pub async fn read_more(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
+        if buf.capacity() - buf.len() < READ_CHUNK / 4 {
+            buf.reserve(READ_CHUNK);
+        }
+        self.read_buf(buf).await
+    }
+
+    /// Writes all of `out`. Meanwhile whatever arrives is put into `incoming`, so that two peers
+    /// that both write can never block each other for good.
+    pub async fn write_while_reading(
+        &mut self,
+        out: &mut BytesMut,
+        incoming: &mut BytesMut,
+    ) -> io::Result<()> {
+        while out.has_remaining() {
+            std::future::poll_fn(|cx| {
+                match Pin::new(&mut *self).poll_write(cx, out.chunk()) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(Ok(n)) => {
+                        out.advance(n);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                    Poll::Pending => {}
+                }
+                self.poll_incoming(cx, incoming)
+            })
+            .await?;
+        }
+        if let Self::Tls(_) = self {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is there into `incoming`; pending when there is nothing.
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut BytesMut,
+    ) -> Poll<io::Result<()>> {
+        incoming.reserve(READ_CHUNK);
+        let future = self.read_buf(incoming);
+        tokio::pin!(future);
+        match std::future::Future::poll(future, cx) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! PostgreSQL's form of a statement: a simple query, or the steps of an extended one.
+//!
+//! Statement names are the application's own affair: a prepared statement is known by the identity of
+//! its text and parameter types, and every connection to a database learns it when it first needs it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::exchange::{Text, Work};
+use crate::store::journal::Effect;
+
+/// A prepared statement as all sessions share it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Unique in this process.
+    pub id: u64,
+    /// The SQL text, with its classification.
+    pub text: Arc<Text>,
+    /// Parameter types given with Parse.
+    pub types: Vec<u32>,
+}
+
+/// How the application refers to a prepared statement.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// The statement.
+    pub prepared: Arc<Prepared>,
+    /// Whether the application gave it a name. Unnamed ones are not kept on the servers.
+    pub named: bool,
+}
+
+/// One message of the extended protocol.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Parse.
+    Parse(Reference),
+    /// Bind: portal, statement, and the rest of the message from the format codes on.
+    Bind { portal: String, statement: Reference, rest: Bytes },
+    /// Describe of a statement.
+    DescribeStatement(Reference),
+    /// Describe of a portal.
+    DescribePortal(String),
+    /// Execute.
+    Execute { portal: String, max_rows: u32 },
+    /// Close of a statement: the application's name goes, the server's copy stays.
+    CloseStatement,
+    /// Close of a portal.
+    ClosePortal(String),
+}
+
+/// What a PostgreSQL backend is asked to run.
+#[derive(Clone, Debug)]
+pub enum PgWork {
+    /// A simple query.
+    Query(Bytes),
+    /// Messages of the extended protocol, up to an Execute.
+    Steps(Vec<Step>),
+}
+
+impl Work for PgWork {
+    fn part(&self, text: &str) -> Self {
+        match self {
+            Self::Query(_) => Self::Query(Bytes::copy_from_slice(text.as_bytes())),
+            Self::Steps(_) => self.clone(),
+        }
+    }
+
+    fn effect(&self, text: &str, rows: Option<u64>) -> Option<Effect> {
+        match self {
+            Self::Query(_) => Some(Effect::Text { sql: text.to_owned(), rows }),
+            Self::Steps(steps) => {
+                let mut binds = steps.iter().filter_map(|step| match step {
+                    Step::Bind { statement, rest, .. } => Some((statement, rest)),
+                    _ => None,
+                });
+                let (statement, rest) = binds.next_back()?;
+                Some(Effect::Bound {
+                    sql: statement.prepared.text.sql.clone(),
+                    types: statement.prepared.types.clone(),
+                    bind: rest.to_vec(),
+                    rows,
+                })
+            }
+        }
+    }
+
+    fn is_partial(&self) -> bool {
+        match self {
+            Self::Query(_) => false,
+            Self::Steps(steps) => {
+                let binds = steps.iter().any(|s| matches!(s, Step::Bind { .. }));
+                let executes = steps.iter().any(|s| matches!(s, Step::Execute { .. }));
+                let limited =
+                    steps.iter().any(|s| matches!(s, Step::Execute { max_rows, .. } if *max_rows > 0));
+                let named = steps
+                    .iter()
+                    .any(|s| matches!(s, Step::Bind { portal, .. } if !portal.is_empty()));
+                limited || named || (binds != executes)
+            }
+        }
+    }
+}
+
+/// The statements that sessions share, by text and parameter types.
+#[derive(Debug)]
+pub struct Statements {
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    prepared: HashMap<(String, Vec<u32>), Arc<Prepared>>,
+}
+
+impl Statements {
+    /// Keeps at most `limit` statements; beyond it, those that no session uses are forgotten.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, inner: Mutex::default() }
+    }
+
+    /// The one shared copy of a statement.
+    pub fn intern(&self, sql: &str, types: &[u32]) -> Arc<Prepared> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (sql.to_owned(), types.to_vec());
+        if let Some(found) = inner.prepared.get(&key) {
+            return found.clone();
+        }
+        if inner.prepared.len() >= self.limit {
+            inner.prepared.retain(|_, prepared| Arc::strong_count(prepared) > 1);
+        }
+        inner.next += 1;
+        let prepared = Arc::new(Prepared {
+            id: inner.next,
+            text: Arc::new(Text::new(sql.to_owned())),
+            types: types.to_vec(),
+        });
+        if inner.prepared.len() < self.limit {
+            inner.prepared.insert(key, prepared.clone());
+        }
+        prepared
+    }
+}
