@@ -1,0 +1,343 @@
+//! What the classifier says about a statement: plain data, nothing more.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+/// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    /// The statements in their order.
+    pub statements: Vec<Statement>,
+}
+
+/// One statement and what may be relied upon about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    /// Its bytes in the client's string, without the `;`. Leading comments may be inside.
+    pub range: Range<usize>,
+    /// How it has to be run.
+    pub class: Class,
+    /// A short kind for statistics: `select`, `insert`, `ddl`, `begin`, …
+    pub tag: &'static str,
+    /// The tables whose rows it may read, views and descendants followed.
+    pub reads: Touched,
+    /// The tables whose rows it may change, cascades and descendants followed.
+    pub writes: Touched,
+    /// The sequences that it may move on the leader.
+    pub sequences: Sequences,
+    /// It takes locks without writing (FOR UPDATE, LOCK TABLE): they must be taken again when the
+    /// leader dies.
+    pub locks_rows: bool,
+    /// It reads a value that belongs to the transaction (`now()`, `txid_current()`): inside a
+    /// transaction only the leader knows the right answer.
+    pub clock: bool,
+    /// It calls `currval()` or `lastval()`: what it reads was left in the server session by an
+    /// earlier `nextval()`, so it must run on the connection that ran that one.
+    pub uses_currval: bool,
+    /// Temporary relations it makes, by their bare names.
+    pub creates_temp: Vec<String>,
+    /// Temporary relations it drops (or renames away), by their bare names.
+    pub drops: Vec<String>,
+    /// The relations of `creates_temp` go away at the end of the transaction (ON COMMIT DROP).
+    pub temp_until_commit: bool,
+    /// The client gets a row description.
+    pub returns_rows: bool,
+    /// A bare `SELECT set_config('key', 'value', local)` of three constants.
+    pub set_config: Option<(String, String, bool)>,
+    /// The modes of BEGIN, SET TRANSACTION and SET SESSION CHARACTERISTICS.
+    pub modes: Option<Modes>,
+    /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
+    /// that the session never saw declared may run a function's query: treat it as captured.
+    pub cursor: Option<String>,
+}
+
+/// A set of tables, as `schema.table` without quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Proved to be none.
+    None,
+    /// At most these.
+    Tables(Vec<String>),
+    /// Not known: any.
+    Unknown,
+}
+
+/// A set of sequences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sequences {
+    /// Proved to be none.
+    None,
+    /// At most these, each as `quote_ident(schema) || '.' || quote_ident(name)`.
+    Named(Vec<String>),
+    /// Not known: any.
+    Any,
+}
+
+/// How long state that a statement leaves in the server session lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// Not beyond the statement.
+    Statement,
+    /// Until the transaction ends.
+    Transaction,
+    /// Until the server session ends.
+    Session,
+}
+
+/// How a statement has to be run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Class {
+    /// May be balanced.
+    Read,
+    /// Changes no row that others see, but belongs on the leader.
+    LeaderRead {
+        /// How long the session must stay on that connection.
+        hold: Hold,
+    },
+    /// The same bytes go to the followers.
+    Keyed,
+    /// Runs on the leader with capture on.
+    Captured {
+        /// How long the session must stay on that connection.
+        hold: Hold,
+    },
+    /// COPY … FROM STDIN.
+    CopyIn(CopyIn),
+    /// The same text everywhere, inside the transaction.
+    Ddl(Ddl),
+    /// May not run inside a transaction (or need not: ANALYZE).
+    Maintenance(Maintenance),
+    /// Settings.
+    Set(SetOp),
+    /// Transaction control.
+    Tx(TxOp),
+    /// DEALLOCATE name, or ALL when there is none.
+    Deallocate(Option<String>),
+    /// DISCARD ALL.
+    DiscardAll,
+    /// The other kinds of DISCARD.
+    Discard(Discard),
+    /// SQL EXECUTE: the class is that of the prepared body.
+    Execute(String),
+    /// SQL PREPARE.
+    PrepareSql {
+        /// The name it is prepared under.
+        name: String,
+        /// The statement that EXECUTE will run. Its range lies in the client's string.
+        body: Box<Statement>,
+    },
+    /// LISTEN channel.
+    Listen(String),
+    /// UNLISTEN channel, or `*` when there is none.
+    Unlisten(Option<String>),
+    /// NOTIFY: on the leader alone, else each listener would hear it from every backend.
+    Notify,
+    /// Cannot be made the same on all backends.
+    Refused(Refusal),
+}
+
+/// The kinds of DISCARD that leave the session as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discard {
+    /// DISCARD PLANS.
+    Plans,
+    /// DISCARD SEQUENCES.
+    Sequences,
+    /// DISCARD TEMP.
+    Temp,
+}
+
+/// A clear error: what, why, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error's class.
+    pub sqlstate: &'static str,
+    /// What is refused and why.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+/// COPY … FROM STDIN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyIn {
+    /// The table, as `schema.table`, or as written where it is not known.
+    pub table: String,
+    /// The LOCK TABLE statement after which the same stream may go to all; None: deep capture.
+    pub bulk: Option<String>,
+    /// The table is temporary: leader only, nothing to capture.
+    pub writes_temp: bool,
+}
+
+/// A statement that changes the schema.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ddl {
+    /// What the followers run instead of the client's text.
+    pub followers: Option<String>,
+    /// A table that is created and filled by one statement.
+    pub split: Option<Split>,
+    /// A password in clear, to be replaced by one verifier for all backends.
+    pub password: Option<Password>,
+    /// CREATE TRIGGER of one of our own triggers, as in a dump: answer it without running it.
+    pub duplicate_trigger: bool,
+    /// Run on every backend right after the statement, in the same transaction: it mends what
+    /// DISABLE/ENABLE TRIGGER ALL did to the capture triggers.
+    pub after: Option<String>,
+    /// The outcome depends on rows that are read (CREATE/REFRESH MATERIALIZED VIEW): no commit may
+    /// be under way on any backend while it runs.
+    pub reads_rows: bool,
+}
+
+/// CREATE TABLE AS and SELECT INTO, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// The empty table, for every backend.
+    pub create: String,
+    /// INSERT … SELECT, to be captured on the leader.
+    pub fill: String,
+    /// The client's command tag in front of the number of rows.
+    pub verb: &'static str,
+}
+
+/// A password in clear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Password {
+    /// The literal with its quotes, in the client's string.
+    pub range: Range<usize>,
+    /// What it says.
+    pub plain: String,
+}
+
+/// What may not run in a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maintenance {
+    /// No logical content: best effort on the followers.
+    Everywhere,
+    /// Changes the schema: between an intent and a done record, one backend at a time.
+    Journaled,
+}
+
+/// SET and RESET.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetOp {
+    /// SET key = …; `role` and `session_authorization` among the keys.
+    Assign {
+        /// The setting, in lower case.
+        key: String,
+        /// SET LOCAL.
+        local: bool,
+        /// Its value, when that is a single constant.
+        value: Option<String>,
+        /// All its values, when they are constants (`search_path`). Empty: to the default.
+        list: Vec<String>,
+    },
+    /// RESET key, SET key TO DEFAULT.
+    Reset {
+        /// The setting, in lower case.
+        key: String,
+    },
+    /// RESET ALL.
+    ResetAll,
+    /// SET TRANSACTION, with the text of the modes.
+    Transaction(String),
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION: see [`Statement::modes`].
+    Characteristics,
+    /// SET CONSTRAINTS.
+    Constraints,
+}
+
+/// Transaction control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TxOp {
+    /// BEGIN, START TRANSACTION.
+    Begin {
+        /// ISOLATION LEVEL, where given.
+        isolation: Option<Isolation>,
+        /// READ ONLY or READ WRITE, where given.
+        read_only: Option<bool>,
+        /// DEFERRABLE, where given.
+        deferrable: Option<bool>,
+    },
+    /// COMMIT, END.
+    Commit {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT.
+    Rollback {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// SAVEPOINT.
+    Savepoint(String),
+    /// RELEASE.
+    Release(String),
+    /// ROLLBACK TO.
+    RollbackTo(String),
+}
+
+/// The modes of a transaction, where they were given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modes {
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+    /// DEFERRABLE.
+    pub deferrable: Option<bool>,
+}
+
+/// Isolation levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    /// The same as READ COMMITTED in PostgreSQL.
+    ReadUncommitted,
+    /// A snapshot for each statement.
+    ReadCommitted,
+    /// A snapshot for the transaction.
+    RepeatableRead,
+    /// As if one after the other.
+    Serializable,
+}
+
+/// What of the session the meaning of a text depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// The current user, for `"$user"`.
+    pub user: String,
+    /// The search path, split, `$user` not replaced. None: not known.
+    pub search_path: Option<Vec<String>>,
+    /// The session's temporary relations, by their bare names.
+    pub temp_tables: BTreeSet<String>,
+    /// How the server reads backslashes in plain literals.
+    pub standard_conforming_strings: bool,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self {
+            user: String::new(),
+            search_path: Some(vec!["$user".to_owned(), "public".to_owned()]),
+            temp_tables: BTreeSet::new(),
+            standard_conforming_strings: true,
+        }
+    }
+}
+
+/// The text could not be read. The server will find the same error: let it say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseError {
+    /// The parser's words.
+    pub message: String,
+    /// The byte at which it stopped, where known.
+    pub position: Option<usize>,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ParseError {}
