@@ -1,3 +1,4 @@
 //! lockstep.
 
+pub mod config;
 pub mod sql;

@@ -1,0 +1,172 @@
+//! What a changed file changes in a running proxy.
+//!
+//! Most settings are read where they are used and follow the file at once. Those that are part of
+//! what has been built (sockets, the identity of the cluster, which servers belong to it) keep
+//! their value until a restart, and the operator is told so.
+
+use super::{Backend, Config};
+
+/// The keys that differ, by what became of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// In force from now on.
+    pub live: Vec<String>,
+    /// In force after a restart; until then the old value holds.
+    pub restart: Vec<String>,
+}
+
+impl Changes {
+    /// Whether the file says what it said before.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.restart.is_empty()
+    }
+}
+
+impl Config {
+    /// The configuration in force after `new` has been read, and what that changes.
+    #[must_use]
+    pub fn reloaded(&self, new: Self) -> (Self, Changes) {
+        let mut changes = Changes::default();
+        let mut merged = new;
+        let cluster = &mut merged.cluster;
+        keep(
+            &mut changes,
+            "cluster.name",
+            &self.cluster.name,
+            &mut cluster.name,
+        );
+        keep(
+            &mut changes,
+            "cluster.database",
+            &self.cluster.database,
+            &mut cluster.database,
+        );
+        let listen = (&self.cluster.postgres_listen, &mut cluster.postgres_listen);
+        keep(&mut changes, "cluster.postgres_listen", listen.0, listen.1);
+        keep(
+            &mut changes,
+            "cluster.state_dir",
+            &self.cluster.state_dir,
+            &mut cluster.state_dir,
+        );
+        keep(&mut changes, "http.listen", &self.http, &mut merged.http);
+        keep(
+            &mut changes,
+            "log.format",
+            &self.log.format,
+            &mut merged.log.format,
+        );
+        self.keep_backends(&mut changes, &mut merged);
+        note(
+            &mut changes,
+            "cluster.auth",
+            &self.cluster.auth,
+            &merged.cluster.auth,
+        );
+        let consoles = (&self.cluster.console_users, &merged.cluster.console_users);
+        note(
+            &mut changes,
+            "cluster.console_users",
+            consoles.0,
+            consoles.1,
+        );
+        let reactivate = (&self.cluster.reactivate, &merged.cluster.reactivate);
+        note(
+            &mut changes,
+            "cluster.reactivate",
+            reactivate.0,
+            reactivate.1,
+        );
+        note(&mut changes, "admin", &self.admin, &merged.admin);
+        note(&mut changes, "user", &self.users, &merged.users);
+        note(&mut changes, "pool", &self.pool, &merged.pool);
+        note(&mut changes, "reads", &self.reads, &merged.reads);
+        note(&mut changes, "timeouts", &self.timeouts, &merged.timeouts);
+        note(&mut changes, "limits", &self.limits, &merged.limits);
+        note(
+            &mut changes,
+            "log.level",
+            &self.log.level,
+            &merged.log.level,
+        );
+        note(
+            &mut changes,
+            "client_tls",
+            &self.client_tls,
+            &merged.client_tls,
+        );
+        note(&mut changes, "journal", &self.journal, &merged.journal);
+        (merged, changes)
+    }
+
+    /// Which servers belong to the cluster, where they are and how they are reached stays; weight
+    /// and credentials follow the file.
+    fn keep_backends(&self, changes: &mut Changes, merged: &mut Self) {
+        let mut backends = self.backends.clone();
+        for old in &mut backends {
+            let Some(new) = merged.backends.iter().find(|new| new.name == old.name) else {
+                changes
+                    .restart
+                    .push(format!("backend.{} (removed)", old.name));
+                continue;
+            };
+            if place(old) != place(new) {
+                changes
+                    .restart
+                    .push(format!("backend.{} (address, database or tls)", old.name));
+            }
+            note(
+                changes,
+                &format!("backend.{}.weight", old.name),
+                &old.weight,
+                &new.weight,
+            );
+            note(
+                changes,
+                &format!("backend.{}.admin", old.name),
+                &old.admin,
+                &new.admin,
+            );
+            note(
+                changes,
+                &format!("backend.{}.users", old.name),
+                &old.users,
+                &new.users,
+            );
+            old.weight = new.weight;
+            old.admin.clone_from(&new.admin);
+            old.users.clone_from(&new.users);
+        }
+        for new in &merged.backends {
+            if !backends.iter().any(|old| old.name == new.name) {
+                changes
+                    .restart
+                    .push(format!("backend.{} (added)", new.name));
+            }
+        }
+        merged.backends = backends;
+    }
+}
+
+fn place(backend: &Backend) -> (&str, u16, Option<&str>, &super::BackendTls) {
+    (
+        &backend.host,
+        backend.port,
+        backend.database.as_deref(),
+        &backend.tls,
+    )
+}
+
+fn keep<T: PartialEq + Clone>(changes: &mut Changes, key: &str, old: &T, new: &mut T) {
+    if old != new {
+        changes.restart.push(key.to_owned());
+        new.clone_from(old);
+    }
+}
+
+fn note<T: PartialEq>(changes: &mut Changes, key: &str, old: &T, new: &T) {
+    if old != new {
+        changes.live.push(key.to_owned());
+    }
+}
