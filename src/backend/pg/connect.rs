@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::super::ConnectError;
 use super::link::{Canceller, PgLink, Shared, read_error};
 use crate::config::Secret;
 use crate::net::Stream;
@@ -41,29 +42,6 @@ pub struct Login {
     pub database: String,
     /// Further start-up parameters.
     pub parameters: Vec<(String, String)>,
-}
-
-/// Why a connection could not be opened.
-#[derive(Clone, Debug)]
-pub enum ConnectError {
-    /// The server cannot be reached, or does not take connections now.
-    Unreachable(String),
-    /// The server is there and refuses this login.
-    Refused {
-        /// SQLSTATE.
-        code: String,
-        /// What the server says.
-        message: String,
-    },
-}
-
-impl std::fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unreachable(why) => write!(f, "{why}"),
-            Self::Refused { code, message } => write!(f, "{message} ({code})"),
-        }
-    }
 }
 
 impl Route {

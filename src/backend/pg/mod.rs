@@ -4,7 +4,7 @@ mod connect;
 mod link;
 mod row;
 
-pub use connect::{ConnectError, Login, Route};
+pub use connect::{Login, Route};
 pub use link::{Canceller, PgLink, Shared};
 
 use bytes::BytesMut;

@@ -1,0 +1,186 @@
+//! Towards the databases: backends and their connections.
+
+pub mod pg;
+mod pool;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use pool::{CheckoutError, Lease, Limits, Pool};
+
+/// What a connection is used for. Readers refuse writes at the server, so that a write that was
+/// taken for a read is noticed before it has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Transactions that may write.
+    Write,
+    /// Balanced reads.
+    Read,
+}
+
+/// Why a connection could not be opened.
+#[derive(Clone, Debug)]
+pub enum ConnectError {
+    /// The server cannot be reached, or does not take connections now.
+    Unreachable(String),
+    /// The server is there and refuses this login.
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// What the server says.
+        message: String,
+    },
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "{why}"),
+            Self::Refused { code, message } => write!(f, "{message} ({code})"),
+        }
+    }
+}
+
+/// A connection under way.
+pub type Dialling<'a, L> = Pin<Box<dyn Future<Output = Result<L, ConnectError>> + Send + 'a>>;
+
+/// Opens connections to one backend.
+pub trait Dial<L>: Send + Sync {
+    /// Opens a connection for an application user. The connection ends when `gone` does.
+    fn dial<'a>(&'a self, user: &'a str, purpose: Purpose, gone: CancellationToken)
+    -> Dialling<'a, L>;
+}
+
+/// One backend: its connections and its load.
+pub struct Backend<L> {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its place in the configuration.
+    pub index: usize,
+    /// Where it is, for people.
+    pub address: String,
+    weight: AtomicU32,
+    in_flight: AtomicU32,
+    latency_us: AtomicU32,
+    generation: AtomicU64,
+    gone: Mutex<CancellationToken>,
+    dial: Box<dyn Dial<L>>,
+    limits: Limits,
+    pools: Mutex<HashMap<(String, Purpose), Arc<Pool<L>>>>,
+}
+
+impl<L: crate::exchange::Link> Backend<L> {
+    /// A backend nobody is connected to yet.
+    pub fn new(
+        index: usize,
+        name: String,
+        address: String,
+        weight: u32,
+        limits: Limits,
+        dial: Box<dyn Dial<L>>,
+    ) -> Self {
+        Self {
+            name,
+            index,
+            address,
+            weight: AtomicU32::new(weight),
+            in_flight: AtomicU32::new(0),
+            latency_us: AtomicU32::new(500),
+            generation: AtomicU64::new(1),
+            gone: Mutex::new(CancellationToken::new()),
+            dial,
+            limits,
+            pools: Mutex::default(),
+        }
+    }
+
+    /// The connections of one user for one purpose.
+    pub fn pool(self: &Arc<Self>, user: &str, purpose: Purpose) -> Arc<Pool<L>> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (user.to_owned(), purpose);
+        pools.entry(key).or_insert_with(|| Pool::new(self.clone(), user.to_owned(), purpose)).clone()
+    }
+
+    /// All pools, for people.
+    pub fn pools(&self) -> Vec<Arc<Pool<L>>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.values().cloned().collect()
+    }
+
+    /// Goes up each time the backend is given up or comes back: older connections are not used again.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Ends when the backend is given up.
+    pub fn gone(&self) -> CancellationToken {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends every connection at once: whoever waits for an answer gets an error.
+    pub fn give_up(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *gone, CancellationToken::new()).cancel();
+        self.forget_idle();
+    }
+
+    /// Closes the idle connections; those in use are closed when they come back.
+    pub fn refresh(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.forget_idle();
+    }
+
+    fn forget_idle(&self) {
+        for pool in self.pools() {
+            pool.close_idle();
+        }
+    }
+
+    /// The weight in balancing.
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Changes the weight in balancing.
+    pub fn set_weight(&self, weight: u32) {
+        self.weight.store(weight, Ordering::Relaxed);
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Decaying mean latency of reads in microseconds.
+    pub fn latency_us(&self) -> u32 {
+        self.latency_us.load(Ordering::Relaxed)
+    }
+
+    /// A request begins.
+    pub fn request_begins(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has ended after some time.
+    pub fn request_ends(&self, took: Duration) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let sample = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let old = self.latency_us.load(Ordering::Relaxed);
+        // An exponentially weighted mean with a weight of 1/8; a lost update does no harm.
+        let new = old - old / 8 + sample / 8;
+        self.latency_us.store(new, Ordering::Relaxed);
+    }
+}
+
+impl<L> std::fmt::Debug for Backend<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("name", &self.name).finish_non_exhaustive()
+    }
+}

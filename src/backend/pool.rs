@@ -1,0 +1,199 @@
+//! The connections of one user to one backend, for one purpose.
+//!
+//! A connection is given back only when nothing is under way on it; one that is dropped instead is
+//! closed, never used again.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::{Backend, ConnectError, Purpose};
+use crate::exchange::{Link, TxState};
+
+/// How many connections, for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most connections of a pool.
+    pub size: u32,
+    /// How long to wait for a free one.
+    pub checkout: Duration,
+    /// How long an unused one is kept.
+    pub idle: Duration,
+    /// How long any is kept.
+    pub lifetime: Duration,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub enum CheckoutError {
+    /// All are in use, and none came free in time.
+    Busy(Duration),
+    /// The backend could not be connected to.
+    Connect(ConnectError),
+}
+
+struct Idle<L> {
+    link: L,
+    generation: u64,
+    opened: Instant,
+    used: Instant,
+}
+
+/// The connections of one user to one backend, for one purpose.
+pub struct Pool<L> {
+    backend: Arc<Backend<L>>,
+    /// The user.
+    pub user: String,
+    /// The purpose.
+    pub purpose: Purpose,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Idle<L>>>,
+    waiting: AtomicUsize,
+}
+
+impl<L: Link> Pool<L> {
+    pub(super) fn new(backend: Arc<Backend<L>>, user: String, purpose: Purpose) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(backend.limits.size as usize));
+        let (idle, waiting) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { backend, user, purpose, permits, idle, waiting })
+    }
+
+    /// The backend it leads to.
+    pub fn backend(&self) -> &Arc<Backend<L>> {
+        &self.backend
+    }
+
+    /// Takes a connection, opening one when none is idle.
+    pub async fn checkout(self: &Arc<Self>) -> Result<Lease<L>, CheckoutError> {
+        let permit = self.permit().await?;
+        let generation = self.backend.generation();
+        if let Some(idle) = self.take_idle(generation) {
+            return Ok(Lease::new(self.clone(), idle.link, permit, generation, idle.opened));
+        }
+        let gone = self.backend.gone();
+        let link = self.backend.dial.dial(&self.user, self.purpose, gone).await;
+        let link = link.map_err(CheckoutError::Connect)?;
+        Ok(Lease::new(self.clone(), link, permit, generation, Instant::now()))
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, CheckoutError> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        let limit = self.backend.limits.checkout;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let permit = tokio::time::timeout(limit, self.permits.clone().acquire_owned()).await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        match permit {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(CheckoutError::Busy(limit)),
+        }
+    }
+
+    /// The connection used last: it is the warmest, and the others can grow old and be closed.
+    fn take_idle(&self, generation: u64) -> Option<Idle<L>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(candidate) = idle.pop() {
+            if candidate.generation == generation {
+                return Some(candidate);
+            }
+        }
+        None
+    }
+
+    fn put_back(&self, link: L, generation: u64, opened: Instant) {
+        let fit = link.outstanding() == 0 && link.tx_state() == TxState::Idle;
+        let now = Instant::now();
+        let fresh = now - opened < self.backend.limits.lifetime;
+        if fit && fresh && generation == self.backend.generation() {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push(Idle { link, generation, opened, used: now });
+        }
+    }
+
+    pub(super) fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Closes connections that were not used for long.
+    pub fn close_unused(&self) {
+        let now = Instant::now();
+        let limit = self.backend.limits.idle;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|i| now - i.used < limit);
+    }
+
+    /// Connections in use, idle ones, and clients that wait for one.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let used = self.backend.limits.size as usize - self.permits.available_permits();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (used, idle, self.waiting.load(Ordering::Relaxed))
+    }
+}
+
+/// A connection in use. Dropped, it is closed; `release` gives it back.
+pub struct Lease<L: Link> {
+    pool: Arc<Pool<L>>,
+    link: L,
+    permit: OwnedSemaphorePermit,
+    generation: u64,
+    opened: Instant,
+}
+
+impl<L: Link> Lease<L> {
+    fn new(
+        pool: Arc<Pool<L>>,
+        link: L,
+        permit: OwnedSemaphorePermit,
+        generation: u64,
+        opened: Instant,
+    ) -> Self {
+        Self { pool, link, permit, generation, opened }
+    }
+
+    /// Gives the connection back, if nothing is under way on it.
+    pub fn release(self) {
+        let Self { pool, link, permit, generation, opened } = self;
+        pool.put_back(link, generation, opened);
+        drop(permit);
+    }
+
+    /// The backend at the other end.
+    pub fn backend(&self) -> &Arc<Backend<L>> {
+        &self.pool.backend
+    }
+
+    /// The backend's generation when this connection was taken.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl<L: Link> Deref for Lease<L> {
+    type Target = L;
+    fn deref(&self) -> &L {
+        &self.link
+    }
+}
+
+impl<L: Link> DerefMut for Lease<L> {
+    fn deref_mut(&mut self) -> &mut L {
+        &mut self.link
+    }
+}
+
+impl<L> std::fmt::Debug for Pool<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl<L: Link> std::fmt::Debug for Lease<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("backend", &self.pool.backend.name).finish_non_exhaustive()
+    }
+}

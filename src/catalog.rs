@@ -1,0 +1,118 @@
+//! The catalog of the cluster's database and the classifications that were made with it.
+//!
+//! The catalog is read from the leader and replaced as a whole. A statement's plan remembers which
+//! catalog it was made with; DDL raises the epoch *before* it commits, so that whoever got past the
+//! lock of a table that was just changed can tell that its plan is too old.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::exchange::Text;
+use crate::sql::{Catalog, Class, Hold, Scope, Script, Sequences, Statement, Touched, analyze};
+
+/// A text's classification, with what it depended on.
+#[derive(Debug)]
+pub struct Plan {
+    /// The statements of the text.
+    pub script: Script,
+    /// The epoch of the catalog.
+    pub epoch: u64,
+    /// The scope, by identity.
+    scope: Arc<Scope>,
+    /// Whether the text could not be parsed: the server will say why.
+    pub unreadable: bool,
+}
+
+/// The newest catalog, and the epoch that a plan must have to be trusted.
+#[derive(Debug)]
+pub struct Catalogs {
+    current: ArcSwap<(u64, Catalog)>,
+    /// Raised before DDL commits.
+    epoch: AtomicU64,
+    loaded: watch::Sender<u64>,
+}
+
+impl Default for Catalogs {
+    fn default() -> Self {
+        Self {
+            current: ArcSwap::from_pointee((0, Catalog::default())),
+            epoch: AtomicU64::new(1),
+            loaded: watch::channel(0).0,
+        }
+    }
+}
+
+impl Catalogs {
+    /// The epoch that plans must have.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Makes all plans old: the catalog is about to change.
+    pub fn outdate(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Installs a catalog that was read when the epoch was `epoch`.
+    pub fn install(&self, epoch: u64, catalog: Catalog) {
+        if self.current.load().0 < epoch {
+            self.current.store(Arc::new((epoch, catalog)));
+            self.loaded.send_if_modified(|loaded| {
+                let newer = *loaded < epoch;
+                *loaded = (*loaded).max(epoch);
+                newer
+            });
+        }
+    }
+
+    /// Waits until a catalog of at least the given epoch is there.
+    pub async fn wait_for(&self, epoch: u64) {
+        let mut loaded = self.loaded.subscribe();
+        // The sender lives as long as this value: the wait cannot fail.
+        let _ = loaded.wait_for(|loaded| *loaded >= epoch).await;
+    }
+
+    /// The classification of a text, made anew only when the catalog or the scope has changed.
+    pub fn plan(&self, text: &Text, scope: &Arc<Scope>) -> Arc<Plan> {
+        let catalog = self.current.load();
+        if let Some(plan) = text.plan.load_full()
+            && plan.epoch == catalog.0
+            && (Arc::ptr_eq(&plan.scope, scope) || plan.scope == *scope)
+        {
+            return plan;
+        }
+        let (script, unreadable) = match analyze(&text.sql, &catalog.1, scope) {
+            Ok(script) => (script, false),
+            Err(_) => (unreadable(&text.sql), true),
+        };
+        let plan = Arc::new(Plan { script, epoch: catalog.0, scope: scope.clone(), unreadable });
+        text.plan.store(Some(plan.clone()));
+        plan
+    }
+}
+
+/// What cannot be read is a write of everything.
+fn unreadable(sql: &str) -> Script {
+    let statement = Statement {
+        range: 0..sql.len(),
+        class: Class::Captured { hold: Hold::Statement },
+        tag: "unreadable",
+        reads: Touched::Unknown,
+        writes: Touched::Unknown,
+        sequences: Sequences::Any,
+        locks_rows: false,
+        clock: true,
+        uses_currval: false,
+        creates_temp: Vec::new(),
+        drops: Vec::new(),
+        temp_until_commit: false,
+        returns_rows: true,
+        set_config: None,
+        modes: None,
+        cursor: None,
+    };
+    Script { statements: vec![statement] }
+}
