@@ -1,0 +1,408 @@
+//! The keeper: the one task that makes a new view.
+//!
+//! Everybody else reports what was seen and reads snapshots. A view without a backend is decided
+//! by being written to the state file, then to the control row of every member, and only then do
+//! those who wait for it go on (I5). The last member is never given up: when nobody else answers,
+//! the cluster goes back to settling, and clients wait.
+
+mod handle;
+pub mod state;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+
+pub use handle::Handle;
+use handle::Message;
+use state::{Remembered, StateFile};
+
+use crate::backend::Backend;
+use crate::cluster::{Ledger, Phase, State, View};
+use crate::exchange::Link;
+use crate::metrics::Metrics;
+use crate::store::control::Control as ControlRow;
+use crate::store::journal::Record;
+
+/// The answer of a backend's bookkeeping.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
+
+/// A look at a backend.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    /// Which server it is.
+    pub system: String,
+    /// When the server was started, in its own words.
+    pub started: String,
+    /// The control row, where there is one.
+    pub control: Option<ControlRow>,
+    /// The newest record of its journal.
+    pub newest: i64,
+    /// Whether it takes writes.
+    pub writable: bool,
+}
+
+/// One backend's bookkeeping: off the hot path, over connections of its own.
+pub trait Control: Send + Sync {
+    /// Looks at the backend.
+    fn examine(&self) -> Answer<'_, Examination>;
+    /// Whether the journal has a record.
+    fn has_record(&self, seq: i64) -> Answer<'_, bool>;
+    /// Writes the view.
+    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()>;
+    /// Numbers and identities of the records after `after`.
+    fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>>;
+    /// The given records, in order.
+    fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>>;
+    /// Notes that every record up to `seq` is here.
+    fn set_complete(&self, seq: i64) -> Answer<'_, ()>;
+    /// Deletes records up to `seq` that every backend has; how many.
+    fn prune(&self, seq: i64) -> Answer<'_, u64>;
+    /// All sequences: name, value, whether it has been called.
+    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>>;
+    /// Sets a sequence to exactly this.
+    fn set_sequences(&self, values: Vec<(String, i64, bool)>) -> Answer<'_, ()>;
+    /// Ends the sessions of the given users that are not ours, and waits until they are gone.
+    fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
+    /// The rows the catalog is made of.
+    fn catalog(&self) -> Answer<'_, crate::sql::Catalog>;
+}
+
+/// What the keeper says to a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The backend is well; one session of it has ended.
+    Alive,
+    /// The backend is no member any more, and that is on disk.
+    Evicted,
+    /// No member answers: wait.
+    Settling,
+}
+
+/// The keeper's own limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a look at a backend may take.
+    pub probe: Duration,
+}
+
+/// The task.
+pub struct Keeper<L: Link> {
+    handle: Arc<Handle>,
+    inbox: mpsc::Receiver<Message>,
+    backends: Vec<Arc<Backend<L>>>,
+    controls: Vec<Arc<dyn Control>>,
+    file: StateFile,
+    cluster: String,
+    ledger: Arc<Ledger>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+}
+
+/// The time now, in milliseconds of the Unix epoch, for people only.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<L: Link> Keeper<L> {
+    /// A keeper that settles first.
+    #[allow(clippy::too_many_arguments)] // Built in one place, from parts that have nothing in common.
+    pub fn new(
+        view: View,
+        backends: Vec<Arc<Backend<L>>>,
+        controls: Vec<Arc<dyn Control>>,
+        file: StateFile,
+        cluster: String,
+        ledger: Arc<Ledger>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+    ) -> (Self, Arc<Handle>) {
+        let (sender, inbox) = mpsc::channel(1024);
+        let handle = Arc::new(Handle::new(view, sender));
+        let keeper = Self {
+            handle: handle.clone(),
+            inbox,
+            backends,
+            controls,
+            file,
+            cluster,
+            ledger,
+            metrics,
+            limits,
+        };
+        (keeper, handle)
+    }
+
+    /// Works until every handle is gone.
+    pub async fn run(mut self) {
+        while let Some(message) = self.inbox.recv().await {
+            self.on(message).await;
+        }
+    }
+
+    async fn on(&mut self, message: Message) {
+        match message {
+            Message::Lost { backend, generation, cause, force, reply } => {
+                let verdict = self.on_lost(backend, generation, &cause, force).await;
+                let _ = reply.send(verdict);
+            }
+            Message::Note { backend, state, reason } => {
+                let mut view = (*self.handle.view()).clone();
+                if !view.is_member(backend) {
+                    view.set(backend, state, &reason, now_ms());
+                    self.publish(view);
+                }
+            }
+            Message::Settled { number, order, cluster, reply } => {
+                if let Some(cluster) = cluster {
+                    self.cluster = cluster;
+                }
+                self.on_settled(number, order).await;
+                let _ = reply.send(());
+            }
+            Message::Join { backend, reply } => {
+                let _ = reply.send(self.on_join(backend).await);
+            }
+            Message::Deactivate { backend, reply } => {
+                let _ = reply.send(self.on_deactivate(backend).await);
+            }
+            Message::Release { backend, reply } => self.on_release(backend, reply),
+        }
+    }
+
+    async fn on_lost(
+        &mut self,
+        backend: usize,
+        generation: u64,
+        cause: &str,
+        force: bool,
+    ) -> Verdict {
+        let view = self.handle.view();
+        if view.phase == Phase::Settling {
+            return Verdict::Settling;
+        }
+        if !view.is_member(backend) {
+            return Verdict::Evicted;
+        }
+        let current = &self.backends[backend];
+        if !force {
+            if current.generation() != generation {
+                return Verdict::Alive;
+            }
+            if self.is_well(backend).await {
+                tracing::info!(backend = %current.name, cause, "a session ended; the backend is well");
+                current.refresh();
+                return Verdict::Alive;
+            }
+        }
+        self.evict(vec![backend], cause).await
+    }
+
+    /// Whether a backend answers, is the server it was, and has the newest commit that was acknowledged.
+    async fn is_well(&self, backend: usize) -> bool {
+        let seen = self.look(backend).await;
+        let Ok(seen) = seen else { return false };
+        if !seen.writable {
+            return false;
+        }
+        let newest = self.ledger.last_acknowledged();
+        if newest <= seen.control.as_ref().map_or(0, |c| c.complete_to) {
+            return true;
+        }
+        matches!(self.controls[backend].has_record(newest).await, Ok(true))
+    }
+
+    async fn look(&self, backend: usize) -> Result<Examination, String> {
+        let look = self.controls[backend].examine();
+        match tokio::time::timeout(self.limits.probe, look).await {
+            Ok(seen) => seen,
+            Err(_) => Err(format!("no answer within {:?}", self.limits.probe)),
+        }
+    }
+
+    /// Makes views without the lost backends until one is written to all of its members.
+    async fn evict(&mut self, lost: Vec<usize>, cause: &str) -> Verdict {
+        let mut lost = lost;
+        loop {
+            let view = self.handle.view();
+            let rest: Vec<usize> =
+                view.order.iter().copied().filter(|b| !lost.contains(b)).collect();
+            let answers = join_all(rest.iter().map(|b| self.look(*b))).await;
+            for (backend, answer) in rest.iter().zip(answers) {
+                if let Err(why) = answer {
+                    tracing::warn!(backend = %self.backends[*backend].name, %why, "does not answer");
+                    lost.push(*backend);
+                }
+            }
+            if lost.len() == view.order.len() {
+                self.settle_again(cause);
+                return Verdict::Settling;
+            }
+            let next = view.without(&lost, cause, now_ms());
+            self.persist(&next).await;
+            let failed = self.write_to_members(&next).await;
+            if failed.is_empty() {
+                self.install_smaller(&view, next, cause);
+                return Verdict::Evicted;
+            }
+            lost.extend(failed);
+        }
+    }
+
+    /// Writes a view to the control rows of its members; those that did not take it.
+    async fn write_to_members(&self, view: &View) -> Vec<usize> {
+        let names: Vec<String> = self.names(&view.order);
+        let writes = view.order.iter().map(|b| {
+            let write = self.controls[*b].write_view(view.number, names.clone());
+            tokio::time::timeout(self.limits.probe, write)
+        });
+        let written = join_all(writes).await;
+        let pairs = view.order.iter().zip(written);
+        pairs.filter(|(_, done)| !matches!(done, Ok(Ok(())))).map(|(b, _)| *b).collect()
+    }
+
+    fn names(&self, order: &[usize]) -> Vec<String> {
+        order.iter().map(|b| self.backends[*b].name.clone()).collect()
+    }
+
+    fn install_smaller(&self, old: &View, next: View, cause: &str) {
+        for backend in old.order.iter().filter(|b| !next.is_member(**b)) {
+            let name = &self.backends[*backend].name;
+            let from = old.backends[*backend].state.word();
+            tracing::warn!(backend = %name, from, to = "inactive", cause, view = next.number, "state");
+            self.metrics.eviction(name, cause);
+        }
+        if old.leader() != next.leader() {
+            self.metrics.failovers_total.inc();
+            let leader = next.leader().map(|b| self.backends[b].name.clone());
+            tracing::warn!(leader, view = next.number, "a new leader");
+        }
+        self.ledger.forget_bounds();
+        let lost: Vec<usize> =
+            old.order.iter().copied().filter(|b| !next.is_member(*b)).collect();
+        self.publish(next);
+        for backend in lost {
+            self.backends[backend].give_up();
+        }
+    }
+
+    /// No member answers: nobody is made inactive, everybody waits.
+    fn settle_again(&self, cause: &str) {
+        tracing::error!(cause, "no active backend answers; clients wait");
+        let mut view = (*self.handle.view()).clone();
+        view.phase = Phase::Settling;
+        for backend in view.order.clone() {
+            view.set(backend, State::Suspect, cause, now_ms());
+        }
+        let members = view.order.clone();
+        self.publish(view);
+        for backend in members {
+            self.backends[backend].give_up();
+        }
+    }
+
+    /// Writes the state file, as often as it takes: without it nothing may be acknowledged.
+    async fn persist(&self, view: &View) {
+        let held = view.backends.iter().enumerate().filter(|(_, m)| m.held);
+        let held = held.map(|(b, _)| self.backends[b].name.clone()).collect();
+        let state =
+            Remembered::new(self.cluster.clone(), view.number, self.names(&view.order), held);
+        while let Err(error) = self.file.save(&state) {
+            tracing::error!(%error, "the state file cannot be written; commits wait for it");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn publish(&self, view: View) {
+        for (backend, member) in view.backends.iter().enumerate() {
+            self.metrics.backend_state(&self.backends[backend].name, member.state.word());
+        }
+        self.metrics.view_number.set(view.number);
+        self.handle.publish(view);
+    }
+
+    async fn on_settled(&mut self, number: i64, order: Vec<usize>) {
+        let old = self.handle.view();
+        let mut view = (*old).clone();
+        let shrunk = order != view.order || number > view.number;
+        view.number = if shrunk { number.max(view.number) + 1 } else { view.number };
+        view.order.clone_from(&order);
+        view.phase = Phase::Serving;
+        for backend in 0..self.backends.len() {
+            if order.contains(&backend) {
+                view.set(backend, State::Active, "", now_ms());
+            } else if view.backends[backend].state == State::Suspect {
+                view.set(backend, State::Inactive, "was not there when the others were", now_ms());
+            }
+        }
+        self.persist(&view).await;
+        let failed = self.write_to_members(&view).await;
+        if failed.len() == order.len() {
+            tracing::warn!("the members went away while they were settled");
+            return;
+        }
+        let members: Vec<String> = self.names(&view.order);
+        tracing::info!(view = view.number, ?members, "serving");
+        self.ledger.forget_bounds();
+        self.publish(view);
+        if !failed.is_empty() {
+            self.evict(failed, "the view could not be written to it").await;
+        }
+    }
+
+    async fn on_join(&mut self, backend: usize) -> Result<(), String> {
+        let view = self.handle.view();
+        if view.phase != Phase::Serving {
+            return Err("the cluster is settling".into());
+        }
+        let next = view.with(backend, now_ms());
+        // The joining backend must have the view first: if it cannot take it, nothing has changed.
+        let names = self.names(&next.order);
+        self.controls[backend].write_view(next.number, names).await?;
+        self.persist(&next).await;
+        self.backends[backend].refresh();
+        let failed = self.write_to_members(&next).await;
+        let name = &self.backends[backend].name;
+        tracing::info!(backend = %name, from = "catching up", to = "active", view = next.number, "state");
+        self.ledger.forget_bounds();
+        self.publish(next);
+        if !failed.is_empty() {
+            self.evict(failed, "the view could not be written to it").await;
+        }
+        Ok(())
+    }
+
+    async fn on_deactivate(&mut self, backend: usize) -> Result<(), String> {
+        let mut view = (*self.handle.view()).clone();
+        if view.phase != Phase::Serving {
+            return Err("the cluster is settling; try again".into());
+        }
+        if !view.is_member(backend) {
+            view.set(backend, State::Inactive, "made inactive by an operator", now_ms());
+            view.backends[backend].held = true;
+            self.persist(&view).await;
+            self.publish(view);
+            return Ok(());
+        }
+        if view.order.len() == 1 {
+            return Err("it is the last active backend; activate another one first".into());
+        }
+        view.backends[backend].held = true;
+        self.handle.publish(view);
+        match self.evict(vec![backend], "made inactive by an operator").await {
+            Verdict::Evicted => Ok(()),
+            _ => Err("no other backend answers".into()),
+        }
+    }
+
+    fn on_release(&self, backend: usize, reply: oneshot::Sender<()>) {
+        let mut view = (*self.handle.view()).clone();
+        view.backends[backend].held = false;
+        self.publish(view);
+        let _ = reply.send(());
+    }
+}

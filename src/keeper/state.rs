@@ -1,0 +1,122 @@
+//! The state file: the proxy's own copy of the view, written before anybody is told.
+//!
+//! Written to a temporary file, synced, renamed, and the folder synced: after a crash it holds the
+//! old view or the new one, never a part of one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the format. A file with another one is refused, not guessed at.
+const VERSION: u32 = 1;
+
+/// What the proxy remembers over a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    version: u32,
+    /// The cluster this belongs to.
+    pub cluster: String,
+    /// The number of the view.
+    pub view: i64,
+    /// Its members by name, the leader first.
+    pub members: Vec<String>,
+    /// Backends that an operator made inactive.
+    pub held: Vec<String>,
+}
+
+impl Remembered {
+    /// A state of the current version.
+    pub fn new(cluster: String, view: i64, members: Vec<String>, held: Vec<String>) -> Self {
+        Self { version: VERSION, cluster, view, members, held }
+    }
+}
+
+/// The state file of one cluster.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    /// Held as long as we run, so that two proxies never share one state.
+    _lock: File,
+}
+
+impl StateFile {
+    /// Opens the folder, making it if need be, and locks it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or another proxy runs with it.
+    pub fn open(folder: &Path, cluster: &str) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let lock = File::create(folder.join(format!("{cluster}.lock")))?;
+        if lock.try_lock().is_err() {
+            return Err(io::Error::other(format!(
+                "another lockstep runs with the state folder {}; give each proxy its own `state_dir`",
+                folder.display()
+            )));
+        }
+        Ok(Self { path: folder.join(format!("{cluster}.state.json")), _lock: lock })
+    }
+
+    /// Reads the state; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood: nothing is guessed then.
+    pub fn load(&self) -> io::Result<Option<Remembered>> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let bad = |why: String| {
+            io::Error::other(format!(
+                "{} cannot be used: {why}; move it away, and the proxy will wait for all backends \
+                 to find the newest view among them",
+                self.path.display()
+            ))
+        };
+        let state: Remembered = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        if state.version != VERSION {
+            return Err(bad(format!("its version is {}, not {VERSION}", state.version)));
+        }
+        Ok(Some(state))
+    }
+
+    /// Replaces the state and returns once it is on disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, state: &Remembered) -> io::Result<()> {
+        let temporary = self.path.with_extension("new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(serde_json::to_string_pretty(state)?.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_a_restart_and_refuses_what_it_does_not_understand() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = StateFile::open(folder.path(), "c").expect("open");
+        assert_eq!(file.load().expect("load"), None);
+        let state = Remembered::new("id".into(), 7, vec!["b".into(), "a".into()], vec![]);
+        file.save(&state).expect("save");
+        assert!(StateFile::open(folder.path(), "c").is_err(), "a second proxy is refused");
+        drop(file);
+        let file = StateFile::open(folder.path(), "c").expect("open again");
+        assert_eq!(file.load().expect("load"), Some(state));
+        for bad in ["", "{", r#"{"version":2,"cluster":"","view":1,"members":[],"held":[]}"#] {
+            fs::write(folder.path().join("c.state.json"), bad).expect("write");
+            assert!(file.load().is_err(), "{bad:?}");
+        }
+    }
+}
