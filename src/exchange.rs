@@ -28,8 +28,11 @@ pub trait Protocol: Sized + Send + Sync + 'static {
 
 /// One statement as it travels on the wire.
 pub trait Work: Clone + Send + Sync + 'static {
-    /// The part of a string of several statements that is one of them.
-    fn part(&self, text: &str) -> Self;
+    /// One statement of a string of several; positions in errors still count from the string's start.
+    fn part(&self, whole: &str, range: std::ops::Range<usize>) -> Self;
+    /// The same with another text, for a statement that has to be rewritten. `None` when its form
+    /// does not allow it (an extended query with parameters).
+    fn rewritten(&self, text: &str) -> Option<Self>;
     /// The effect that repeats this statement with the same bytes on a follower.
     fn effect(&self, text: &str, rows: Option<u64>) -> Option<Effect>;
     /// Whether it may leave an open portal behind that later requests read on from.
@@ -47,6 +50,31 @@ pub trait Sink: Send {
     fn flush(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
     /// How many bytes may wait in the buffer before they are flushed in the middle of an answer.
     fn limit(&self) -> usize;
+    /// How often something has been sent: what was sent cannot be taken back.
+    fn flushes(&self) -> u64;
+}
+
+/// A sink for answers that nobody wants to see.
+#[derive(Debug, Default)]
+pub struct Discard(BytesMut);
+
+impl Sink for Discard {
+    fn buffer(&mut self) -> &mut BytesMut {
+        self.0.clear();
+        &mut self.0
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    fn limit(&self) -> usize {
+        usize::MAX
+    }
+
+    fn flushes(&self) -> u64 {
+        0
+    }
 }
 
 /// The application closed its connection, or broke the protocol beyond repair.
@@ -151,6 +179,8 @@ pub struct Outcome {
     pub rows: Option<u64>,
     /// A hash of the rows returned.
     pub digest: u64,
+    /// The length of the last message handed on: the one that says the statement is complete.
+    pub completion: usize,
     /// Rows that the capture triggers reported, in order.
     pub captured: Vec<crate::store::capture::Captured>,
     /// The backend waits for a bulk load.
@@ -185,6 +215,8 @@ pub enum Broken {
     Lost(String),
     /// The backend gave no answer in time.
     Silent(String),
+    /// The session's settings could not be established.
+    Setup(String),
     /// The application went away in the middle of an answer.
     Client(Gone),
 }
@@ -200,6 +232,7 @@ impl std::fmt::Display for Broken {
         match self {
             Self::Lost(why) => write!(f, "connection lost: {why}"),
             Self::Silent(why) => write!(f, "no answer: {why}"),
+            Self::Setup(why) => write!(f, "the session's settings cannot be established: {why}"),
             Self::Client(_) => write!(f, "the application is gone"),
         }
     }
@@ -228,10 +261,33 @@ pub trait Link: Send + 'static {
 
     /// Brings the session's settings to `wanted`, without waiting for the answer.
     fn adopt(&mut self, wanted: &Settings);
+    /// The settings the server's session has.
+    fn settings(&self) -> &Settings;
+    /// Notes that the application's own statement has brought the session to these settings.
+    fn assume(&mut self, settings: Settings);
+    /// Forgets what was prepared: the server's session was reset.
+    fn forget(&mut self);
     /// Opens a transaction, without waiting for the answer.
     fn begin(&mut self, mode: &TxMode);
     /// Opens a follower's part of a transaction, without waiting for the answer.
     fn begin_share(&mut self);
+    /// Turns a follower's part of a transaction into the leader's.
+    fn lead(&mut self, settings: &Settings);
+    /// Has the capture triggers report from here to the end of the transaction.
+    fn capture(&mut self);
+    /// Has deferred constraints checked now; the answer is the client's if it is an error.
+    fn check_deferred(
+        &mut self,
+    ) -> impl Future<Output = Result<Result<(), ServerError>, Broken>> + Send;
+    /// Where the given sequences stand: name, value, increment. `None` asks for all.
+    fn sequences(
+        &mut self,
+        names: Option<&[String]>,
+    ) -> impl Future<Output = Result<Result<Vec<(String, i64, i64)>, ServerError>, Broken>> + Send;
+    /// Queues the end of the transaction.
+    fn queue_commit(&mut self);
+    /// Queues the undoing of the transaction.
+    fn queue_rollback(&mut self);
     /// Queues a statement that no application sees the answer of.
     fn queue(&mut self, sql: &str);
     /// Queues an effect.

@@ -22,6 +22,9 @@ pub struct Prepared {
     pub types: Vec<u32>,
 }
 
+/// Marks the identity of a statement that was rewritten from another one.
+const REWRITTEN: u64 = 1 << 62;
+
 /// How the application refers to a prepared statement.
 #[derive(Clone, Debug)]
 pub struct Reference {
@@ -60,10 +63,45 @@ pub enum PgWork {
 }
 
 impl Work for PgWork {
-    fn part(&self, text: &str) -> Self {
+    fn part(&self, whole: &str, range: std::ops::Range<usize>) -> Self {
         match self {
-            Self::Query(_) => Self::Query(Bytes::copy_from_slice(text.as_bytes())),
+            Self::Query(_) => {
+                // Positions count characters: a blank stands for each one before the statement.
+                let mut text = " ".repeat(whole[..range.start].chars().count());
+                text.push_str(&whole[range]);
+                Self::Query(Bytes::from(text))
+            }
             Self::Steps(_) => self.clone(),
+        }
+    }
+
+    fn rewritten(&self, text: &str) -> Option<Self> {
+        match self {
+            Self::Query(_) => Some(Self::Query(Bytes::copy_from_slice(text.as_bytes()))),
+            Self::Steps(steps) => {
+                let old = steps.iter().find_map(|step| match step {
+                    Step::Bind { statement, .. } => Some(statement),
+                    _ => None,
+                })?;
+                // Never shared and never kept: a rewritten text is run once.
+                let prepared = Arc::new(Prepared {
+                    id: old.prepared.id | REWRITTEN,
+                    text: Arc::new(Text::new(text.to_owned())),
+                    types: old.prepared.types.clone(),
+                });
+                let reference = Reference { prepared, named: false };
+                let swap = |step: &Step| match step {
+                    Step::Parse(_) => Step::Parse(reference.clone()),
+                    Step::Bind { portal, rest, .. } => Step::Bind {
+                        portal: portal.clone(),
+                        statement: reference.clone(),
+                        rest: rest.clone(),
+                    },
+                    Step::DescribeStatement(_) => Step::DescribeStatement(reference.clone()),
+                    other => other.clone(),
+                };
+                Some(Self::Steps(steps.iter().map(swap).collect()))
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! ends with a ReadyForQuery.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,11 @@ pub struct PgLink {
     pub(super) gone: CancellationToken,
     pub(super) settings: Settings,
     pub(super) tx: u8,
+    /// Used for balanced reads only.
+    pub(super) reader: bool,
+    /// Hashes the rows of the answer being handed on.
+    digest: std::hash::DefaultHasher,
+    pub(super) wants_digest: bool,
     expected: VecDeque<Expected>,
     first_error: Option<String>,
     /// Statements the server knows, and those whose Parse is under way.
@@ -121,6 +127,9 @@ impl PgLink {
             gone,
             settings: Settings::default(),
             tx: b'I',
+            reader: false,
+            digest: std::hash::DefaultHasher::new(),
+            wants_digest: false,
             expected: VecDeque::new(),
             first_error: None,
             prepared: HashSet::new(),
@@ -395,8 +404,10 @@ impl PgLink {
     /// Hands the answer of the newest request to `sink`, message by message, until its end.
     pub(super) async fn relay<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
         let mut outcome = Outcome::default();
+        self.digest = std::hash::DefaultHasher::new();
         loop {
             if self.relay_chunk(sink, &mut outcome)? {
+                outcome.digest = self.digest.finish();
                 return Ok(outcome);
             }
             if sink.buffer().len() > sink.limit() {
@@ -416,6 +427,9 @@ impl PgLink {
             .filter(|h| run + h.total <= self.incoming.len())
         {
             if matches!(header.tag, b'D' | b'T' | b'2' | b'n' | b'd') && !self.invention_due() {
+                if header.tag == b'D' && self.wants_digest {
+                    self.digest.write(&self.incoming[run + 5..run + header.total]);
+                }
                 run += header.total;
                 continue;
             }
@@ -485,6 +499,7 @@ impl PgLink {
             _ => {}
         }
         sink.buffer().extend_from_slice(&self.incoming[..header.total]);
+        outcome.completion = header.total;
         // The server says no more until the bulk load has been sent.
         Ok(header.tag == b'G')
     }

@@ -41,6 +41,17 @@ const RESET_SEQUENCE: Own = Own {
     types: &[25, 25, 20, 16],
 };
 
+const SEQUENCES: Own = Own {
+    id: u64::MAX - 4,
+    name: "lockstep_sequences",
+    sql: journal::SEQUENCES_SQL,
+    types: &[25, 1009],
+};
+
+/// Settings that a follower's part of a transaction has of its own.
+const SHARE_LIMITS: [&str; 3] =
+    ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"];
+
 /// The body of a Bind from the format codes on: parameters in the given formats, results as text.
 fn bind_rest(params: &[(i16, Option<&[u8]>)]) -> BytesMut {
     use bytes::BufMut;
@@ -121,6 +132,10 @@ impl Link for PgLink {
             change.push(';');
         }
         for (key, statement) in wanted.iter() {
+            // A reader stays read-only, whatever the application has chosen for its writes.
+            if self.reader && key == "default_transaction_read_only" {
+                continue;
+            }
             if self.settings.get(key) != Some(statement) {
                 change.push_str(statement);
                 change.push(';');
@@ -136,14 +151,90 @@ impl Link for PgLink {
         self.queue_query(&begin_text(mode), "BEGIN", None);
     }
 
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn assume(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    fn forget(&mut self) {
+        self.forget_prepared();
+    }
+
     fn begin_share(&mut self) {
-        // What limits the application's own statements has been judged on the leader already.
-        let text = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
-             SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+        // What limits the application's own statements has been judged on the leader already. The
+        // limits here are the session's, not the transaction's, so that they can be taken back
+        // when this share has to lead.
+        let limits = format!(
+            "SET lock_timeout = {}; SET statement_timeout = 0; \
+             SET idle_in_transaction_session_timeout = 0",
             self.shared.follower_lock.as_millis()
         );
-        self.queue_query(&text, "BEGIN", None);
+        let mut own = (*self.settings).clone();
+        own.extend(SHARE_LIMITS.iter().map(|key| ((*key).to_owned(), String::new())));
+        self.settings = Settings::new(own);
+        self.queue_query(&limits, "limits", None);
+        self.queue_query("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "BEGIN", None);
+    }
+
+    fn lead(&mut self, settings: &Settings) {
+        let mut text = String::new();
+        for key in SHARE_LIMITS {
+            match settings.get(key) {
+                Some(statement) => text.push_str(statement),
+                None => {
+                    text.push_str("RESET ");
+                    text.push_str(key);
+                }
+            }
+            text.push(';');
+        }
+        self.queue_query(&text, "limits", None);
+    }
+
+    fn capture(&mut self) {
+        self.queue_query("SET LOCAL lockstep.capture = 'on'", "capture", None);
+    }
+
+    async fn check_deferred(&mut self) -> Result<Result<(), ServerError>, Broken> {
+        Ok(self.ask("SET CONSTRAINTS ALL IMMEDIATE", &[]).await?.map(|_| ()))
+    }
+
+    async fn sequences(
+        &mut self,
+        names: Option<&[String]>,
+    ) -> Result<Result<Vec<(String, i64, i64)>, ServerError>, Broken> {
+        let token = self.shared.token.clone();
+        let array = names.map(text_array);
+        let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, array.as_deref())]);
+        self.queue_own(&SEQUENCES, &rest);
+        self.send().await?;
+        let rows = match self.collect().await? {
+            Ok(rows) => rows,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut columns = row.into_iter().flatten();
+            let number = |text: Option<String>| text.and_then(|t| t.parse::<i64>().ok());
+            if let Some(name) = columns.next()
+                && let Some(value) = number(columns.next())
+            {
+                let _called = columns.next();
+                found.push((name, value, number(columns.next()).unwrap_or(1)));
+            }
+        }
+        Ok(Ok(found))
+    }
+
+    fn queue_commit(&mut self) {
+        self.queue_query("COMMIT", "COMMIT", None);
+    }
+
+    fn queue_rollback(&mut self) {
+        self.queue_query("ROLLBACK", "ROLLBACK", None);
     }
 
     fn queue(&mut self, sql: &str) {
@@ -217,6 +308,9 @@ impl Link for PgLink {
         }
         self.send().await?;
         self.settle(1).await?;
+        if let Some(error) = self.take_error() {
+            return Err(Broken::Setup(error));
+        }
         self.relay(sink).await
     }
 

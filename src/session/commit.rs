@@ -1,0 +1,317 @@
+//! The commit point.
+//!
+//! COMMIT goes to no backend before every active backend has acknowledged every effect and the
+//! record (I2). Then it goes to all of them at once, and the application is told when all have it,
+//! or when the absence of the others is on disk (I5).
+
+use futures_util::future::join_all;
+
+use super::transaction::{Place, Share, Transaction};
+use super::{Session, Stop, shares};
+use crate::backend::{Lease, Purpose};
+use crate::cluster::ledger::Ticket;
+use crate::error::{Failure, Kind};
+use crate::exchange::{Broken, Link, Protocol, Settings};
+use crate::keeper::Verdict;
+use crate::sql::Isolation;
+use crate::store::journal::Entry;
+
+/// The record of a transaction.
+struct Record {
+    id: i64,
+    entry: Vec<u8>,
+}
+
+impl<P: Protocol> Session<P> {
+    /// Commits the transaction.
+    pub(super) async fn commit(&mut self) -> Result<(), Stop> {
+        let Some(mut tx) = self.tx.take() else { return Ok(()) };
+        let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
+            Place::Nowhere => Ok(()),
+            Place::Reading(lease) => {
+                self.end_reading(lease).await;
+                Ok(())
+            }
+            Place::Leading { leader, shares, .. } if tx.writing == 0 => {
+                self.commit_alone(leader, shares).await
+            }
+            Place::Leading { leader, shares, .. } => {
+                self.commit_everywhere(&tx, leader, shares).await
+            }
+        };
+        if committed.is_err() {
+            (self.settings, self.scope) = tx.before;
+        }
+        committed
+    }
+
+    /// A transaction without effects ends on the leader alone.
+    async fn commit_alone(
+        &mut self,
+        mut leader: Lease<P::Link>,
+        shares: Vec<Share<P::Link>>,
+    ) -> Result<(), Stop> {
+        shares::abandon(&self.shared, shares).await;
+        leader.queue_commit();
+        match leader.drain().await {
+            Ok(None) => {
+                self.give_back(leader);
+                Ok(())
+            }
+            Ok(Some(error)) => {
+                self.give_back(leader);
+                Err(Failure::new(Kind::Retry, "the transaction could not be committed").detail(error).into())
+            }
+            Err(broken) => {
+                let (backend, generation) = (leader.backend().index, leader.generation());
+                self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
+                if self.stays.lost_with_server() {
+                    return Err(Failure::retry("its session on the database has ended").into());
+                }
+                Ok(()) // Nothing was written: there is nothing to lose.
+            }
+        }
+    }
+
+    async fn commit_everywhere(
+        &mut self,
+        tx: &Transaction<P::Link>,
+        mut leader: Lease<P::Link>,
+        mut shares: Vec<Share<P::Link>>,
+    ) -> Result<(), Stop> {
+        if self.shared.catalogs.has_deferrable() || tx.ddl {
+            match leader.check_deferred().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    self.drop_all(leader, shares).await;
+                    return Err(Stop::Server(error));
+                }
+                Err(broken) => {
+                    shares::abandon(&self.shared, shares).await;
+                    return Err(self.lost_before_commit(&leader, &broken).await);
+                }
+            }
+        }
+        if tx.ddl {
+            self.shared.catalogs.outdate();
+        }
+        let shared = self.shared.clone();
+        let gate = shared.keeper.gate.read().await;
+        let ticket = shared.ledger.begin(tx.writes.clone());
+        let entry = Entry {
+            user: self.user.clone(),
+            settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            effects: tx.effects.clone(),
+        };
+        let record = Record { id: rand::random::<i64>(), entry: entry.encode() };
+        // From here on a step is never given up half-way: what follows runs to its end.
+        let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
+        self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
+        let ended = self.finish(tx, &ticket, leader, shares).await;
+        if ended.is_ok() {
+            ticket.acknowledged();
+        }
+        drop(ticket);
+        drop(gate);
+        if tx.ddl {
+            self.shared.reload_catalog().await;
+        }
+        ended
+    }
+
+    async fn lost_before_commit(&mut self, leader: &Lease<P::Link>, broken: &Broken) -> Stop {
+        let (backend, generation) = (leader.backend().index, leader.generation());
+        let force = matches!(broken, Broken::Silent(_));
+        self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
+        Failure::retry("its session on the leader ended before the commit").into()
+    }
+
+    async fn drop_all(&mut self, mut leader: Lease<P::Link>, shares: Vec<Share<P::Link>>) {
+        leader.queue_rollback();
+        let (ended, ()) = tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
+        if ended.is_ok() {
+            self.give_back(leader);
+        }
+    }
+
+    /// Writes the record into the transaction on the leader and, behind the effects, on every share.
+    /// Without a leader in the answer, the leader died, and the shares have everything.
+    async fn record_everywhere(
+        &mut self,
+        ticket: &Ticket,
+        record: &Record,
+        mut leader: Lease<P::Link>,
+        shares: &mut Vec<Share<P::Link>>,
+    ) -> Result<Option<Lease<P::Link>>, Stop> {
+        leader.queue_record(ticket.seq, record.id, &self.user, &record.entry);
+        for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
+            share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
+        }
+        shares::flush(shares).await;
+        let (recorded, ()) = tokio::join!(leader.drain(), shares::drain(&self.shared, shares));
+        match recorded {
+            Ok(None) => Ok(Some(leader)),
+            Ok(Some(error)) => {
+                self.drop_all(leader, std::mem::take(shares)).await;
+                tracing::error!(%error, seq = ticket.seq, "the leader refused the record");
+                Err(Failure::new(Kind::Internal, "the journal refused the transaction's record")
+                    .detail(error)
+                    .into())
+            }
+            Err(broken) => {
+                let (backend, generation) = (leader.backend().index, leader.generation());
+                drop(leader);
+                let force = matches!(broken, Broken::Silent(_));
+                let why = broken.to_string();
+                let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
+                let view = self.shared.keeper.view();
+                let heir = shares.iter().any(|s| {
+                    s.failed.is_none() && Some(s.lease.backend().index) == view.leader()
+                });
+                if verdict == Verdict::Evicted && heir && !self.stays.lost_with_server() {
+                    return Ok(None);
+                }
+                shares::abandon(&self.shared, std::mem::take(shares)).await;
+                Err(Failure::retry("its session on the leader ended before the commit").into())
+            }
+        }
+    }
+
+    /// Sees to it that every follower of the newest view has all effects and the record: shares
+    /// that failed, or were never opened, are applied alone after every earlier record (I3).
+    async fn complete_shares(
+        &self,
+        tx: &Transaction<P::Link>,
+        ticket: &Ticket,
+        record: &Record,
+        leader: Option<&Lease<P::Link>>,
+        shares: &mut Vec<Share<P::Link>>,
+    ) {
+        let leading = leader.map(|l| l.backend().index);
+        let view = self.shared.keeper.view();
+        for &follower in view.order.iter().filter(|b| Some(**b) != leading) {
+            let at = shares.iter().position(|s| s.lease.backend().index == follower);
+            let first = match at {
+                Some(at) if shares[at].failed.is_none() => continue,
+                Some(at) => {
+                    let share = shares.remove(at);
+                    let why = share.failed.clone();
+                    shares::abandon(&self.shared, vec![share]).await;
+                    why
+                }
+                None => None,
+            };
+            self.shared.ledger.wait_for_earlier(ticket.seq).await;
+            let name = &self.shared.backends[follower].name;
+            self.shared.metrics.follower_retry(name);
+            match self.apply_again(tx, ticket, record, follower).await {
+                Ok(share) => shares.push(share),
+                Err(why) => {
+                    let first = first.unwrap_or_else(|| "its share was not open".into());
+                    let cause = format!("differs from the leader: {why} (at first: {first})");
+                    let generation = self.shared.backends[follower].generation();
+                    self.shared.keeper.lost(follower, generation, cause, true).await;
+                }
+            }
+        }
+    }
+
+    async fn apply_again(
+        &self,
+        tx: &Transaction<P::Link>,
+        ticket: &Ticket,
+        record: &Record,
+        follower: usize,
+    ) -> Result<Share<P::Link>, String> {
+        let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
+        let settings: &Settings = &tx.before.0;
+        let opened = shares::open::<P>(&pool, settings, tx).await;
+        let mut share = opened.map_err(|e| format!("{e:?}"))?;
+        share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
+        match share.lease.drain().await {
+            Ok(None) => Ok(share),
+            Ok(Some(error)) => {
+                shares::abandon(&self.shared, vec![share]).await;
+                Err(error)
+            }
+            Err(broken) => Err(broken.to_string()),
+        }
+    }
+
+    /// Sends COMMIT to all, waits for all, and has those put out that did not confirm it.
+    async fn finish(
+        &mut self,
+        tx: &Transaction<P::Link>,
+        ticket: &Ticket,
+        leader: Option<Lease<P::Link>>,
+        shares: Vec<Share<P::Link>>,
+    ) -> Result<(), Stop> {
+        let mut leader = leader;
+        let level = tx.mode.isolation.unwrap_or(self.default_isolation());
+        if level == Isolation::Serializable
+            && let Some(mut first) = leader.take()
+        {
+            // Only the leader knows the conflicts: it alone may refuse, so it is asked first.
+            first.queue_commit();
+            match first.drain().await {
+                Ok(None) => self.give_back(first),
+                Ok(Some(error)) => {
+                    shares::abandon(&self.shared, shares).await;
+                    self.give_back(first);
+                    return Err(Failure::new(Kind::Retry, error).hint("run the transaction again").into());
+                }
+                Err(broken) => self.put_out(&first, &broken.to_string()).await,
+            }
+        }
+        let leads = leader.is_some();
+        let all = leader.into_iter().chain(shares.into_iter().map(|share| share.lease));
+        let ends = all.map(|mut lease| async move {
+            lease.queue_commit();
+            (lease.drain().await, lease)
+        });
+        let mut confirmed = 0;
+        for (n, (end, lease)) in join_all(ends).await.into_iter().enumerate() {
+            match end {
+                Ok(None) if n == 0 && leads => {
+                    confirmed += 1;
+                    self.give_back(lease);
+                }
+                Ok(None) => {
+                    confirmed += 1;
+                    lease.release();
+                }
+                Ok(Some(error)) => self.put_out(&lease, &error).await,
+                Err(broken) => self.put_out(&lease, &broken.to_string()).await,
+            }
+        }
+        if confirmed > 0 || (level == Isolation::Serializable && !leads) {
+            return Ok(());
+        }
+        self.resolve(ticket).await
+    }
+
+    /// A backend that did not confirm a COMMIT that others did may lack it: it leaves.
+    async fn put_out(&self, lease: &Lease<P::Link>, why: &str) {
+        let (backend, generation) = (lease.backend().index, lease.generation());
+        let cause = format!("did not confirm a commit: {why}");
+        self.shared.keeper.lost(backend, generation, cause, true).await;
+    }
+
+    /// Nobody confirmed: what the journals say when the backends are back is the outcome.
+    async fn resolve(&self, ticket: &Ticket) -> Result<(), Stop> {
+        let in_doubt = || {
+            Failure::new(Kind::InDoubt, "the outcome of the COMMIT is not known")
+                .detail(format!("no backend confirmed record {} of the journal", ticket.seq))
+                .hint("look for the transaction's rows once a database is active again")
+        };
+        if !self.shared.keeper.wait_serving(self.shared.settings.hold).await {
+            return Err(in_doubt().into());
+        }
+        let Some(leader) = self.shared.keeper.view().leader() else { return Err(in_doubt().into()) };
+        match self.shared.controls[leader].has_record(ticket.seq).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::retry("no backend had it when all of them stopped").into()),
+            Err(_) => Err(in_doubt().into()),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Running a transaction's statements on the leader, and carrying the transaction over when the
+//! leader dies.
+
+use super::transaction::{Lock, Place, Transaction};
+use super::{Session, Stop, shares};
+use crate::backend::{CheckoutError, Lease, Purpose};
+use crate::error::{Failure, Kind};
+use crate::exchange::{Broken, Client, Discard, Link, Outcome, Protocol, Sink, TxState, Work};
+use crate::keeper::Verdict;
+
+/// How often a statement is started again before the client is told.
+const ATTEMPTS: usize = 8;
+
+impl<P: Protocol> Session<P> {
+    /// Takes a connection to the leader: the one this session stays on, or one of the pool.
+    pub(super) async fn leader_lease(&mut self) -> Result<Lease<P::Link>, Stop> {
+        if let Some(lease) = self.held.take() {
+            return Ok(lease);
+        }
+        for _ in 0..ATTEMPTS {
+            self.wait_serving().await?;
+            let view = self.shared.keeper.view();
+            let Some(leader) = view.leader() else { continue };
+            let backend = self.shared.backends[leader].clone();
+            let generation = backend.generation();
+            match backend.pool(&self.user, Purpose::Write).checkout().await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => self.checkout_failed(leader, generation, error).await?,
+            }
+        }
+        Err(unavailable().into())
+    }
+
+    /// Judges a connection that could not be had.
+    pub(super) async fn checkout_failed(
+        &self,
+        backend: usize,
+        generation: u64,
+        error: CheckoutError,
+    ) -> Result<(), Stop> {
+        match error {
+            CheckoutError::Busy(limit) => Err(Failure::new(
+                Kind::TooManyConnections,
+                format!("no server connection came free within {limit:?}"),
+            )
+            .hint("raise `[pool] size`, or make transactions shorter")
+            .into()),
+            CheckoutError::Connect(error) => {
+                let refused = matches!(&error, crate::backend::ConnectError::Refused { .. });
+                let verdict =
+                    self.shared.keeper.lost(backend, generation, error.to_string(), false).await;
+                if verdict == Verdict::Alive && refused {
+                    let name = &self.shared.backends[backend].name;
+                    return Err(Failure::new(
+                        Kind::Unavailable,
+                        format!("backend {name} refuses the login of user \"{}\"", self.user),
+                    )
+                    .detail(error.to_string())
+                    .hint("`lockstep check` names what is missing on which backend")
+                    .into());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings the transaction to the leader, moving it there when it has only read so far.
+    pub(super) async fn ensure_leading(&mut self) -> Result<(), Stop> {
+        let place = match &mut self.tx {
+            Some(tx) => std::mem::replace(&mut tx.place, Place::Nowhere),
+            None => return Err(internal("no transaction to bring to the leader").into()),
+        };
+        match place {
+            Place::Leading { leader, shares, shared } => {
+                self.set_place(Place::Leading { leader, shares, shared });
+                return Ok(());
+            }
+            Place::Reading(lease) => self.end_reading(lease).await,
+            Place::Nowhere => {}
+        }
+        let mut leader = self.leader_lease().await?;
+        leader.adopt(&self.base_settings());
+        if let Some(tx) = &self.tx {
+            leader.begin(&tx.mode);
+            for statement in &tx.context {
+                leader.queue(statement);
+            }
+        }
+        self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false });
+        Ok(())
+    }
+
+    fn set_place(&mut self, place: Place<P::Link>) {
+        if let Some(tx) = &mut self.tx {
+            tx.place = place;
+        }
+    }
+
+    /// Ends a transaction that has only read.
+    pub(super) async fn end_reading(&self, mut lease: Lease<P::Link>) {
+        lease.queue_rollback();
+        // A connection that does not end its transaction properly is closed, which ends it too.
+        if let Ok(None) = lease.drain().await {
+            lease.release();
+        }
+    }
+
+    /// Runs a statement of the transaction on the leader; its answer goes to the client's buffer.
+    ///
+    /// When the leader dies under it, the transaction is carried over to the next one where that
+    /// can be done, and the statement runs there.
+    pub(super) async fn on_leader(
+        &mut self,
+        work: &<P::Link as Link>::Work,
+        capture: bool,
+    ) -> Result<Outcome, Stop> {
+        for _ in 0..ATTEMPTS {
+            self.ensure_leading().await?;
+            let mark = (self.client.buffer().len(), self.client.flushes());
+            let Self { tx: Some(tx), client, cancel, .. } = self else {
+                return Err(internal("no transaction").into());
+            };
+            let Place::Leading { leader, .. } = &mut tx.place else { continue };
+            if capture && !tx.capture {
+                leader.capture();
+                tx.capture = true;
+            }
+            cancel.set(leader.canceller());
+            let ran = leader.run(work, client).await;
+            cancel.clear();
+            match ran {
+                Ok(outcome) => return Ok(outcome),
+                Err(Broken::Client(_)) => return Err(Stop::Gone),
+                Err(broken) => {
+                    let sent = self.client.flushes() != mark.1;
+                    if !sent {
+                        self.client.buffer().truncate(mark.0);
+                    }
+                    self.leader_lost(&broken).await?;
+                    if sent {
+                        let why = "its backend died after a part of an answer had been sent";
+                        return Err(Failure::retry(why).into());
+                    }
+                }
+            }
+        }
+        Err(unavailable().into())
+    }
+
+    /// The leader's connection broke: finds out what that means and carries the transaction over.
+    pub(super) async fn leader_lost(&mut self, broken: &Broken) -> Result<(), Stop> {
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        tx.capture = false;
+        let place = std::mem::replace(&mut tx.place, Place::Nowhere);
+        let Place::Leading { leader, shares, .. } = place else { return Ok(()) };
+        if let Broken::Setup(why) = broken {
+            shares::abandon(&self.shared, shares).await;
+            return Err(internal(&format!("the session's settings cannot be established: {why}")).into());
+        }
+        let (backend, generation) = (leader.backend().index, leader.generation());
+        let force = matches!(broken, Broken::Silent(_));
+        drop(leader);
+        let was_held = std::mem::take(&mut self.stays);
+        let verdict = self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
+        if was_held.lost_with_server() {
+            shares::abandon(&self.shared, shares).await;
+            return Err(Failure::retry("the state of its server session is gone").into());
+        }
+        let Some(tx) = &self.tx else { return Ok(()) };
+        if tx.is_fresh() {
+            shares::abandon(&self.shared, shares).await;
+            return Ok(());
+        }
+        if verdict != Verdict::Evicted || !tx.is_portable(self.default_isolation()) {
+            let why = match verdict {
+                Verdict::Alive => "its session on the database was ended",
+                Verdict::Evicted => "its isolation level or its session's state binds it to the backend that died",
+                Verdict::Settling => "no backend was active",
+            };
+            shares::abandon(&self.shared, shares).await;
+            return Err(Failure::retry(why).into());
+        }
+        self.promote(shares).await
+    }
+
+    /// Goes on at the new leader, where the transaction's effects are already.
+    async fn promote(&mut self, mut shares: Vec<super::transaction::Share<P::Link>>) -> Result<(), Stop> {
+        shares::drain(&self.shared, &mut shares).await;
+        let leader = self.shared.keeper.view().leader();
+        let writes = self.tx.as_ref().is_some_and(|tx| tx.writing > 0);
+        let at = shares.iter().position(|s| Some(s.lease.backend().index) == leader);
+        if !writes && at.is_none() {
+            // Only locks were taken: they are taken again where the transaction begins anew.
+            shares::abandon(&self.shared, shares).await;
+            self.ensure_leading().await?;
+            return self.lock_again().await;
+        }
+        let share = match at {
+            Some(at) if shares[at].failed.is_none() => shares.remove(at),
+            _ => {
+                shares::abandon(&self.shared, shares).await;
+                let why = "its effects were not complete on the backend that leads now";
+                return Err(Failure::retry(why).into());
+            }
+        };
+        let mut leader = share.lease;
+        let settings = self.settings.clone();
+        leader.lead(&settings);
+        self.set_place(Place::Leading { leader, shares, shared: true });
+        self.lock_again().await
+    }
+
+    /// Takes row locks again by running the locking reads again. Another answer ends the transaction.
+    async fn lock_again(&mut self) -> Result<(), Stop> {
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let Transaction { locks, place, .. } = tx;
+        let Place::Leading { leader, .. } = place else { return Ok(()) };
+        for lock in locks.iter() {
+            let again = leader.run(&lock.work, &mut Discard::default()).await;
+            let same = matches!(&again, Ok(o) if o.error.is_none() && o.digest == lock.digest);
+            if !same {
+                return Err(Failure::retry("rows it had locked have changed meanwhile").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a locking read, so that it can be taken again.
+    pub(super) fn note_lock(&mut self, work: &<P::Link as Link>::Work, outcome: &Outcome) {
+        if let Some(tx) = &mut self.tx {
+            if work.is_partial() || outcome.suspended {
+                tx.stateful = true;
+            } else {
+                tx.locks.push(Lock { work: work.clone(), digest: outcome.digest });
+            }
+        }
+    }
+
+    /// Undoes the transaction everywhere. The leader's connection is kept where state lives in it.
+    pub(super) async fn undo(&mut self) {
+        let Some(tx) = self.tx.take() else { return };
+        (self.settings, self.scope) = tx.before;
+        match tx.place {
+            Place::Nowhere => {}
+            Place::Reading(lease) => self.end_reading(lease).await,
+            Place::Leading { mut leader, shares, .. } => {
+                leader.queue_rollback();
+                let (ended, ()) =
+                    tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
+                match ended {
+                    Ok(_) => self.give_back(leader),
+                    Err(broken) => {
+                        let (backend, generation) = (leader.backend().index, leader.generation());
+                        let why = broken.to_string();
+                        self.shared.keeper.lost(backend, generation, why, false).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a leader's connection back, or keeps it for the session that has state in it.
+    pub(super) fn give_back(&mut self, lease: Lease<P::Link>) {
+        if lease.tx_state() != TxState::Idle {
+            return;
+        }
+        if self.stays.any() {
+            self.held = Some(lease);
+        } else {
+            lease.release();
+        }
+    }
+}
+
+pub(super) fn unavailable() -> Failure {
+    Failure::new(Kind::Unavailable, "no database is active")
+        .hint("the administrator sees the reasons with SHOW BACKENDS on the console")
+}
+
+pub(super) fn internal(what: &str) -> Failure {
+    Failure::new(Kind::Internal, what)
+}

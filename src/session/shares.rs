@@ -1,0 +1,122 @@
+//! A transaction's shares on the followers.
+//!
+//! Effects stream to the followers behind the client's back. A share that fails is not the end of
+//! anything: at commit it is applied again, alone (I3). When the transaction ends on the leader
+//! otherwise than by commit, all shares are dropped at the same moment, none waiting for another (I9).
+
+use futures_util::future::join_all;
+
+use super::transaction::{Place, Share, Transaction};
+use super::Shared;
+use crate::backend::{CheckoutError, Lease, Pool, Purpose};
+use crate::exchange::{Broken, Link, Protocol, Settings};
+use crate::keeper::Verdict;
+use std::sync::Arc;
+
+/// Opens a share on one follower and sends it everything the transaction has done.
+pub(super) async fn open<P: Protocol>(
+    pool: &Arc<Pool<P::Link>>,
+    settings: &Settings,
+    tx: &Transaction<P::Link>,
+) -> Result<Share<P::Link>, CheckoutError> {
+    let mut lease = pool.checkout().await?;
+    lease.adopt(settings);
+    lease.begin_share();
+    for effect in &tx.effects {
+        lease.queue_effect(effect);
+    }
+    Ok(Share { lease, failed: None })
+}
+
+/// Opens the shares on all followers, when that has not been done.
+pub(super) async fn open_all<P: Protocol>(
+    shared: &Shared<P>,
+    user: &str,
+    settings: &Settings,
+    tx: &mut Transaction<P::Link>,
+) {
+    let Place::Leading { shared: opened, leader, .. } = &mut tx.place else { return };
+    if std::mem::replace(opened, true) {
+        return;
+    }
+    let leading = leader.backend().index;
+    let mut fresh = Vec::new();
+    let view = shared.keeper.view();
+    for &follower in view.order.iter().filter(|b| **b != leading) {
+        let backend = &shared.backends[follower];
+        let generation = backend.generation();
+        let pool = backend.pool(user, Purpose::Write);
+        match open::<P>(&pool, settings, tx).await {
+            Ok(share) => fresh.push(share),
+            // A follower without room gets its share at commit.
+            Err(CheckoutError::Busy(_)) => {}
+            Err(CheckoutError::Connect(error)) => {
+                shared.keeper.lost(follower, generation, error.to_string(), false).await;
+            }
+        }
+    }
+    if let Place::Leading { shares, .. } = &mut tx.place {
+        *shares = fresh;
+    }
+}
+
+/// Sends what is queued for the shares. Failures are judged at commit.
+pub(super) async fn flush<L: Link>(shares: &mut [Share<L>]) {
+    for share in shares {
+        if share.failed.is_none()
+            && let Err(broken) = share.lease.flush().await
+        {
+            share.failed = Some(broken.to_string());
+        }
+    }
+}
+
+/// Waits until every share has answered everything (I8).
+pub(super) async fn drain<P: Protocol>(shared: &Shared<P>, shares: &mut Vec<Share<P::Link>>) {
+    let answers = join_all(shares.iter_mut().map(|share| share.lease.drain())).await;
+    let mut broken = Vec::new();
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Ok(None) => {}
+            Ok(Some(error)) => {
+                shares[n].failed.get_or_insert(error);
+            }
+            Err(why) => broken.push((n, why)),
+        }
+    }
+    for (n, why) in broken.into_iter().rev() {
+        let share = shares.remove(n);
+        report_share(shared, &share.lease, &why).await;
+    }
+}
+
+/// Reports a broken connection of a follower.
+pub(super) async fn report_share<P: Protocol>(
+    shared: &Shared<P>,
+    lease: &Lease<P::Link>,
+    why: &Broken,
+) -> Verdict {
+    // Silence is not a session's death: the server took what was sent and does not answer.
+    let force = matches!(why, Broken::Silent(_));
+    let (backend, generation) = (lease.backend().index, lease.generation());
+    shared.keeper.lost(backend, generation, why.to_string(), force).await
+}
+
+/// Drops shares at once: what is queued is thrown away, what runs is cancelled, all is undone.
+pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P::Link>>) {
+    let ends = shares.into_iter().map(|mut share| async move {
+        if share.lease.outstanding() > 0 {
+            P::Link::cancel(&share.lease.canceller()).await;
+        }
+        share.lease.queue_rollback();
+        (share.lease.drain().await, share.lease)
+    });
+    for (end, lease) in join_all(ends).await {
+        match end {
+            Ok(_) => lease.release(),
+            Err(why) => {
+                report_share(shared, &lease, &why).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! An application's transaction: where it runs, and what it has done.
+
+use std::sync::Arc;
+
+use crate::backend::Lease;
+use crate::exchange::{Link, Settings, TxMode};
+use crate::sql::{Isolation, Scope, Touched};
+use crate::store::journal::Effect;
+
+/// One transaction's part on one follower.
+#[derive(Debug)]
+pub struct Share<L: Link> {
+    /// The connection.
+    pub lease: Lease<L>,
+    /// Why it has to be applied again at commit, if so.
+    pub failed: Option<String>,
+}
+
+/// Where a transaction runs.
+#[derive(Debug)]
+pub enum Place<L: Link> {
+    /// It has done nothing yet that a backend had to know.
+    Nowhere,
+    /// On one balanced backend: it has only read.
+    Reading(Lease<L>),
+    /// On the leader, with shares on the followers once it has written.
+    Leading {
+        /// The leader's connection.
+        leader: Lease<L>,
+        /// The followers' parts.
+        shares: Vec<Share<L>>,
+        /// Whether the shares have been opened.
+        shared: bool,
+    },
+}
+
+/// A savepoint, and what to go back to.
+#[derive(Debug)]
+pub struct Savepoint {
+    name: String,
+    effects: usize,
+    context: usize,
+    settings: Settings,
+    scope: Arc<Scope>,
+}
+
+/// A locking read, to be run again when the leader dies.
+#[derive(Debug)]
+pub struct Lock<W> {
+    /// The statement.
+    pub work: W,
+    /// The hash of its answer.
+    pub digest: u64,
+}
+
+/// An application's transaction.
+#[derive(Debug)]
+pub struct Transaction<L: Link> {
+    /// Opened by the application, not by us around a single statement or a pipeline.
+    pub explicit: bool,
+    /// How it was opened.
+    pub mode: TxMode,
+    /// A statement has failed: only its end, or a return to a savepoint, can follow.
+    pub failed: bool,
+    /// Where it runs.
+    pub place: Place<L>,
+    /// What the followers get, in order.
+    pub effects: Vec<Effect>,
+    /// How many of the effects write.
+    pub writing: usize,
+    /// Statements that make the server's transaction what it is (SET LOCAL and the like).
+    pub context: Vec<String>,
+    /// Its savepoints.
+    pub savepoints: Vec<Savepoint>,
+    /// The capture triggers report.
+    pub capture: bool,
+    /// It has changed the catalog: nothing the catalog says is true inside of it.
+    pub ddl: bool,
+    /// Tables it has written.
+    pub writes: Touched,
+    /// Locking reads.
+    pub locks: Vec<Lock<L::Work>>,
+    /// State in the server's session that cannot be carried over to another backend.
+    pub stateful: bool,
+    /// What to go back to when it is undone.
+    pub before: (Settings, Arc<Scope>),
+}
+
+impl<L: Link> Transaction<L> {
+    /// A transaction that has done nothing.
+    pub fn new(explicit: bool, mode: TxMode, before: (Settings, Arc<Scope>)) -> Self {
+        Self {
+            explicit,
+            mode,
+            failed: false,
+            place: Place::Nowhere,
+            effects: Vec::new(),
+            writing: 0,
+            context: Vec::new(),
+            savepoints: Vec::new(),
+            capture: false,
+            ddl: false,
+            writes: Touched::None,
+            locks: Vec::new(),
+            stateful: false,
+            before,
+        }
+    }
+
+    /// Whether it can go on elsewhere when its backend dies, as far as its level says.
+    ///
+    /// A snapshot cannot be carried over: only READ COMMITTED takes a new one for each statement.
+    pub fn is_portable(&self, default: Isolation) -> bool {
+        let level = self.mode.isolation.unwrap_or(default);
+        level <= Isolation::ReadCommitted && !self.stateful
+    }
+
+    /// Whether nothing of it would be missed if it began anew.
+    pub fn is_fresh(&self) -> bool {
+        self.writing == 0 && self.locks.is_empty() && !self.stateful && self.savepoints.is_empty()
+    }
+
+    /// Notes tables that it has written.
+    pub fn touch(&mut self, more: &Touched) {
+        match (&mut self.writes, more) {
+            (Touched::Unknown, _) | (_, Touched::None) => {}
+            (writes, Touched::Unknown) => *writes = Touched::Unknown,
+            (writes @ Touched::None, tables) => writes.clone_from(tables),
+            (Touched::Tables(mine), Touched::Tables(more)) => {
+                for table in more {
+                    if !mine.contains(table) {
+                        mine.push(table.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds an effect.
+    pub fn add(&mut self, effect: Effect, writes: bool) {
+        self.writing += usize::from(writes);
+        self.effects.push(effect);
+    }
+
+    /// Adds a statement that every server's transaction must have seen.
+    pub fn add_context(&mut self, sql: &str) {
+        self.context.push(sql.to_owned());
+        self.effects.push(Effect::Text { sql: sql.to_owned(), rows: None });
+    }
+
+    /// Marks a savepoint.
+    pub fn mark(&mut self, name: &str, settings: Settings, scope: Arc<Scope>) {
+        self.savepoints.push(Savepoint {
+            name: name.to_owned(),
+            effects: self.effects.len(),
+            context: self.context.len(),
+            settings,
+            scope,
+        });
+    }
+
+    /// Forgets a savepoint and those after it.
+    pub fn release(&mut self, name: &str) {
+        if let Some(at) = self.savepoints.iter().rposition(|s| s.name == name) {
+            self.savepoints.truncate(at);
+        }
+    }
+
+    /// Goes back to a savepoint: what came after it has not happened.
+    pub fn return_to(&mut self, name: &str) -> Option<(Settings, Arc<Scope>)> {
+        let at = self.savepoints.iter().rposition(|s| s.name == name)?;
+        self.savepoints.truncate(at + 1);
+        let savepoint = self.savepoints.last()?;
+        self.effects.truncate(savepoint.effects);
+        self.context.truncate(savepoint.context);
+        // SET LOCAL lockstep.capture was undone too, if it came after the savepoint.
+        self.capture = false;
+        self.failed = false;
+        Some((savepoint.settings.clone(), savepoint.scope.clone()))
+    }
+}
