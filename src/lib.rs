@@ -1,1 +1,3 @@
 //! lockstep.
+
+pub mod store;
