@@ -1,4 +1,3 @@
 //! lockstep.
 
-pub mod config;
-pub mod sql;
+pub mod store;

@@ -1,0 +1,337 @@
+//! The control row, the secrets and the journal of one backend, over an administrator's connection.
+//!
+//! Every name is qualified and every value a parameter, so nothing here depends on the settings of the connection or
+//! on what users have put into the database.
+
+use super::journal::Record;
+use super::{SCHEMA_SQL, capture::quoted};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Client, Error};
+
+/// The control row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Which cluster the backend belongs to.
+    pub cluster_id: String,
+    /// What the backend is called in it.
+    pub backend: String,
+    /// The server it was when it was initialised; a difference means that another server stands at this address.
+    pub system_identifier: String,
+    /// Number of the newest view that this backend knows.
+    pub view: i64,
+    /// Members of that view, the leader first.
+    pub members: Vec<String>,
+    /// Ballot under which the view was made.
+    pub ballot: i64,
+    /// Every record up to here is committed on every member.
+    pub complete_to: i64,
+    /// Records up to here are no longer in the journal.
+    pub pruned_to: i64,
+}
+
+/// Which server this is, and since when it runs. A change of either makes a backend suspect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// From `pg_control_system()`.
+    pub system_identifier: String,
+    /// Start of the server in microseconds since 1970.
+    pub started: i64,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+}
+
+/// Where a sequence stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// `"schema"."name"`, always in quotes.
+    pub name: String,
+    /// `last_value`.
+    pub value: i64,
+    /// Whether that value has been handed out.
+    pub called: bool,
+}
+
+/// A session that did not end in time.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// The database did not answer.
+    #[error("the sessions of the former writer could not be ended: {0}")]
+    Database(#[from] Error),
+    /// Sessions that are still there after the deadline.
+    #[error("{0} sessions of the former writer are still there after the deadline")]
+    Alive(usize),
+}
+
+/// Which server stands behind this connection.
+pub async fn identity(client: &Client) -> Result<Identity, Error> {
+    let row = client
+        .query_one(
+            "SELECT system_identifier::text, \
+             (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint, \
+             pg_catalog.pg_is_in_recovery() FROM pg_catalog.pg_control_system()",
+            &[],
+        )
+        .await?;
+    Ok(Identity {
+        system_identifier: row.get(0),
+        started: row.get(1),
+        in_recovery: row.get(2),
+    })
+}
+
+/// Installs or upgrades schema `lockstep`, gives every table its triggers, and turns on the event triggers. Tables are
+/// taken one by one, so that an upgrade never holds more than one lock.
+pub async fn install(client: &Client) -> Result<(), Error> {
+    client.batch_execute(SCHEMA_SQL).await?;
+    client.batch_execute("SELECT lockstep.watch()").await?;
+    for row in client
+        .query("SELECT u::oid FROM lockstep.unguarded() AS u", &[])
+        .await?
+    {
+        let table: u32 = row.get(0);
+        client
+            .execute("SELECT lockstep.guard($1::oid::regclass)", &[&table])
+            .await?;
+    }
+    Ok(())
+}
+
+/// The control row; nothing when lockstep was never installed here, or not completely.
+pub async fn read_control(client: &Client) -> Result<Option<Control>, Error> {
+    let there = client.query_one(
+        "SELECT pg_catalog.to_regclass('lockstep.control') IS NOT NULL",
+        &[],
+    );
+    if !there.await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt(
+            "SELECT cluster_id, backend, system_identifier, view, members, ballot, complete_to, pruned_to \
+             FROM lockstep.control",
+            &[],
+        )
+        .await?;
+    Ok(row.map(|row| Control {
+        cluster_id: row.get(0),
+        backend: row.get(1),
+        system_identifier: row.get(2),
+        view: row.get(3),
+        members: row.get(4),
+        ballot: row.get(5),
+        complete_to: row.get(6),
+        pruned_to: row.get(7),
+    }))
+}
+
+/// Writes the whole control row, whatever was there: for an initialisation and for a backend that was filled anew.
+pub async fn write_control(client: &Client, control: &Control) -> Result<(), Error> {
+    client
+        .execute(
+            "INSERT INTO lockstep.control (cluster_id, backend, system_identifier, view, members, ballot, \
+             complete_to, pruned_to) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (one) DO UPDATE SET \
+             (cluster_id, backend, system_identifier, view, members, ballot, complete_to, pruned_to) = \
+             (excluded.cluster_id, excluded.backend, excluded.system_identifier, excluded.view, excluded.members, \
+             excluded.ballot, excluded.complete_to, excluded.pruned_to)",
+            &[
+                &control.cluster_id,
+                &control.backend,
+                &control.system_identifier,
+                &control.view,
+                &control.members,
+                &control.ballot,
+                &control.complete_to,
+                &control.pruned_to,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Writes a newer view; says whether it was newer. A ballot never goes back, and under one ballot the view only grows.
+pub async fn write_view(
+    client: &Client,
+    view: i64,
+    members: &[String],
+    ballot: i64,
+) -> Result<bool, Error> {
+    let changed = client
+        .execute(
+            "UPDATE lockstep.control SET view = $1, members = $2, ballot = $3 WHERE view < $1 AND ballot <= $3",
+            &[&view, &members, &ballot],
+        )
+        .await?;
+    Ok(changed == 1)
+}
+
+/// Sequence numbers and ids of the records after one, in order, without their content.
+pub async fn journal_tail(client: &Client, after: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let rows = client
+        .query(
+            "SELECT seq, id FROM lockstep.journal WHERE seq > $1 ORDER BY seq",
+            &[&after],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The highest sequence number in the journal, or that to which it was pruned.
+pub async fn journal_end(client: &Client) -> Result<i64, Error> {
+    let row = client
+        .query_one(
+            "SELECT greatest((SELECT max(seq) FROM lockstep.journal), \
+             (SELECT pruned_to FROM lockstep.control), 0::bigint)",
+            &[],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Up to `limit` records after one, in order.
+pub async fn read_records(client: &Client, after: i64, limit: i64) -> Result<Vec<Record>, Error> {
+    let rows = client
+        .query(
+            "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq > $1 ORDER BY seq LIMIT $2",
+            &[&after, &limit],
+        )
+        .await?;
+    Ok(rows.iter().map(record).collect())
+}
+
+/// The records with these sequence numbers, in order; those that are not there are left out.
+pub async fn read_records_by_seq(client: &Client, seqs: &[i64]) -> Result<Vec<Record>, Error> {
+    let rows = client
+        .query(
+            "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq = ANY ($1) ORDER BY seq",
+            &[&seqs],
+        )
+        .await?;
+    Ok(rows.iter().map(record).collect())
+}
+
+fn record(row: &tokio_postgres::Row) -> Record {
+    Record {
+        seq: row.get(0),
+        id: row.get(1),
+        user: row.get(2),
+        entry: row.get(3),
+    }
+}
+
+/// Notes that every record up to `seq` is on every member. Never goes back.
+pub async fn set_complete(client: &Client, seq: i64) -> Result<(), Error> {
+    client
+        .execute(
+            "UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1",
+            &[&seq],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins after
+/// `pruned_to`, and that is written in the same transaction.
+pub async fn prune(client: &Client, upto: i64, limit: i64) -> Result<u64, Error> {
+    let row = client
+        .query_one(
+            "WITH old AS (SELECT seq FROM lockstep.journal WHERE seq <= $1 ORDER BY seq LIMIT $2), \
+             gone AS (DELETE FROM lockstep.journal j USING old WHERE j.seq = old.seq RETURNING j.seq), \
+             noted AS (UPDATE lockstep.control SET pruned_to = greatest(pruned_to, (SELECT max(seq) FROM gone)) \
+             WHERE EXISTS (SELECT FROM gone)) SELECT count(*) FROM gone",
+            &[&upto, &limit],
+        )
+        .await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+/// Replaces the secrets. From here on whoever knows only the former ones can neither record nor apply.
+pub async fn install_tokens(
+    client: &Client,
+    token: &str,
+    capture_token: &str,
+) -> Result<(), Error> {
+    client
+        .execute(
+            "INSERT INTO lockstep.secret (token, capture_token) VALUES ($1, $2) ON CONFLICT (one) \
+             DO UPDATE SET (token, capture_token) = (excluded.token, excluded.capture_token)",
+            &[&token, &capture_token],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The secrets, for a proxy that takes over a cluster.
+pub async fn read_tokens(client: &Client) -> Result<Option<(String, String)>, Error> {
+    let row = client
+        .query_opt("SELECT token, capture_token FROM lockstep.secret", &[])
+        .await?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
+/// Ends every session of these users in this database except our own and waits until they are gone, so that nothing a
+/// former writer had under way can commit any more. A session is told by process id and start: ids are used again.
+pub async fn fence(
+    client: &Client,
+    users: &[String],
+    deadline: Duration,
+) -> Result<usize, FenceError> {
+    let give_up = Instant::now() + deadline;
+    let ended = client
+        .query(
+            "SELECT pid, backend_start::text, pg_catalog.pg_terminate_backend(pid) \
+             FROM pg_catalog.pg_stat_activity WHERE usename = ANY ($1) AND backend_type = 'client backend' \
+             AND datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()",
+            &[&users],
+        )
+        .await?;
+    let pids: Vec<i32> = ended.iter().map(|row| row.get(0)).collect();
+    let starts: Vec<String> = ended.iter().map(|row| row.get(1)).collect();
+    loop {
+        let row = client
+            .query_one(
+                "SELECT count(*) FROM pg_catalog.pg_stat_activity a \
+                 JOIN ROWS FROM (pg_catalog.unnest($1::int[]), pg_catalog.unnest($2::text[])) AS e(pid, start) \
+                 ON a.pid = e.pid AND a.backend_start::text = e.start",
+                &[&pids, &starts],
+            )
+            .await?;
+        match row.get::<_, i64>(0) {
+            0 => return Ok(pids.len()),
+            left if Instant::now() >= give_up => {
+                return Err(FenceError::Alive(
+                    usize::try_from(left).unwrap_or(usize::MAX),
+                ));
+            }
+            _ => sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Where all sequences of the database stand.
+pub async fn all_sequences(client: &Client) -> Result<Vec<Sequence>, Error> {
+    let rows = client
+        .query(
+            "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'lockstep' ORDER BY 1, 2",
+            &[],
+        )
+        .await?;
+    let names: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1))))
+        .collect();
+    let mut sequences = Vec::with_capacity(names.len());
+    for name in names {
+        let row = client
+            .query_one(&format!("SELECT last_value, is_called FROM {name}"), &[])
+            .await?;
+        sequences.push(Sequence {
+            name,
+            value: row.get(0),
+            called: row.get(1),
+        });
+    }
+    Ok(sequences)
+}
