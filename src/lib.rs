@@ -1,3 +1,6 @@
 //! lockstep.
 
 pub mod config;
+pub mod metrics;
+pub mod status;
+pub mod trace;
