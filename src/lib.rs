@@ -3,4 +3,5 @@
 pub mod config;
 pub mod metrics;
 pub mod status;
+pub mod tls;
 pub mod trace;
