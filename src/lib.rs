@@ -1,6 +1,7 @@
 //! lockstep.
 
 pub mod config;
+pub mod demo;
 pub mod metrics;
 pub mod status;
 pub mod tls;
