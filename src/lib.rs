@@ -1,5 +1,6 @@
 //! lockstep.
 
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod metrics;

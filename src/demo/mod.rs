@@ -58,6 +58,8 @@ type Result<T> = std::result::Result<T, DemoError>;
 /// The ports that are taken if they are free, since people know them from the documentation.
 const PROXY_PORT: u16 = 6432;
 const HTTP_PORT: u16 = 9632;
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+const TRIES: usize = 1_000;
 const MOST_BACKENDS: usize = server::NAMES.len();
 /// A slow machine with cold disks needs its time to make three databases.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -252,24 +254,31 @@ async fn ask_ready(http: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Distinct ports that were free a moment ago. They are all held before the first is let go, else
-/// the system may hand out the same one twice.
+/// Distinct ports that were free a moment ago. They lie below the range from which the system takes
+/// the near end of outgoing connections: else some connection may sit on the port of a server that
+/// was killed when it is to start again.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let none = |error| DemoError::new(format!("no free port: {error}"));
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held: Vec<_> = (0..count)
-        .map(bind)
-        .collect::<std::io::Result<_>>()
-        .map_err(none)?;
-    let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-    held.iter()
-        .map(port)
-        .collect::<std::io::Result<_>>()
-        .map_err(none)
+    let mut ports = Vec::new();
+    for _ in 0..TRIES {
+        let port = rand::random_range(PORTS);
+        if !ports.contains(&port) && is_free(port) {
+            ports.push(port);
+        }
+        if ports.len() == count {
+            return Ok(ports);
+        }
+    }
+    Err(DemoError::new(format!(
+        "no free port was found from {PORTS:?} in {TRIES} tries"
+    )))
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 fn free_port_near(wish: u16) -> Result<u16> {
-    if TcpListener::bind((Ipv4Addr::LOCALHOST, wish)).is_ok() {
+    if is_free(wish) {
         return Ok(wish);
     }
     Ok(free_ports(1)?[0])
