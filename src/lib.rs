@@ -1,3 +1,20 @@
 //! lockstep.
 
+pub mod backend;
+pub mod catalog;
+pub mod client;
+pub mod cluster;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod exchange;
+pub mod keeper;
+pub mod metrics;
+pub mod net;
+pub mod session;
+pub mod sql;
+pub mod status;
 pub mod store;
+pub mod tls;
+pub mod trace;
+pub mod wire;

@@ -262,7 +262,7 @@ fn what_is_missing_is_asked_for() {
     let error = refused("database = \"lockstep\"");
     assert_eq!(
         (error.line(), error.problem().contains("console")),
-        (None, true),
+        (Some(1), true),
         "{error}"
     );
     let error = refused("database = \"app\"\nbackend = [\"db1\"]");
