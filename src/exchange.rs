@@ -147,12 +147,16 @@ pub trait Client: Sink {
     fn rows(&mut self, work: &Self::Work, columns: &[&str], rows: &[Vec<Option<String>>], tag: &str);
     /// Answers a statement with an error.
     fn fail(&mut self, failure: &Failure);
+    /// Hands on an error as the database answered it.
+    fn relay_error(&mut self, error: &ServerError);
     /// Tells that the next batch may come.
     fn ready(&mut self, state: TxState);
     /// Sends a warning.
     fn warn(&mut self, code: &str, message: &str);
     /// Waits for the next piece of a bulk load that the application sends.
     fn next_bulk(&mut self) -> impl Future<Output = Result<BulkPiece, Gone>> + Send;
+    /// Takes in the rest of a bulk load that has failed.
+    fn skip_bulk(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
     /// Forgets prepared statements: all, or one by name. False when there is none of that name.
     fn forget_prepared(&mut self, name: Option<&str>) -> bool;
     /// Says goodbye with an error and closes.
@@ -183,6 +187,10 @@ pub struct Outcome {
     pub completion: usize,
     /// Rows that the capture triggers reported, in order.
     pub captured: Vec<crate::store::capture::Captured>,
+    /// How many captured rows the server counted at the end.
+    pub counted: Option<u64>,
+    /// Where the watched sequences stand: name, value, increment.
+    pub sequences: Vec<(String, i64, i64)>,
     /// The backend waits for a bulk load.
     pub bulk: bool,
     /// A cursor is still open on the connection.
@@ -238,6 +246,17 @@ impl std::fmt::Display for Broken {
     }
 }
 
+/// What is looked at around a statement on the leader.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch<'a> {
+    /// Every changed row is reported.
+    pub rows: bool,
+    /// Sequences whose values are read afterwards.
+    pub sequences: Option<&'a crate::sql::Sequences>,
+    /// The rows of the answer are hashed.
+    pub digest: bool,
+}
+
 /// How a transaction is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TxMode {
@@ -273,17 +292,10 @@ pub trait Link: Send + 'static {
     fn begin_share(&mut self);
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
-    /// Has the capture triggers report from here to the end of the transaction.
-    fn capture(&mut self);
     /// Has deferred constraints checked now; the answer is the client's if it is an error.
     fn check_deferred(
         &mut self,
     ) -> impl Future<Output = Result<Result<(), ServerError>, Broken>> + Send;
-    /// Where the given sequences stand: name, value, increment. `None` asks for all.
-    fn sequences(
-        &mut self,
-        names: Option<&[String]>,
-    ) -> impl Future<Output = Result<Result<Vec<(String, i64, i64)>, ServerError>, Broken>> + Send;
     /// Queues the end of the transaction.
     fn queue_commit(&mut self);
     /// Queues the undoing of the transaction.
@@ -299,6 +311,7 @@ pub trait Link: Send + 'static {
     fn run<S: Sink>(
         &mut self,
         work: &Self::Work,
+        watch: Watch<'_>,
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
     /// After a bulk load was opened: hands it on until its end.
@@ -309,6 +322,7 @@ pub trait Link: Send + 'static {
     /// After the last piece: the answer of the bulk load.
     fn finish_bulk<S: Sink>(
         &mut self,
+        watch: Watch<'_>,
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
     /// Sends what is queued. Reads answers while the backend does not take more.

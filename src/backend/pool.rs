@@ -167,6 +167,11 @@ impl<L: Link> Lease<L> {
         &self.pool.backend
     }
 
+    /// What it is used for.
+    pub fn purpose(&self) -> Purpose {
+        self.pool.purpose
+    }
+
     /// The backend's generation when this connection was taken.
     pub fn generation(&self) -> u64 {
         self.generation

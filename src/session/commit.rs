@@ -26,6 +26,10 @@ impl<P: Protocol> Session<P> {
     /// Commits the transaction.
     pub(super) async fn commit(&mut self) -> Result<(), Stop> {
         let Some(mut tx) = self.tx.take() else { return Ok(()) };
+        if tx.writing > 0 {
+            let settings = tx.before.0.clone();
+            shares::open_all(&self.shared, &self.user, &settings, &mut tx).await;
+        }
         let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Nowhere => Ok(()),
             Place::Reading(lease) => {
@@ -33,7 +37,7 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             Place::Leading { leader, shares, .. } if tx.writing == 0 => {
-                self.commit_alone(leader, shares).await
+                self.commit_alone(&tx, leader, shares).await
             }
             Place::Leading { leader, shares, .. } => {
                 self.commit_everywhere(&tx, leader, shares).await
@@ -48,6 +52,7 @@ impl<P: Protocol> Session<P> {
     /// A transaction without effects ends on the leader alone.
     async fn commit_alone(
         &mut self,
+        tx: &Transaction<P::Link>,
         mut leader: Lease<P::Link>,
         shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
@@ -55,7 +60,7 @@ impl<P: Protocol> Session<P> {
         leader.queue_commit();
         match leader.drain().await {
             Ok(None) => {
-                self.give_back(leader);
+                self.give_back_after(tx, leader);
                 Ok(())
             }
             Ok(Some(error)) => {
@@ -76,6 +81,23 @@ impl<P: Protocol> Session<P> {
     async fn commit_everywhere(
         &mut self,
         tx: &Transaction<P::Link>,
+        leader: Lease<P::Link>,
+        shares: Vec<Share<P::Link>>,
+    ) -> Result<(), Stop> {
+        if !tx.ddl {
+            return self.commit_members(tx, leader, shares).await;
+        }
+        // Raised before the commit, so that whoever gets past our locks knows that plans are old.
+        self.shared.catalogs.outdate();
+        let ended = self.commit_members(tx, leader, shares).await;
+        self.shared.ledger.forget_bounds();
+        self.shared.reload_catalog().await;
+        ended
+    }
+
+    async fn commit_members(
+        &mut self,
+        tx: &Transaction<P::Link>,
         mut leader: Lease<P::Link>,
         mut shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
@@ -92,9 +114,6 @@ impl<P: Protocol> Session<P> {
                 }
             }
         }
-        if tx.ddl {
-            self.shared.catalogs.outdate();
-        }
         let shared = self.shared.clone();
         let gate = shared.keeper.gate.read().await;
         let ticket = shared.ledger.begin(tx.writes.clone());
@@ -110,12 +129,12 @@ impl<P: Protocol> Session<P> {
         let ended = self.finish(tx, &ticket, leader, shares).await;
         if ended.is_ok() {
             ticket.acknowledged();
+            for (sequence, bound) in &tx.bounds {
+                shared.ledger.set_bound(sequence, Some(*bound));
+            }
         }
         drop(ticket);
         drop(gate);
-        if tx.ddl {
-            self.shared.reload_catalog().await;
-        }
         ended
     }
 
@@ -254,7 +273,7 @@ impl<P: Protocol> Session<P> {
             // Only the leader knows the conflicts: it alone may refuse, so it is asked first.
             first.queue_commit();
             match first.drain().await {
-                Ok(None) => self.give_back(first),
+                Ok(None) => self.give_back_after(tx, first),
                 Ok(Some(error)) => {
                     shares::abandon(&self.shared, shares).await;
                     self.give_back(first);
@@ -274,11 +293,14 @@ impl<P: Protocol> Session<P> {
             match end {
                 Ok(None) if n == 0 && leads => {
                     confirmed += 1;
-                    self.give_back(lease);
+                    self.give_back_after(tx, lease);
                 }
                 Ok(None) => {
                     confirmed += 1;
-                    lease.release();
+                    // A share whose session was changed by a SET is not worth bringing in order.
+                    if !tx.sets {
+                        lease.release();
+                    }
                 }
                 Ok(Some(error)) => self.put_out(&lease, &error).await,
                 Err(broken) => self.put_out(&lease, &broken.to_string()).await,
@@ -288,6 +310,14 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         }
         self.resolve(ticket).await
+    }
+
+    /// Gives the leader's connection back after a commit, with the settings it now has.
+    fn give_back_after(&mut self, tx: &Transaction<P::Link>, mut lease: Lease<P::Link>) {
+        if tx.sets {
+            lease.assume(self.settings.clone());
+        }
+        self.give_back(lease);
     }
 
     /// A backend that did not confirm a COMMIT that others did may lack it: it leaves.

@@ -5,7 +5,7 @@ use super::transaction::{Lock, Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Client, Discard, Link, Outcome, Protocol, Sink, TxState, Work};
+use crate::exchange::{Broken, Client, Discard, Link, Outcome, Protocol, Sink, TxState, Watch, Work};
 use crate::keeper::Verdict;
 
 /// How often a statement is started again before the client is told.
@@ -24,7 +24,12 @@ impl<P: Protocol> Session<P> {
             let backend = self.shared.backends[leader].clone();
             let generation = backend.generation();
             match backend.pool(&self.user, Purpose::Write).checkout().await {
-                Ok(lease) => return Ok(lease),
+                Ok(mut lease) => {
+                    for channel in &self.stays.listens {
+                        lease.queue(&format!("LISTEN {}", crate::store::capture::quoted(channel)));
+                    }
+                    return Ok(lease);
+                }
                 Err(error) => self.checkout_failed(leader, generation, error).await?,
             }
         }
@@ -112,7 +117,7 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn on_leader(
         &mut self,
         work: &<P::Link as Link>::Work,
-        capture: bool,
+        watch: Watch<'_>,
     ) -> Result<Outcome, Stop> {
         for _ in 0..ATTEMPTS {
             self.ensure_leading().await?;
@@ -121,12 +126,8 @@ impl<P: Protocol> Session<P> {
                 return Err(internal("no transaction").into());
             };
             let Place::Leading { leader, .. } = &mut tx.place else { continue };
-            if capture && !tx.capture {
-                leader.capture();
-                tx.capture = true;
-            }
             cancel.set(leader.canceller());
-            let ran = leader.run(work, client).await;
+            let ran = leader.run(work, watch, client).await;
             cancel.clear();
             match ran {
                 Ok(outcome) => return Ok(outcome),
@@ -150,7 +151,6 @@ impl<P: Protocol> Session<P> {
     /// The leader's connection broke: finds out what that means and carries the transaction over.
     pub(super) async fn leader_lost(&mut self, broken: &Broken) -> Result<(), Stop> {
         let Some(tx) = &mut self.tx else { return Ok(()) };
-        tx.capture = false;
         let place = std::mem::replace(&mut tx.place, Place::Nowhere);
         let Place::Leading { leader, shares, .. } = place else { return Ok(()) };
         if let Broken::Setup(why) = broken {
@@ -161,6 +161,8 @@ impl<P: Protocol> Session<P> {
         let force = matches!(broken, Broken::Silent(_));
         drop(leader);
         let was_held = std::mem::take(&mut self.stays);
+        // What was listened to can be listened to again elsewhere.
+        self.stays.listens.clone_from(&was_held.listens);
         let verdict = self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
         if was_held.lost_with_server() {
             shares::abandon(&self.shared, shares).await;
@@ -216,7 +218,8 @@ impl<P: Protocol> Session<P> {
         let Transaction { locks, place, .. } = tx;
         let Place::Leading { leader, .. } = place else { return Ok(()) };
         for lock in locks.iter() {
-            let again = leader.run(&lock.work, &mut Discard::default()).await;
+            let watch = Watch { digest: true, ..Watch::default() };
+            let again = leader.run(&lock.work, watch, &mut Discard::default()).await;
             let same = matches!(&again, Ok(o) if o.error.is_none() && o.digest == lock.digest);
             if !same {
                 return Err(Failure::retry("rows it had locked have changed meanwhile").into());

@@ -72,10 +72,14 @@ pub struct Transaction<L: Link> {
     pub context: Vec<String>,
     /// Its savepoints.
     pub savepoints: Vec<Savepoint>,
-    /// The capture triggers report.
-    pub capture: bool,
     /// It has changed the catalog: nothing the catalog says is true inside of it.
     pub ddl: bool,
+    /// It has changed settings of the session, not only of itself.
+    pub sets: bool,
+    /// Up to where it has reserved sequences on the followers.
+    pub bounds: Vec<(String, i64)>,
+    /// Bytes of its effects, roughly.
+    pub size: usize,
     /// Tables it has written.
     pub writes: Touched,
     /// Locking reads.
@@ -98,8 +102,10 @@ impl<L: Link> Transaction<L> {
             writing: 0,
             context: Vec::new(),
             savepoints: Vec::new(),
-            capture: false,
             ddl: false,
+            sets: false,
+            bounds: Vec::new(),
+            size: 0,
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
@@ -139,6 +145,7 @@ impl<L: Link> Transaction<L> {
     /// Adds an effect.
     pub fn add(&mut self, effect: Effect, writes: bool) {
         self.writing += usize::from(writes);
+        self.size += size(&effect);
         self.effects.push(effect);
     }
 
@@ -173,9 +180,19 @@ impl<L: Link> Transaction<L> {
         let savepoint = self.savepoints.last()?;
         self.effects.truncate(savepoint.effects);
         self.context.truncate(savepoint.context);
-        // SET LOCAL lockstep.capture was undone too, if it came after the savepoint.
-        self.capture = false;
         self.failed = false;
         Some((savepoint.settings.clone(), savepoint.scope.clone()))
+    }
+}
+
+/// Bytes of an effect, roughly.
+fn size(effect: &Effect) -> usize {
+    let rows = |rows: &[String]| rows.iter().map(|row| row.len() + 24).sum::<usize>();
+    64 + match effect {
+        Effect::Text { sql, .. } | Effect::Outside { sql } => sql.len(),
+        Effect::Bound { sql, bind, .. } => sql.len() + bind.len(),
+        Effect::Rows { old, new, .. } => rows(old) + rows(new),
+        Effect::Bulk { sql, data, .. } => sql.len() + data.len(),
+        Effect::Advance { .. } | Effect::ResetSequence { .. } => 0,
     }
 }

@@ -25,8 +25,6 @@ pub struct Shared {
     pub statements: Arc<Statements>,
     /// The proxy's secret for the functions in schema `lockstep`.
     pub token: String,
-    /// What the capture triggers sign their reports with.
-    pub capture_token: String,
     /// The largest message taken from a server.
     pub max_message: usize,
     /// How many statements one connection keeps prepared.
@@ -93,6 +91,8 @@ pub struct PgLink {
     pub(super) tx: u8,
     /// Used for balanced reads only.
     pub(super) reader: bool,
+    /// What the capture triggers sign their reports on this connection with.
+    pub(super) mark: String,
     /// Hashes the rows of the answer being handed on.
     digest: std::hash::DefaultHasher,
     pub(super) wants_digest: bool,
@@ -128,6 +128,7 @@ impl PgLink {
             settings: Settings::default(),
             tx: b'I',
             reader: false,
+            mark: String::new(),
             digest: std::hash::DefaultHasher::new(),
             wants_digest: false,
             expected: VecDeque::new(),
@@ -532,14 +533,13 @@ impl PgLink {
             fields.push((code, &tail[..end]));
             rest = &tail[end + 1..];
         }
-        capture::captured(&fields, &self.shared.capture_token)
+        capture::captured(&fields, &self.mark)
     }
 
     /// The rows of the newest request, for the proxy itself.
     pub(super) async fn collect(
         &mut self,
     ) -> Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken> {
-        self.settle(1).await?;
         let mut rows = Vec::new();
         let mut error = None;
         loop {

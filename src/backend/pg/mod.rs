@@ -10,8 +10,8 @@ pub use link::{Canceller, PgLink, Shared};
 use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
-use crate::exchange::{Broken, BulkPiece, Link, Outcome, ServerError, Settings, Sink, TxMode, TxState};
-use crate::sql::Isolation;
+use crate::exchange::{Broken, BulkPiece, Link, Outcome, ServerError, Settings, Sink, TxMode, TxState, Watch};
+use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
 use link::Own;
@@ -44,9 +44,73 @@ const RESET_SEQUENCE: Own = Own {
 const SEQUENCES: Own = Own {
     id: u64::MAX - 4,
     name: "lockstep_sequences",
-    sql: journal::SEQUENCES_SQL,
+    sql: "SELECT s.name, s.value, q.seqincrement FROM lockstep.sequences($1,$2) s \
+          JOIN pg_catalog.pg_sequence q ON q.seqrelid OPERATOR(pg_catalog.=) s.name::pg_catalog.regclass::pg_catalog.oid",
     types: &[25, 1009],
 };
+const CAPTURE: Own =
+    Own { id: u64::MAX - 5, name: "lockstep_capture", sql: journal::CAPTURE_ON_SQL, types: &[] };
+/// Counts the captured rows and turns the capture off again.
+const CAPTURED: Own = Own {
+    id: u64::MAX - 6,
+    name: "lockstep_captured",
+    sql: "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0'), \
+          pg_catalog.set_config('lockstep.capture', 'off', true)",
+    types: &[],
+};
+
+/// Whether a simple query opens a bulk load. Anything doubtful does not: it is only about what can be
+/// sent along with it.
+fn is_copy(text: &[u8]) -> bool {
+    let start = text.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(text.len());
+    text[start..].get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"copy"))
+}
+
+impl PgLink {
+    /// Queues the questions that follow a watched statement; how many.
+    fn queue_watched(&mut self, watch: Watch<'_>) -> usize {
+        let mut queued = 0;
+        if watch.rows {
+            self.queue_own(&CAPTURED, &bind_rest(&[]));
+            queued += 1;
+        }
+        let names = match watch.sequences {
+            None | Some(Sequences::None) => return queued,
+            Some(Sequences::Any) => None,
+            Some(Sequences::Named(names)) => Some(text_array(names)),
+        };
+        let token = self.shared.token.clone();
+        let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, names.as_deref())]);
+        self.queue_own(&SEQUENCES, &rest);
+        queued + 1
+    }
+
+    /// Reads the answers to what `queue_watched` asked. After an error there are none.
+    async fn collect_watched(
+        &mut self,
+        watch: Watch<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Broken> {
+        if watch.rows {
+            let count = self.collect().await?.ok().and_then(|rows| rows.into_iter().next());
+            let count = count.and_then(|row| row.into_iter().next().flatten());
+            outcome.counted = count.and_then(|text| text.parse().ok());
+        }
+        if matches!(watch.sequences, Some(Sequences::Any | Sequences::Named(_)))
+            && let Ok(rows) = self.collect().await?
+        {
+            for row in rows {
+                let mut columns = row.into_iter().flatten();
+                let name = columns.next();
+                let mut number = || columns.next().and_then(|t| t.parse::<i64>().ok());
+                if let (Some(name), Some(value), Some(step)) = (name, number(), number()) {
+                    outcome.sequences.push((name, value, step));
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
@@ -194,39 +258,8 @@ impl Link for PgLink {
         self.queue_query(&text, "limits", None);
     }
 
-    fn capture(&mut self) {
-        self.queue_query("SET LOCAL lockstep.capture = 'on'", "capture", None);
-    }
-
     async fn check_deferred(&mut self) -> Result<Result<(), ServerError>, Broken> {
         Ok(self.ask("SET CONSTRAINTS ALL IMMEDIATE", &[]).await?.map(|_| ()))
-    }
-
-    async fn sequences(
-        &mut self,
-        names: Option<&[String]>,
-    ) -> Result<Result<Vec<(String, i64, i64)>, ServerError>, Broken> {
-        let token = self.shared.token.clone();
-        let array = names.map(text_array);
-        let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, array.as_deref())]);
-        self.queue_own(&SEQUENCES, &rest);
-        self.send().await?;
-        let rows = match self.collect().await? {
-            Ok(rows) => rows,
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            let mut columns = row.into_iter().flatten();
-            let number = |text: Option<String>| text.and_then(|t| t.parse::<i64>().ok());
-            if let Some(name) = columns.next()
-                && let Some(value) = number(columns.next())
-            {
-                let _called = columns.next();
-                found.push((name, value, number(columns.next()).unwrap_or(1)));
-            }
-        }
-        Ok(Ok(found))
     }
 
     fn queue_commit(&mut self) {
@@ -255,7 +288,7 @@ impl Link for PgLink {
                 let rest = bind_rest(&[
                     token,
                     (0, Some(relation.as_bytes())),
-                    (0, Some(op.as_str().as_bytes())),
+                    (0, Some(op.letter().as_bytes())),
                     (1, Some(&old)),
                     (1, Some(&new)),
                 ]);
@@ -298,20 +331,36 @@ impl Link for PgLink {
         self.queue_own(&RECORD, &rest);
     }
 
-    async fn run<S: Sink>(&mut self, work: &PgWork, sink: &mut S) -> Result<Outcome, Broken> {
+    async fn run<S: Sink>(
+        &mut self,
+        work: &PgWork,
+        watch: Watch<'_>,
+        sink: &mut S,
+    ) -> Result<Outcome, Broken> {
+        if watch.rows {
+            self.queue_own(&CAPTURE, &bind_rest(&[]));
+        }
+        let bulk = matches!(work, PgWork::Query(text) if is_copy(text));
         match work {
             PgWork::Query(text) => {
-                client::query_bytes(&mut self.outgoing, text);
+                client::query(&mut self.outgoing, text);
                 self.after_simple_query();
             }
             PgWork::Steps(steps) => self.queue_steps(steps),
         }
+        // What is read afterwards travels with the statement, unless that waits for a bulk load.
+        let after = if bulk { 0 } else { self.queue_watched(watch) };
+        self.wants_digest = watch.digest;
         self.send().await?;
-        self.settle(1).await?;
+        self.settle(1 + after).await?;
         if let Some(error) = self.take_error() {
             return Err(Broken::Setup(error));
         }
-        self.relay(sink).await
+        let mut outcome = self.relay(sink).await?;
+        if !bulk {
+            self.collect_watched(watch, &mut outcome).await?;
+        }
+        Ok(outcome)
     }
 
     async fn send_bulk(&mut self, piece: &BulkPiece) -> Result<(), Broken> {
@@ -323,8 +372,16 @@ impl Link for PgLink {
         self.send().await
     }
 
-    async fn finish_bulk<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
-        self.relay(sink).await
+    async fn finish_bulk<S: Sink>(
+        &mut self,
+        watch: Watch<'_>,
+        sink: &mut S,
+    ) -> Result<Outcome, Broken> {
+        let mut outcome = self.relay(sink).await?;
+        self.queue_watched(watch);
+        self.send().await?;
+        self.collect_watched(watch, &mut outcome).await?;
+        Ok(outcome)
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
@@ -353,6 +410,7 @@ impl Link for PgLink {
         let params: Vec<_> = params.iter().map(|p| (0, p.map(str::as_bytes))).collect();
         self.queue_unnamed(sql, &bind_rest(&params));
         self.send().await?;
+        self.settle(1).await?;
         self.collect().await
     }
 

@@ -1,0 +1,150 @@
+//! BEGIN, COMMIT, ROLLBACK and savepoints.
+
+use super::leader::internal;
+use super::run::Step;
+use super::transaction::Place;
+use super::{Session, Stop, shares};
+use crate::error::Failure;
+use crate::exchange::{Client, Link, Protocol, TxMode, Watch};
+use crate::sql::TxOp;
+
+impl<P: Protocol> Session<P> {
+    /// Runs a statement that opens, ends or divides a transaction.
+    pub(super) async fn control(&mut self, step: &Step<'_, P::Work>, op: &TxOp) -> Result<(), Stop> {
+        match op {
+            TxOp::Begin { isolation, read_only, deferrable } => {
+                let mode = TxMode {
+                    isolation: *isolation,
+                    read_only: *read_only,
+                    deferrable: *deferrable,
+                };
+                self.begin(mode);
+                self.answered(step, "BEGIN")
+            }
+            TxOp::Commit { chain } => self.end(step, true, *chain).await,
+            TxOp::Rollback { chain } => self.end(step, false, *chain).await,
+            TxOp::Savepoint(name) => self.savepoint(step, name).await,
+            TxOp::Release(name) => self.release(step, name).await,
+            TxOp::RollbackTo(name) => self.return_to(step, name).await,
+        }
+    }
+
+    /// BEGIN is held back: no backend knows of it before the first statement.
+    fn begin(&mut self, mode: TxMode) {
+        match &mut self.tx {
+            Some(tx) if tx.explicit => {
+                self.client.warn("25001", "there is already a transaction in progress");
+            }
+            Some(tx) => {
+                tx.explicit = true;
+                if matches!(tx.place, Place::Nowhere) {
+                    tx.mode = mode;
+                }
+            }
+            None => self.open_block(true, mode),
+        }
+    }
+
+    async fn end(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        commit: bool,
+        chain: bool,
+    ) -> Result<(), Stop> {
+        let Some(tx) = &self.tx else {
+            self.client.warn("25P01", "there is no transaction in progress");
+            return self.answered(step, if commit { "COMMIT" } else { "ROLLBACK" });
+        };
+        if !tx.explicit {
+            self.client.warn("25P01", "there is no transaction in progress");
+        }
+        let mode = tx.mode.clone();
+        let tag = if commit && !tx.failed {
+            let started = tokio::time::Instant::now();
+            self.commit().await?;
+            self.shared.metrics.commits.inc();
+            self.shared.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+            "COMMIT"
+        } else {
+            self.undo().await;
+            self.shared.metrics.rollbacks.inc();
+            "ROLLBACK"
+        };
+        if chain {
+            self.open_block(true, mode);
+        }
+        self.answered(step, tag)
+    }
+
+    async fn savepoint(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
+        if self.tx.is_none() {
+            return self.leader_read(step, crate::sql::Hold::Statement).await;
+        }
+        self.on_leader_checked(step).await?;
+        let (settings, scope) = (self.settings.clone(), self.scope.clone());
+        if let Some(tx) = &mut self.tx {
+            tx.mark(name, settings, scope);
+        }
+        self.tell_shares(step.sql).await;
+        Ok(())
+    }
+
+    async fn release(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
+        if self.tx.is_none() {
+            return self.leader_read(step, crate::sql::Hold::Statement).await;
+        }
+        self.on_leader_checked(step).await?;
+        if let Some(tx) = &mut self.tx {
+            tx.release(name);
+        }
+        self.tell_shares(step.sql).await;
+        Ok(())
+    }
+
+    async fn return_to(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
+        let Some(tx) = &mut self.tx else {
+            return self.leader_read(step, crate::sql::Hold::Statement).await;
+        };
+        if tx.failed && matches!(tx.place, Place::Nowhere) {
+            let why = "its savepoints went with the backend that died";
+            return Err(if tx.savepoints.is_empty() {
+                Failure::new(
+                    crate::error::Kind::InFailedTransaction,
+                    format!("savepoint \"{name}\" does not exist"),
+                )
+                .code("3B001")
+            } else {
+                Failure::retry(why)
+            }
+            .into());
+        }
+        // A lock that becomes free on the leader and is not yet taken on a follower would close a
+        // cycle between two servers that neither can see (I8).
+        if let Place::Leading { shares, .. } = &mut tx.place {
+            shares::drain(&self.shared, shares).await;
+        }
+        self.on_leader_checked(step).await?;
+        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        if let Some((settings, scope)) = tx.return_to(name) {
+            (self.settings, self.scope) = (settings, scope);
+        }
+        self.tell_shares(step.sql).await;
+        Ok(())
+    }
+
+    async fn on_leader_checked(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        let outcome = self.on_leader(step.work, Watch::default()).await?;
+        outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)))
+    }
+
+    /// Sends a statement about savepoints to the shares that are open and well. One that is opened
+    /// later gets only what is left of the effects, and needs no savepoints.
+    async fn tell_shares(&mut self, sql: &str) {
+        let Some(tx) = &mut self.tx else { return };
+        let Place::Leading { shares, .. } = &mut tx.place else { return };
+        for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
+            share.lease.queue(sql);
+        }
+        shares::flush(shares).await;
+    }
+}

@@ -1,0 +1,283 @@
+//! One application's conversation.
+//!
+//! A session takes a batch, finds the class of each statement, and runs it: reads in `read.rs`,
+//! writes in `write.rs`, everything about a transaction's end in `commit.rs`. It knows no wire
+//! protocol: what it hands on is opaque to it.
+//!
+//! Rules that hold throughout: a step that was started is never given up half-way (only the wait
+//! for the next batch can be interrupted), and a client is told of success only after the commit.
+
+mod block;
+mod bulk;
+mod commit;
+mod ddl;
+mod leader;
+mod read;
+mod registry;
+mod run;
+mod settings;
+mod shares;
+mod shared;
+mod transaction;
+mod write;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use registry::{CancelSlot, Registry, SessionInfo};
+pub use settings::startup_statement;
+pub use shared::{Shared, SharedSettings};
+
+use crate::backend::Lease;
+use crate::config::Consistency;
+use crate::error::{Failure, Kind};
+use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
+use crate::sql::{Isolation, Scope};
+use transaction::Transaction;
+
+/// Why a batch goes no further.
+#[derive(Debug)]
+pub enum Stop {
+    /// We refuse, or cannot.
+    Failure(Failure),
+    /// The database answered an error.
+    Server(ServerError),
+    /// The application is gone.
+    Gone,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// State in a server's session that ties the application's session to one connection.
+#[derive(Clone, Debug, Default)]
+struct Stays {
+    /// Channels it listens on: can be listened on again elsewhere.
+    listens: BTreeSet<String>,
+    /// Temporary tables, advisory locks, cursors that outlive their transaction and the like.
+    other: bool,
+}
+
+impl Stays {
+    fn any(&self) -> bool {
+        self.other || !self.listens.is_empty()
+    }
+
+    /// Whether the death of the server's session loses something that cannot be made again.
+    fn lost_with_server(&self) -> bool {
+        self.other
+    }
+}
+
+/// One application's session.
+pub struct Session<P: Protocol> {
+    shared: Arc<Shared<P>>,
+    client: P::Client,
+    user: String,
+    /// The settings of the start-up message: what RESET goes back to.
+    initial: Settings,
+    /// The settings that the application has chosen.
+    settings: Settings,
+    /// What of the session the meaning of a text depends on.
+    scope: Arc<Scope>,
+    consistency: Consistency,
+    tx: Option<Transaction<P::Link>>,
+    /// The leader's connection that this session stays on.
+    held: Option<Lease<P::Link>>,
+    /// The connection of the statement that has just run outside a transaction.
+    last: Option<Lease<P::Link>>,
+    stays: Stays,
+    /// SQL-level prepared statements: name and body, with its classification.
+    prepared: std::collections::HashMap<String, crate::sql::Statement>,
+    cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
+    stop: CancellationToken,
+}
+
+/// What a client brings along from its login.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// Settings chosen in the start-up message.
+    pub settings: Settings,
+}
+
+impl<P: Protocol> Session<P> {
+    /// A session for a client that has logged in.
+    pub fn new(
+        shared: Arc<Shared<P>>,
+        client: P::Client,
+        login: Login,
+        cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
+        stop: CancellationToken,
+    ) -> Self {
+        let consistency = shared.settings.consistency;
+        let mut session = Self {
+            shared,
+            client,
+            user: login.user,
+            initial: login.settings.clone(),
+            settings: login.settings,
+            scope: Arc::default(),
+            consistency,
+            tx: None,
+            held: None,
+            last: None,
+            stays: Stays::default(),
+            prepared: std::collections::HashMap::new(),
+            cancel,
+            stop,
+        };
+        session.scope = session.initial_scope();
+        session
+    }
+
+    /// Serves the client until it leaves, or until the proxy stops and it has no transaction open.
+    pub async fn serve(mut self) {
+        loop {
+            let batch = match self.next_batch().await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => {
+                    let farewell = Failure::new(Kind::Shutdown, "the proxy is shutting down")
+                        .hint("connect again");
+                    self.client.close(&farewell).await;
+                    break;
+                }
+                Err(Gone) => break,
+            };
+            if self.batch(batch).await.is_err() {
+                break;
+            }
+        }
+        self.undo().await;
+    }
+
+    /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
+    async fn next_batch(&mut self) -> Result<Option<Batch<P::Work>>, Gone> {
+        loop {
+            let Self { client, held, stop, tx, .. } = &mut *self;
+            let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
+                let idle = tx.is_none();
+                return tokio::select! {
+                    biased;
+                    batch = client.next() => batch.map(Some),
+                    () = stop.cancelled(), if idle => Ok(None),
+                };
+            };
+            let mut said = Unasked::default();
+            tokio::select! {
+                biased;
+                batch = client.next() => return batch.map(Some),
+                () = stop.cancelled() => return Ok(None),
+                heard = lease.idle(&mut said) => {
+                    if let Err(broken) = heard {
+                        self.held_lost(&broken.to_string()).await;
+                    } else {
+                        use crate::exchange::Sink;
+                        self.client.buffer().extend_from_slice(&said.0);
+                        self.client.flush().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The connection this session stays on broke while nobody used it.
+    async fn held_lost(&mut self, why: &str) {
+        let Some(lease) = self.held.take() else { return };
+        let (backend, generation) = (lease.backend().index, lease.generation());
+        drop(lease);
+        self.shared.keeper.lost(backend, generation, why.to_owned(), false).await;
+        if self.stays.listens.is_empty() {
+            return;
+        }
+        // Listening begins again at once: the client may never send anything.
+        if let Ok(lease) = self.leader_lease().await {
+            self.held = Some(lease);
+        }
+    }
+
+    /// Runs a batch and answers it.
+    async fn batch(&mut self, batch: Batch<P::Work>) -> Result<(), Gone> {
+        use crate::exchange::Sink;
+        let end = batch.end;
+        let mut stopped = self.items(batch).await;
+        if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+            match stopped {
+                Ok(()) => stopped = self.commit().await,
+                Err(_) => self.undo().await,
+            }
+        }
+        match stopped {
+            Ok(()) => {}
+            Err(Stop::Gone) => return Err(Gone),
+            Err(Stop::Failure(failure)) => self.client.fail(&failure),
+            Err(Stop::Server(error)) => self.client.relay_error(&error),
+        }
+        if end == End::Ready {
+            let state = self.state();
+            self.client.ready(state);
+        }
+        self.client.flush().await
+    }
+
+    /// The state of the transaction, as the client is told about it.
+    fn state(&self) -> TxState {
+        match &self.tx {
+            None => TxState::Idle,
+            Some(tx) if tx.failed => TxState::Failed,
+            Some(_) => TxState::Open,
+        }
+    }
+
+    /// The isolation level of transactions that do not choose one.
+    fn default_isolation(&self) -> Isolation {
+        settings::default_isolation(&self.settings)
+    }
+
+    /// Waits while no backend is active, up to the limit.
+    async fn wait_serving(&self) -> Result<(), Stop> {
+        use crate::cluster::Phase;
+        if self.shared.keeper.view().phase == Phase::Serving {
+            return Ok(());
+        }
+        if self.shared.keeper.wait_serving(self.shared.settings.hold).await {
+            Ok(())
+        } else {
+            Err(leader::unavailable().into())
+        }
+    }
+}
+
+/// Holds what a server said unasked until it can be handed on.
+#[derive(Debug, Default)]
+struct Unasked(bytes::BytesMut);
+
+impl crate::exchange::Sink for Unasked {
+    fn buffer(&mut self) -> &mut bytes::BytesMut {
+        &mut self.0
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    fn limit(&self) -> usize {
+        usize::MAX
+    }
+
+    fn flushes(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,221 @@
+//! Reads: on the least loaded backend, seeing every commit that any client can have seen.
+
+use tokio::time::Instant;
+
+use super::run::Step;
+use super::transaction::Place;
+use super::{Session, Stop};
+use crate::backend::{Lease, Purpose};
+use crate::cluster::balance::{self, Candidate};
+use crate::config::Consistency;
+use crate::error::Failure;
+use crate::exchange::{Broken, Client, Link, Outcome, Protocol, Sink, Watch, Work};
+use crate::sql::{Hold, Isolation, Statement, Touched};
+
+/// A server's word for a write on a connection that only reads.
+const READ_ONLY: &str = "25006";
+
+impl<P: Protocol> Session<P> {
+    /// A read inside a transaction.
+    pub(super) async fn read(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.tx.is_none() {
+            return self.read_alone(std::slice::from_ref(step.statement), step.work).await;
+        }
+        let default = self.default_isolation();
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let level = tx.mode.isolation.unwrap_or(default);
+        // A clock must not jump within a transaction, and a portal stays where it was opened.
+        let bound = step.statement.clock || step.work.is_partial();
+        let snapshot = level > Isolation::ReadCommitted && tx.mode.read_only != Some(true);
+        let outcome = match &tx.place {
+            Place::Leading { .. } => self.on_leader(step.work, Watch::default()).await?,
+            _ if bound || snapshot || self.held.is_some() => {
+                tx.stateful |= step.work.is_partial();
+                self.on_leader(step.work, Watch::default()).await?
+            }
+            _ => {
+                let outcome = self.in_reading(step.work, &step.statement.reads).await?;
+                if outcome.error.as_ref().is_some_and(|e| e.code == READ_ONLY) {
+                    // It writes after all: the server knew better than the classifier.
+                    return self.write(step, false, Hold::Transaction).await;
+                }
+                outcome
+            }
+        };
+        outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)))
+    }
+
+    /// Runs a statement of a transaction that has only read, on its balanced backend.
+    pub(super) async fn in_reading(
+        &mut self,
+        work: &P::Work,
+        reads: &Touched,
+    ) -> Result<Outcome, Stop> {
+        for _ in 0..8 {
+            self.wait_for_commits(reads).await;
+            if matches!(self.tx.as_ref().map(|tx| &tx.place), Some(Place::Nowhere)) {
+                let mut lease = self.read_lease().await?;
+                lease.adopt(&self.base_settings());
+                if let Some(tx) = &mut self.tx {
+                    lease.begin(&tx.mode);
+                    for statement in &tx.context {
+                        lease.queue(statement);
+                    }
+                    tx.place = Place::Reading(lease);
+                }
+            }
+            let mark = (self.client.buffer().len(), self.client.flushes());
+            let Self { tx: Some(tx), client, cancel, .. } = self else { break };
+            let Place::Reading(lease) = &mut tx.place else { break };
+            cancel.set(lease.canceller());
+            let ran = lease.run(work, Watch::default(), client).await;
+            cancel.clear();
+            match ran {
+                Ok(outcome) => return Ok(outcome),
+                Err(Broken::Client(_)) => return Err(Stop::Gone),
+                Err(broken) => {
+                    let (backend, generation) = (lease.backend().index, lease.generation());
+                    tx.place = Place::Nowhere;
+                    let level = tx.mode.isolation.unwrap_or(Isolation::ReadCommitted);
+                    self.read_lost(backend, generation, &broken, mark).await?;
+                    if level > Isolation::ReadCommitted {
+                        return Err(Failure::retry("its snapshot was on the backend that died").into());
+                    }
+                }
+            }
+        }
+        Err(super::leader::unavailable().into())
+    }
+
+    /// Reads outside a transaction.
+    pub(super) async fn read_alone(
+        &mut self,
+        statements: &[Statement],
+        work: &P::Work,
+    ) -> Result<(), Stop> {
+        if self.held.is_some() {
+            let outcome = self.leader_alone(work).await;
+            self.settle_last();
+            let outcome = outcome?;
+            return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
+        }
+        for _ in 0..8 {
+            for statement in statements {
+                self.wait_for_commits(&statement.reads).await;
+            }
+            let mut lease = self.read_lease().await?;
+            lease.adopt(&self.settings);
+            let mark = (self.client.buffer().len(), self.client.flushes());
+            let started = Instant::now();
+            lease.backend().request_begins();
+            self.cancel.set(lease.canceller());
+            let ran = lease.run(work, Watch::default(), &mut self.client).await;
+            self.cancel.clear();
+            lease.backend().request_ends(started.elapsed());
+            match ran {
+                Ok(outcome) => {
+                    lease.release();
+                    let Some(error) = outcome.error else { return Ok(()) };
+                    if error.code == READ_ONLY && self.client.flushes() == mark.1 {
+                        self.client.buffer().truncate(mark.0);
+                        return self.write_misjudged(work).await;
+                    }
+                    return Err(Stop::Server(error));
+                }
+                Err(Broken::Client(_)) => return Err(Stop::Gone),
+                Err(broken) => {
+                    let (backend, generation) = (lease.backend().index, lease.generation());
+                    drop(lease);
+                    self.read_lost(backend, generation, &broken, mark).await?;
+                }
+            }
+        }
+        Err(super::leader::unavailable().into())
+    }
+
+    /// A backend died under a read: it is run again elsewhere, unless a part of its answer is out.
+    async fn read_lost(
+        &mut self,
+        backend: usize,
+        generation: u64,
+        broken: &Broken,
+        mark: (usize, u64),
+    ) -> Result<(), Stop> {
+        if let Broken::Setup(why) = broken {
+            let what = format!("the session's settings cannot be established: {why}");
+            return Err(super::leader::internal(&what).into());
+        }
+        self.shared.metrics.reads_retried.inc();
+        self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
+        if self.client.flushes() != mark.1 {
+            return Err(Failure::retry("its backend died in the middle of an answer").into());
+        }
+        self.client.buffer().truncate(mark.0);
+        Ok(())
+    }
+
+    /// Waits until this read is sure to see every commit that any client can have seen.
+    async fn wait_for_commits(&self, reads: &Touched) {
+        if self.consistency != Consistency::Eventual {
+            self.shared.ledger.wait_for_writes(reads).await;
+        }
+    }
+
+    /// A connection for a read, to a backend that the balancer chooses.
+    pub(super) async fn read_lease(&self) -> Result<Lease<P::Link>, Stop> {
+        for _ in 0..8 {
+            self.wait_serving().await?;
+            let Some(backend) = self.choose() else {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                continue;
+            };
+            let backend = &self.shared.backends[backend];
+            let generation = backend.generation();
+            match backend.pool(&self.user, Purpose::Read).checkout().await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => self.checkout_failed(backend.index, generation, error).await?,
+            }
+        }
+        Err(super::leader::unavailable().into())
+    }
+
+    fn choose(&self) -> Option<usize> {
+        let view = self.shared.keeper.view();
+        let readable = view.order.iter().filter(|b| view.is_readable(**b));
+        let candidates: smallvec::SmallVec<[Candidate; 8]> = readable
+            .map(|b| {
+                let backend = &self.shared.backends[*b];
+                Candidate {
+                    backend: *b,
+                    weight: backend.weight(),
+                    in_flight: backend.in_flight(),
+                    latency_us: backend.latency_us(),
+                }
+            })
+            .collect();
+        let turn = self.shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        balance::choose(self.shared.settings.balancer, &candidates, rand::random(), turn)
+    }
+
+    /// Runs messages that execute nothing (Parse, Describe, Close, an empty query).
+    pub(super) async fn unexecuted(&mut self, work: &P::Work) -> Result<(), Stop> {
+        let outcome = match &self.tx {
+            Some(tx) if tx.failed => {
+                return Err(Failure::new(
+                    crate::error::Kind::InFailedTransaction,
+                    "current transaction is aborted, commands ignored until end of transaction block",
+                )
+                .into());
+            }
+            Some(tx) if work.is_partial() || matches!(tx.place, Place::Leading { .. }) => {
+                if let Some(tx) = &mut self.tx {
+                    tx.stateful |= work.is_partial();
+                }
+                self.on_leader(work, Watch::default()).await?
+            }
+            Some(_) => self.in_reading(work, &Touched::None).await?,
+            None => return self.read_alone(&[], work).await,
+        };
+        outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)))
+    }
+}

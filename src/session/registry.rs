@@ -1,0 +1,105 @@
+//! Who is connected, and how what they run is cancelled.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How what a session runs now is cancelled.
+#[derive(Debug)]
+pub struct CancelSlot<C>(Mutex<Option<C>>);
+
+impl<C> Default for CancelSlot<C> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<C: Clone> CancelSlot<C> {
+    /// A statement begins.
+    pub fn set(&self, canceller: C) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
+    }
+
+    /// The statement has ended.
+    pub fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How to cancel what runs, if anything does.
+    pub fn get(&self) -> Option<C> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What is known about a connected client.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// The user.
+    pub user: String,
+    /// The database.
+    pub database: String,
+    /// Where it comes from.
+    pub address: String,
+    /// The name the application gave itself.
+    pub application: String,
+    /// Since when, in milliseconds of the Unix epoch.
+    pub since_ms: u64,
+}
+
+type Sessions<C> = BTreeMap<u32, (Vec<u8>, SessionInfo, Arc<CancelSlot<C>>)>;
+
+/// Who is connected.
+#[derive(Debug)]
+pub struct Registry<C>(Mutex<Sessions<C>>);
+
+impl<C> Default for Registry<C> {
+    fn default() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+}
+
+impl<C: Clone> Registry<C> {
+    fn lock(&self) -> MutexGuard<'_, Sessions<C>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a client under a number that nobody has.
+    pub fn add(&self, secret: Vec<u8>, info: SessionInfo) -> (u32, Arc<CancelSlot<C>>) {
+        let mut sessions = self.lock();
+        let mut number = rand::random_range(1..u32::MAX / 2);
+        while sessions.contains_key(&number) {
+            number = rand::random_range(1..u32::MAX / 2);
+        }
+        let slot = Arc::new(CancelSlot::default());
+        sessions.insert(number, (secret, info, slot.clone()));
+        (number, slot)
+    }
+
+    /// Removes a client.
+    pub fn remove(&self, number: u32) {
+        self.lock().remove(&number);
+    }
+
+    /// How to cancel what a client runs, for whoever knows its secret.
+    pub fn canceller(&self, number: u32, secret: &[u8]) -> Option<C> {
+        let sessions = self.lock();
+        let (known, _, slot) = sessions.get(&number)?;
+        lockstep_protocol::pg::auth::constant_time_eq(known, secret).then(|| slot.get()).flatten()
+    }
+
+    /// How many clients a user has.
+    pub fn count(&self, user: Option<&str>) -> usize {
+        let sessions = self.lock();
+        user.map_or(sessions.len(), |user| {
+            sessions.values().filter(|(_, info, _)| info.user == user).count()
+        })
+    }
+
+    /// All clients, with whether each runs something.
+    pub fn list(&self) -> Vec<(u32, SessionInfo, bool)> {
+        let sessions = self.lock();
+        let entry = |(n, (_, info, slot)): (&u32, &(Vec<u8>, SessionInfo, Arc<CancelSlot<C>>))| {
+            (*n, info.clone(), slot.get().is_some())
+        };
+        sessions.iter().map(entry).collect()
+    }
+}

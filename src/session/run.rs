@@ -1,0 +1,330 @@
+//! From a batch to statements, and from a statement's class to what is done with it.
+
+use std::sync::Arc;
+
+use super::leader::internal;
+use super::transaction::{Place, Transaction};
+use super::{Session, Stop, shares};
+use crate::backend::Purpose;
+use crate::catalog::Plan;
+use crate::error::{Failure, Kind};
+use crate::exchange::{
+    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, Text, TxMode, Watch, Work,
+};
+use crate::sql::{Class, Discard, Hold, Statement, TxOp};
+
+/// One statement on its way: its text, its class, and what to send.
+pub(super) struct Step<'a, W> {
+    pub(super) statement: &'a Statement,
+    pub(super) sql: &'a str,
+    pub(super) work: &'a W,
+    /// The text it is a part of, and the plan it was classified with.
+    pub(super) text: &'a Arc<Text>,
+    pub(super) plan: &'a Plan,
+}
+
+impl<P: Protocol> Session<P> {
+    /// Runs the statements of a batch until one fails.
+    pub(super) async fn items(&mut self, batch: Batch<P::Work>) -> Result<(), Stop> {
+        let executed = batch.items.iter().filter(|item| item.text.is_some()).count();
+        let partial = executed > 0 && batch.items.iter().any(|item| item.work.is_partial());
+        for item in &batch.items {
+            match &item.text {
+                Some(text) => self.item(item, text, executed > 1 || partial).await?,
+                None => self.unexecuted(&item.work).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn item(
+        &mut self,
+        item: &Item<P::Work>,
+        text: &Arc<Text>,
+        block: bool,
+    ) -> Result<(), Stop> {
+        let plan = self.shared.catalogs.plan(text, &self.scope);
+        let statements = &plan.script.statements;
+        let many = statements.len() > 1;
+        let reads = statements.iter().all(|s| matches!(s.class, Class::Read));
+        if reads && self.tx.is_none() && !item.work.is_partial() {
+            return self.read_alone(statements, &item.work).await;
+        }
+        if statements.is_empty() {
+            return self.unexecuted(&item.work).await;
+        }
+        for statement in statements {
+            let part;
+            let work = if many {
+                part = item.work.part(&text.sql, statement.range.clone());
+                &part
+            } else {
+                &item.work
+            };
+            if (block || many) && self.tx.is_none() && !matches!(statement.class, Class::Tx(_)) {
+                self.open_block(false, TxMode::default());
+            }
+            let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
+            let step = Step { statement, sql, work, text, plan: &plan };
+            self.statement(&step).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens a transaction that no backend knows of yet.
+    pub(super) fn open_block(&mut self, explicit: bool, mode: TxMode) {
+        let before = (self.settings.clone(), self.scope.clone());
+        self.tx = Some(Transaction::new(explicit, mode, before));
+    }
+
+    async fn statement(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.tx.as_ref().is_some_and(|tx| tx.failed) && !ends_failure(&step.statement.class) {
+            return Err(Failure::new(
+                Kind::InFailedTransaction,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            )
+            .into());
+        }
+        let metrics = self.shared.metrics.statements(step.statement.tag);
+        let done = self.dispatch(step).await;
+        self.settle_last();
+        match &done {
+            Ok(()) => metrics.ok.inc(),
+            Err(Stop::Failure(f)) if f.kind == Kind::Refused => metrics.refused.inc(),
+            Err(_) => metrics.failed.inc(),
+        }
+        if done.is_err() {
+            self.after_error().await;
+        }
+        done
+    }
+
+    async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        match &step.statement.class {
+            Class::Read => self.read(step).await,
+            Class::LeaderRead { hold } if step.statement.set_config.is_some() => {
+                let _ = hold;
+                self.set_config(step).await
+            }
+            Class::LeaderRead { hold } => self.leader_read(step, *hold).await,
+            Class::Keyed => self.write(step, true, Hold::Statement).await,
+            Class::Captured { hold } => self.write(step, false, *hold).await,
+            Class::CopyIn(copy) => self.bulk(step, copy).await,
+            Class::Ddl(ddl) => self.ddl(step, ddl).await,
+            Class::Maintenance(kind) => self.maintenance(step, *kind).await,
+            Class::Set(op) => self.set(step, op).await,
+            Class::Tx(op) => self.control(step, op).await,
+            Class::Deallocate(name) => self.deallocate(step, name.as_deref()).await,
+            Class::DiscardAll => self.discard_all(step).await,
+            Class::Discard(Discard::Temp) => self.leader_read(step, Hold::Statement).await,
+            Class::Discard(Discard::Plans) => self.answered(step, "DISCARD PLANS"),
+            Class::Discard(Discard::Sequences) => self.answered(step, "DISCARD SEQUENCES"),
+            Class::Execute(name) => self.execute(step, name).await,
+            Class::PrepareSql { name, body } => {
+                self.leader_read(step, Hold::Session).await?;
+                self.prepared.insert(name.clone(), (**body).clone());
+                Ok(())
+            }
+            Class::Listen(channel) => {
+                self.leader_read(step, Hold::Statement).await?;
+                self.stays.listens.insert(channel.clone());
+                Ok(())
+            }
+            Class::Unlisten(channel) => {
+                self.leader_read(step, Hold::Statement).await?;
+                match channel {
+                    Some(channel) => self.stays.listens.remove(channel),
+                    None => !std::mem::take(&mut self.stays.listens).is_empty(),
+                };
+                Ok(())
+            }
+            Class::Notify => self.leader_read(step, Hold::Statement).await,
+            Class::Refused(refusal) => {
+                Err(Failure::new(Kind::Refused, refusal.message.clone())
+                    .code(refusal.sqlstate)
+                    .hint(refusal.hint.clone())
+                    .into())
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, step: &Step<'_, P::Work>, tag: &str) -> Result<(), Stop> {
+        self.client.answer(step.work, tag);
+        Ok(())
+    }
+
+    /// A statement failed inside a transaction: on the leader its locks are free already, so its
+    /// shares are dropped at the same moment (I9).
+    async fn after_error(&mut self) {
+        let Some(tx) = &mut self.tx else { return };
+        if !tx.explicit {
+            return; // Undone as a whole at the end of the batch.
+        }
+        tx.failed = true;
+        let keep = !tx.savepoints.is_empty();
+        match std::mem::replace(&mut tx.place, Place::Nowhere) {
+            Place::Leading { leader, shares, .. } if keep => {
+                tx.place = Place::Leading { leader, shares: Vec::new(), shared: false };
+                shares::abandon(&self.shared, shares).await;
+            }
+            Place::Leading { mut leader, shares, .. } => {
+                leader.queue_rollback();
+                let (ended, ()) =
+                    tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
+                if ended.is_ok() {
+                    self.give_back(leader);
+                }
+            }
+            Place::Reading(lease) => self.end_reading(lease).await,
+            Place::Nowhere => {}
+        }
+    }
+
+    /// What must run on the leader and changes nothing that the followers have.
+    pub(super) async fn leader_read(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        hold: Hold,
+    ) -> Result<(), Stop> {
+        let statement = step.statement;
+        let outcome = if self.tx.is_some() {
+            let watch = Watch { digest: statement.locks_rows, ..Watch::default() };
+            let outcome = self.on_leader(step.work, watch).await?;
+            if let Some(error) = outcome.error {
+                return Err(Stop::Server(error));
+            }
+            if statement.locks_rows {
+                self.note_lock(step.work, &outcome);
+            } else if hold == Hold::Transaction
+                && let Some(tx) = &mut self.tx
+            {
+                tx.stateful = true;
+            }
+            outcome
+        } else {
+            self.leader_alone(step.work).await?
+        };
+        if let Some(error) = outcome.error {
+            return Err(Stop::Server(error));
+        }
+        if hold == Hold::Session {
+            self.stays.other = true;
+        }
+        self.note_temporary(statement);
+        Ok(())
+    }
+
+    /// Gives the connection of the last statement back, or keeps it where the session has state.
+    pub(super) fn settle_last(&mut self) {
+        let Some(lease) = self.last.take() else { return };
+        if lease.purpose() == Purpose::Write {
+            self.give_back(lease);
+        } else {
+            lease.release();
+        }
+    }
+
+    /// Runs a statement on the leader outside a transaction.
+    pub(super) async fn leader_alone(&mut self, work: &P::Work) -> Result<Outcome, Stop> {
+        for _ in 0..8 {
+            let mut lease = self.leader_lease().await?;
+            let settings = self.settings.clone();
+            lease.adopt(&settings);
+            let mark = (self.client.buffer().len(), self.client.flushes());
+            self.cancel.set(lease.canceller());
+            let ran = lease.run(work, Watch::default(), &mut self.client).await;
+            self.cancel.clear();
+            match ran {
+                Ok(outcome) => {
+                    self.last = Some(lease);
+                    return Ok(outcome);
+                }
+                Err(Broken::Client(_)) => return Err(Stop::Gone),
+                Err(Broken::Setup(why)) => {
+                    return Err(internal(&format!("settings cannot be established: {why}")).into());
+                }
+                Err(broken) => {
+                    let (backend, generation) = (lease.backend().index, lease.generation());
+                    drop(lease);
+                    self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
+                    if self.client.flushes() != mark.1 {
+                        return Err(Failure::retry("its backend died in the middle of an answer").into());
+                    }
+                    self.client.buffer().truncate(mark.0);
+                    if std::mem::take(&mut self.stays.other) {
+                        return Err(Failure::retry("the state of its server session is gone").into());
+                    }
+                }
+            }
+        }
+        Err(super::leader::unavailable().into())
+    }
+
+    pub(super) fn note_temporary(&mut self, statement: &Statement) {
+        if statement.creates_temp.is_empty()
+            && !statement.drops.iter().any(|t| self.scope.temp_tables.contains(t))
+        {
+            return;
+        }
+        let mut scope = (*self.scope).clone();
+        scope.temp_tables.extend(statement.creates_temp.iter().cloned());
+        for dropped in &statement.drops {
+            scope.temp_tables.remove(dropped);
+        }
+        self.scope = Arc::new(scope);
+        self.stays.other |= !statement.creates_temp.is_empty();
+    }
+
+    async fn deallocate(&mut self, step: &Step<'_, P::Work>, name: Option<&str>) -> Result<(), Stop> {
+        let Some(name) = name else {
+            for name in std::mem::take(&mut self.prepared).into_keys() {
+                if let Some(held) = &mut self.held {
+                    held.queue(&format!("DEALLOCATE {}", crate::store::capture::quoted(&name)));
+                }
+            }
+            self.client.forget_prepared(None);
+            return self.answered(step, "DEALLOCATE ALL");
+        };
+        if self.prepared.remove(name).is_none() && self.client.forget_prepared(Some(name)) {
+            return self.answered(step, "DEALLOCATE");
+        }
+        self.leader_read(step, Hold::Statement).await
+    }
+
+    async fn execute(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
+        let Some(body) = self.prepared.get(name).cloned() else {
+            return self.leader_read(step, Hold::Statement).await;
+        };
+        let step = Step { statement: &body, ..*step };
+        match &body.class {
+            // The text that a follower would get is EXECUTE: rows travel instead.
+            Class::Keyed => self.write(&step, false, Hold::Statement).await,
+            Class::Captured { hold } => self.write(&step, false, *hold).await,
+            Class::Refused(_) => Box::pin(self.dispatch(&step)).await,
+            _ => self.leader_read(&step, Hold::Statement).await,
+        }
+    }
+
+    async fn discard_all(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.tx.is_some() {
+            // The server says that it cannot run inside a transaction block.
+            return self.leader_read(step, Hold::Statement).await;
+        }
+        // The server's session goes with everything in it; a pooled one takes its place.
+        self.held = None;
+        self.stays = super::Stays::default();
+        self.prepared.clear();
+        self.client.forget_prepared(None);
+        self.settings = self.initial.clone();
+        self.scope = self.initial_scope();
+        self.answered(step, "DISCARD ALL")
+    }
+}
+
+/// Statements that are allowed in a transaction that has failed.
+fn ends_failure(class: &Class) -> bool {
+    matches!(
+        class,
+        Class::Tx(TxOp::Commit { .. } | TxOp::Rollback { .. } | TxOp::RollbackTo(_))
+    )
+}

@@ -1,0 +1,304 @@
+//! SET in all its forms: what the application chose, and how it follows the session from one
+//! server connection to the next.
+
+use std::sync::Arc;
+
+use super::run::Step;
+use super::transaction::Place;
+use super::{Session, Stop};
+use crate::config::Consistency;
+use crate::error::{Failure, Kind};
+use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
+use crate::sql::{Isolation, Modes, Scope, SetOp};
+use crate::store::capture::quoted;
+
+/// The setting that chooses what the session's reads are sure to see.
+const CONSISTENCY: &str = "lockstep.consistency";
+
+/// The isolation level of transactions that do not choose one.
+pub(super) fn default_isolation(settings: &Settings) -> Isolation {
+    let Some(statement) = settings.get("default_transaction_isolation") else {
+        return Isolation::ReadCommitted;
+    };
+    let statement = statement.to_ascii_lowercase();
+    // Unknown words count as the strictest level: that only costs portability.
+    if statement.contains("uncommitted") || statement.contains("committed") {
+        Isolation::ReadCommitted
+    } else if statement.contains("repeatable") {
+        Isolation::RepeatableRead
+    } else {
+        Isolation::Serializable
+    }
+}
+
+impl<P: Protocol> Session<P> {
+    /// The scope of a session that has run nothing yet.
+    pub(super) fn initial_scope(&self) -> Arc<Scope> {
+        let mut scope = Scope { user: self.user.clone(), ..Scope::default() };
+        for (key, statement) in self.settings.iter() {
+            adjust(&mut scope, key, statement_value(statement).as_deref(), &[]);
+        }
+        Arc::new(scope)
+    }
+
+    /// The settings that a connection needs before the transaction's own statements run on it.
+    pub(super) fn base_settings(&self) -> Settings {
+        self.tx.as_ref().map_or_else(|| self.settings.clone(), |tx| tx.before.0.clone())
+    }
+
+    /// Runs a SET.
+    pub(super) async fn set(&mut self, step: &Step<'_, P::Work>, op: &SetOp) -> Result<(), Stop> {
+        match op {
+            SetOp::Assign { key, value, .. } if key == CONSISTENCY => {
+                self.set_consistency(step, value.as_deref())
+            }
+            SetOp::Assign { key, local, value, list } => {
+                self.establish(step).await?;
+                if *local {
+                    if let Some(tx) = &mut self.tx {
+                        tx.add_context(step.sql);
+                    }
+                    self.adjust_scope(key, value.as_deref(), list);
+                    return Ok(());
+                }
+                self.keep(key, Some(step.sql.to_owned()), value.as_deref(), list);
+                self.note_context(step.sql);
+                Ok(())
+            }
+            SetOp::Reset { key } => {
+                if let Some(first) = self.initial.get(key).cloned() {
+                    let value = statement_value(&first);
+                    self.keep(key, Some(first.clone()), value.as_deref(), &[]);
+                    self.note_context(&first);
+                    return self.answered(step, "RESET");
+                }
+                self.establish(step).await?;
+                self.keep(key, None, None, &[]);
+                self.note_context(step.sql);
+                Ok(())
+            }
+            SetOp::ResetAll => self.reset_all(step).await,
+            SetOp::Transaction(_) => self.set_transaction(step).await,
+            SetOp::Characteristics => {
+                self.establish(step).await?;
+                for (key, statement) in characteristics(step.statement.modes.unwrap_or_default()) {
+                    self.keep(key, Some(statement), None, &[]);
+                }
+                self.note_context(step.sql);
+                Ok(())
+            }
+            SetOp::Constraints => {
+                if self.tx.is_some() {
+                    self.ensure_leading().await?;
+                }
+                self.establish(step).await?;
+                self.note_context(step.sql);
+                Ok(())
+            }
+        }
+    }
+
+    /// `SELECT set_config(…)` with constants: a SET in other clothes.
+    pub(super) async fn set_config(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        let Some((key, value, local)) = &step.statement.set_config else { return Ok(()) };
+        self.establish(step).await?;
+        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let statement = format!(
+            "SELECT pg_catalog.set_config({}, {}, {local})",
+            literal(key),
+            literal(value)
+        );
+        let list: Vec<String> = split_list(value);
+        if *local {
+            if let Some(tx) = &mut self.tx {
+                tx.add_context(&statement);
+                self.adjust_scope(key, Some(value), &list);
+            }
+            return Ok(());
+        }
+        self.keep(key, Some(statement.clone()), Some(value), &list);
+        self.note_context(&statement);
+        Ok(())
+    }
+
+    fn set_consistency(&mut self, step: &Step<'_, P::Work>, value: Option<&str>) -> Result<(), Stop> {
+        self.consistency = match value {
+            Some("strong") => Consistency::Strong,
+            Some("session") => Consistency::Session,
+            Some("eventual") => Consistency::Eventual,
+            None | Some("default") => self.shared.settings.consistency,
+            Some(other) => {
+                return Err(Failure::new(
+                    Kind::Refused,
+                    format!("invalid value for parameter \"{CONSISTENCY}\": \"{other}\""),
+                )
+                .code("22023")
+                .hint("Available values: strong, session, eventual.")
+                .into());
+            }
+        };
+        self.answered(step, "SET")
+    }
+
+    /// Has a server judge the statement: where the transaction is, or on any connection.
+    async fn establish(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.tx.is_some() {
+            let outcome = match self.tx.as_ref().map(|tx| &tx.place) {
+                Some(Place::Leading { .. }) => self.on_leader(step.work, Watch::default()).await?,
+                _ => self.in_reading(step.work, &crate::sql::Touched::None).await?,
+            };
+            return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
+        }
+        let settings = self.settings.clone();
+        for _ in 0..8 {
+            let mut lease = match self.held.take() {
+                Some(lease) => lease,
+                None => self.read_lease().await?,
+            };
+            lease.adopt(&settings);
+            let mark = self.client.buffer().len();
+            match lease.run(step.work, Watch::default(), &mut self.client).await {
+                Ok(outcome) => {
+                    self.last = Some(lease);
+                    return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
+                }
+                Err(Broken::Client(_)) => return Err(Stop::Gone),
+                Err(broken) => {
+                    self.client.buffer().truncate(mark);
+                    let (backend, generation) = (lease.backend().index, lease.generation());
+                    drop(lease);
+                    self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
+                }
+            }
+        }
+        Err(super::leader::unavailable().into())
+    }
+
+    /// In a transaction: whoever joins it later runs the statement too.
+    fn note_context(&mut self, sql: &str) {
+        if let Some(tx) = &mut self.tx {
+            tx.add_context(sql);
+            tx.sets = true;
+        } else if let Some(lease) = &mut self.last {
+            lease.assume(self.settings.clone());
+        }
+    }
+
+    /// Notes a setting; a transaction that is undone takes it back.
+    fn keep(&mut self, key: &str, statement: Option<String>, value: Option<&str>, list: &[String]) {
+        let mut settings = (*self.settings).clone();
+        match statement {
+            Some(statement) => settings.insert(key.to_owned(), statement),
+            None => settings.remove(key),
+        };
+        self.settings = Settings::new(settings);
+        self.adjust_scope(key, value, list);
+    }
+
+    fn adjust_scope(&mut self, key: &str, value: Option<&str>, list: &[String]) {
+        let mut scope = (*self.scope).clone();
+        adjust(&mut scope, key, value, list);
+        if scope != *self.scope {
+            self.scope = Arc::new(scope);
+        }
+    }
+
+    async fn reset_all(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        self.establish(step).await?;
+        let temp_tables = self.scope.temp_tables.clone();
+        self.settings = self.initial.clone();
+        let mut scope = (*self.initial_scope()).clone();
+        scope.temp_tables = temp_tables;
+        self.scope = Arc::new(scope);
+        // The server's session has lost what the start-up message chose for the client: it is told
+        // again when the connection is used the next time.
+        if let Some(tx) = &mut self.tx {
+            tx.add_context("RESET ALL");
+            for statement in self.initial.values() {
+                tx.add_context(statement);
+            }
+            tx.sets = true;
+        } else if let Some(lease) = &mut self.last {
+            lease.assume(Settings::default());
+        }
+        Ok(())
+    }
+
+    async fn set_transaction(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        let modes = step.statement.modes.unwrap_or_default();
+        if let Some(tx) = &mut self.tx
+            && matches!(tx.place, Place::Nowhere)
+        {
+            tx.mode.isolation = modes.isolation.or(tx.mode.isolation);
+            tx.mode.read_only = modes.read_only.or(tx.mode.read_only);
+            tx.mode.deferrable = modes.deferrable.or(tx.mode.deferrable);
+            return self.answered(step, "SET");
+        }
+        self.establish(step).await
+    }
+}
+
+fn characteristics(modes: Modes) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if let Some(isolation) = modes.isolation {
+        let word = match isolation {
+            Isolation::ReadUncommitted => "read uncommitted",
+            Isolation::ReadCommitted => "read committed",
+            Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
+        };
+        let key = "default_transaction_isolation";
+        found.push((key, format!("SET {key} = '{word}'")));
+    }
+    let flags = [
+        ("default_transaction_read_only", modes.read_only),
+        ("default_transaction_deferrable", modes.deferrable),
+    ];
+    for (key, flag) in flags {
+        if let Some(flag) = flag {
+            found.push((key, format!("SET {key} = {flag}")));
+        }
+    }
+    found
+}
+
+/// What a setting means for reading statements.
+fn adjust(scope: &mut Scope, key: &str, value: Option<&str>, list: &[String]) {
+    match key {
+        "search_path" => {
+            scope.search_path = match (value, list) {
+                (_, [_, ..]) => Some(list.to_vec()),
+                (Some(value), []) => Some(split_list(value)),
+                (None, []) => Scope::default().search_path,
+            };
+        }
+        // "$user" is not who it was.
+        "role" | "session_authorization" => scope.search_path = None,
+        "standard_conforming_strings" => {
+            scope.standard_conforming_strings = value != Some("off");
+        }
+        _ => {}
+    }
+}
+
+/// The names in a list as `set_config` takes it.
+fn split_list(value: &str) -> Vec<String> {
+    let trimmed = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    trimmed.map(|part| part.trim_matches('"').to_owned()).collect()
+}
+
+/// The value in a statement of our own making.
+fn statement_value(statement: &str) -> Option<String> {
+    let (_, value) = statement.split_once(" TO ")?;
+    let value = value.strip_prefix('\'')?.strip_suffix('\'')?;
+    Some(value.replace("''", "'"))
+}
+
+/// The statement that establishes a setting of a start-up message.
+pub fn startup_statement(key: &str, value: &str) -> String {
+    if key == "search_path" {
+        // The value is a list already, quoted by whoever wrote it.
+        return format!("SELECT pg_catalog.set_config('search_path', '{}', false)", value.replace('\'', "''"));
+    }
+    format!("SET {} TO '{}'", quoted(key), value.replace('\'', "''"))
+}

@@ -1,0 +1,195 @@
+//! Writes: the leader first, then the effect to everyone else (I1).
+
+use super::leader::internal;
+use super::run::Step;
+use super::transaction::Place;
+use super::{Session, Stop, shares};
+use crate::error::{Failure, Kind};
+use crate::exchange::{Client, Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
+use crate::sql::{Class, Hold, Sequences, Touched};
+use crate::store::capture::Captured;
+use crate::store::changes::Changes;
+use crate::store::journal::{Effect, push_row};
+
+/// By how many values a sequence is reserved ahead on the followers.
+const SEQUENCE_STRIDE: i64 = 64;
+
+impl<P: Protocol> Session<P> {
+    /// Runs a write on the leader and streams its effect to the followers.
+    pub(super) async fn write(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        keyed: bool,
+        hold: Hold,
+    ) -> Result<(), Stop> {
+        if self.tx.is_none() {
+            self.open_block(false, TxMode::default());
+        }
+        if let Some(tx) = &mut self.tx {
+            tx.stateful |= step.work.is_partial();
+        }
+        // Inside a transaction that changed the catalog nothing the catalog says is true; and a
+        // portal that was bound earlier has no bytes that could be repeated.
+        let changed = self.tx.as_ref().is_some_and(|tx| tx.ddl);
+        let keyed = keyed && !changed && step.work.effect(step.sql, None).is_some();
+        for attempt in 0.. {
+            let watch = Watch {
+                rows: !keyed,
+                sequences: (!keyed).then_some(&step.statement.sequences),
+                digest: false,
+            };
+            let mark = (self.client.buffer().len(), self.client.flushes());
+            let outcome = self.on_leader(step.work, watch).await?;
+            if let Some(error) = outcome.error {
+                return Err(Stop::Server(error));
+            }
+            if keyed && !self.is_still_keyed(step).await {
+                // DDL committed while the statement waited for its table.
+                let alone = self.tx.as_ref().is_some_and(|tx| !tx.explicit && tx.writing == 0);
+                if !alone || attempt > 2 || self.client.flushes() != mark.1 {
+                    return Err(Failure::retry("a table it writes was changed meanwhile").into());
+                }
+                self.client.buffer().truncate(mark.0);
+                self.undo().await;
+                return Box::pin(self.write(step, false, hold)).await;
+            }
+            let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
+            if keyed {
+                self.add_keyed(step, &outcome)?;
+            } else {
+                self.add_captured(step.statement.writes.clone(), outcome)?;
+                self.stays.other |= hold == Hold::Session;
+                self.note_temporary(step.statement);
+            }
+            return self.stream(from).await;
+        }
+        Ok(())
+    }
+
+    /// Whether a keyed statement is one still, with the newest catalog.
+    async fn is_still_keyed(&self, step: &Step<'_, P::Work>) -> bool {
+        let epoch = self.shared.catalogs.epoch();
+        if epoch == step.plan.epoch {
+            return true;
+        }
+        self.shared.catalogs.wait_for(epoch).await;
+        let plan = self.shared.catalogs.plan(step.text, &self.scope);
+        let mut statements = plan.script.statements.iter();
+        statements
+            .find(|s| s.range == step.statement.range)
+            .is_some_and(|s| s.class == Class::Keyed && s.writes == step.statement.writes)
+    }
+
+    fn add_keyed(&mut self, step: &Step<'_, P::Work>, outcome: &Outcome) -> Result<(), Stop> {
+        // Zero rows on the leader: there is nothing to send.
+        if outcome.rows == Some(0) {
+            return Ok(());
+        }
+        let Some(effect) = step.work.effect(step.sql, outcome.rows) else {
+            return Err(internal("a keyed statement without bytes to repeat").into());
+        };
+        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        tx.add(effect, true);
+        tx.touch(&step.statement.writes);
+        self.check_size()
+    }
+
+    /// Turns the rows and sequences that were reported into effects.
+    pub(super) fn add_captured(&mut self, writes: Touched, outcome: Outcome) -> Result<(), Stop> {
+        let mut changes = Changes::new(0);
+        for captured in outcome.captured {
+            match captured {
+                Captured::Row(row) => changes.push(row),
+                Captured::Ddl { temporary: true, .. } => self.stays.other = true,
+                Captured::Ddl { tag, .. } => return Err(hidden_ddl(&tag).into()),
+                Captured::Unreadable => {
+                    return Err(internal("a report of the capture triggers cannot be read").into());
+                }
+            }
+        }
+        let Some(counted) = outcome.counted else {
+            return Err(internal("the captured rows were not counted").into());
+        };
+        let changes = changes.settle(counted).map_err(|e| internal(&e.to_string()))?;
+        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        if !changes.is_empty() {
+            tx.touch(&writes);
+            tx.writing += 1;
+        }
+        let from = tx.effects.len();
+        for change in changes {
+            tx.size += 64
+                + change.old.as_ref().map_or(0, String::len)
+                + change.new.as_ref().map_or(0, String::len);
+            push_row(&mut tx.effects, from, change);
+        }
+        for (sequence, value, increment) in outcome.sequences {
+            let bound = self.shared.ledger.bound(&sequence);
+            let passed = bound.is_none_or(|b| if increment > 0 { value > b } else { value < b });
+            if passed {
+                let value = value.saturating_add(increment.saturating_mul(SEQUENCE_STRIDE));
+                tx.bounds.push((sequence.clone(), value));
+                tx.add(Effect::Advance { sequence, value }, true);
+            }
+        }
+        self.check_size()
+    }
+
+    pub(super) fn check_size(&self) -> Result<(), Stop> {
+        let limit = self.shared.settings.max_effects;
+        if self.tx.as_ref().is_some_and(|tx| tx.size > limit) {
+            return Err(Failure::new(
+                Kind::Refused,
+                "the transaction changes more than one transaction may",
+            )
+            .code("54000")
+            .detail(format!("its effects exceed {limit} bytes"))
+            .hint("split it, or raise `[limits] max_transaction_effects_bytes`")
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Sends the newest effects to the followers, behind the client's back. A single statement
+    /// sends them with its commit, which follows at once.
+    pub(super) async fn stream(&mut self, from: usize) -> Result<(), Stop> {
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        if !tx.explicit || tx.effects.len() == from || tx.writing == 0 {
+            return Ok(());
+        }
+        let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
+        if !opened {
+            let settings = tx.before.0.clone();
+            shares::open_all(&self.shared, &self.user, &settings, tx).await;
+        }
+        let super::Transaction { place, effects, .. } = tx;
+        let Place::Leading { shares, .. } = place else { return Ok(()) };
+        if opened {
+            for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
+                for effect in &effects[from..] {
+                    share.lease.queue_effect(effect);
+                }
+            }
+        }
+        shares::flush(shares).await;
+        Ok(())
+    }
+
+    /// A statement that was taken for a read and writes: the server refused it on a reader.
+    pub(super) async fn write_misjudged(&mut self, work: &P::Work) -> Result<(), Stop> {
+        self.open_block(false, TxMode::default());
+        let watch =
+            Watch { rows: true, sequences: Some(&Sequences::Any), digest: false };
+        let outcome = self.on_leader(work, watch).await?;
+        if let Some(error) = outcome.error {
+            return Err(Stop::Server(error));
+        }
+        self.add_captured(Touched::Unknown, outcome)
+    }
+}
+
+fn hidden_ddl(tag: &str) -> Failure {
+    Failure::new(Kind::Refused, format!("{tag} inside a function, a procedure or a DO block"))
+        .detail("what a function changes in the catalog cannot be repeated on the other databases")
+        .hint("run the DDL as a statement of its own")
+}
