@@ -63,7 +63,7 @@ struct Demo {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Where initdb and postgres are [default: searched].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "LOCKSTEP_PG_BIN")]
     pg_bin: Option<PathBuf>,
     /// Print one line of JSON when ready, and nothing else.
     #[arg(long)]

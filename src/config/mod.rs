@@ -1,6 +1,6 @@
 //! The configuration: one TOML file, read once, right by its types afterwards.
 //!
-//! The text becomes a [`raw::Raw`], which mirrors the file key by key and refuses what it does not
+//! The text becomes a `raw::Raw`, which mirrors the file key by key and refuses what it does not
 //! know; validation turns that into a [`Config`], in which every address parses, every name is
 //! unique and every limit is within reason. Nothing past this module checks a setting again.
 //! A mistake is answered with the line it stands on and with what to write instead, because the

@@ -29,75 +29,62 @@ impl Config {
     pub fn reloaded(&self, new: Self) -> (Self, Changes) {
         let mut changes = Changes::default();
         let mut merged = new;
-        let cluster = &mut merged.cluster;
+        self.keep_what_is_built(&mut changes, &mut merged);
+        self.keep_backends(&mut changes, &mut merged);
+        self.note_the_rest(&mut changes, &merged);
+        (merged, changes)
+    }
+
+    fn keep_what_is_built(&self, changes: &mut Changes, merged: &mut Self) {
+        let (old, new) = (&self.cluster, &mut merged.cluster);
+        keep(changes, "cluster.name", &old.name, &mut new.name);
         keep(
-            &mut changes,
-            "cluster.name",
-            &self.cluster.name,
-            &mut cluster.name,
-        );
-        keep(
-            &mut changes,
+            changes,
             "cluster.database",
-            &self.cluster.database,
-            &mut cluster.database,
+            &old.database,
+            &mut new.database,
         );
-        let listen = (&self.cluster.postgres_listen, &mut cluster.postgres_listen);
-        keep(&mut changes, "cluster.postgres_listen", listen.0, listen.1);
+        let listen = (&old.postgres_listen, &mut new.postgres_listen);
+        keep(changes, "cluster.postgres_listen", listen.0, listen.1);
         keep(
-            &mut changes,
+            changes,
             "cluster.state_dir",
-            &self.cluster.state_dir,
-            &mut cluster.state_dir,
+            &old.state_dir,
+            &mut new.state_dir,
         );
-        keep(&mut changes, "http.listen", &self.http, &mut merged.http);
+        keep(changes, "http.listen", &self.http, &mut merged.http);
         keep(
-            &mut changes,
+            changes,
             "log.format",
             &self.log.format,
             &mut merged.log.format,
         );
-        self.keep_backends(&mut changes, &mut merged);
+    }
+
+    fn note_the_rest(&self, changes: &mut Changes, merged: &Self) {
+        let (old, new) = (&self.cluster, &merged.cluster);
+        note(changes, "cluster.auth", &old.auth, &new.auth);
         note(
-            &mut changes,
-            "cluster.auth",
-            &self.cluster.auth,
-            &merged.cluster.auth,
-        );
-        let consoles = (&self.cluster.console_users, &merged.cluster.console_users);
-        note(
-            &mut changes,
+            changes,
             "cluster.console_users",
-            consoles.0,
-            consoles.1,
+            &old.console_users,
+            &new.console_users,
         );
-        let reactivate = (&self.cluster.reactivate, &merged.cluster.reactivate);
         note(
-            &mut changes,
+            changes,
             "cluster.reactivate",
-            reactivate.0,
-            reactivate.1,
+            &old.reactivate,
+            &new.reactivate,
         );
-        note(&mut changes, "admin", &self.admin, &merged.admin);
-        note(&mut changes, "user", &self.users, &merged.users);
-        note(&mut changes, "pool", &self.pool, &merged.pool);
-        note(&mut changes, "reads", &self.reads, &merged.reads);
-        note(&mut changes, "timeouts", &self.timeouts, &merged.timeouts);
-        note(&mut changes, "limits", &self.limits, &merged.limits);
-        note(
-            &mut changes,
-            "log.level",
-            &self.log.level,
-            &merged.log.level,
-        );
-        note(
-            &mut changes,
-            "client_tls",
-            &self.client_tls,
-            &merged.client_tls,
-        );
-        note(&mut changes, "journal", &self.journal, &merged.journal);
-        (merged, changes)
+        note(changes, "admin", &self.admin, &merged.admin);
+        note(changes, "user", &self.users, &merged.users);
+        note(changes, "pool", &self.pool, &merged.pool);
+        note(changes, "reads", &self.reads, &merged.reads);
+        note(changes, "timeouts", &self.timeouts, &merged.timeouts);
+        note(changes, "limits", &self.limits, &merged.limits);
+        note(changes, "log.level", &self.log.level, &merged.log.level);
+        note(changes, "client_tls", &self.client_tls, &merged.client_tls);
+        note(changes, "journal", &self.journal, &merged.journal);
     }
 
     /// Which servers belong to the cluster, where they are and how they are reached stays; weight

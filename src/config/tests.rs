@@ -342,3 +342,15 @@ fn a_reload_keeps_what_is_built_and_takes_the_rest() {
     assert_eq!(merged.timeouts.hold, Duration::from_secs(1));
     assert!(old.reloaded(old.clone()).1.is_empty());
 }
+
+#[test]
+fn the_files_for_the_containers_and_the_demo_are_valid() {
+    let text =
+        include_str!("../../config/docker/lockstep.toml").replace("password_env", "password");
+    let config = parse(&text).expect("the containers' configuration");
+    assert_eq!(config.backends.len(), 3);
+    let settings = include_str!("../../config/demo.toml");
+    let rest = "[admin]\nuser = \"a\"\n[[user]]\nname = \"app\"\npassword = \"x\"\n[[backend]]\nurl = \"db1\"";
+    let config = parse(&format!("{settings}\n{rest}")).expect("the demo's configuration");
+    assert_eq!(config.cluster.state_dir, Path::new("/etc/lockstep/state"));
+}

@@ -290,53 +290,61 @@ fn path(folder: &Path, text: &str) -> PathBuf {
     folder.join(text)
 }
 
+/// A key, whether its value is out of range, and what to write instead.
+type Bound = (&'static str, bool, &'static str);
+
+const POSITIVE: &str = "write a value greater than 0";
+
 /// Numbers that would make the proxy useless, or contradict each other.
 fn bounds(config: &Config) -> Result<()> {
-    let Config {
-        pool,
-        timeouts,
-        limits,
-        journal,
-        ..
-    } = config;
-    let positive = "write a value greater than 0";
-    let wrong = [
-        ("pool.size", pool.size == 0, positive),
+    let mut bounds = times(config).into_iter().chain(sizes(config));
+    match bounds.find(|(_, wrong, _)| *wrong) {
+        Some((key, _, remedy)) => {
+            Err(ConfigError::new(format!("`{key}` is out of range"), remedy).at(key))
+        }
+        None => Ok(()),
+    }
+}
+
+fn times(config: &Config) -> Vec<Bound> {
+    let Config { pool, timeouts, .. } = config;
+    vec![
+        ("pool.size", pool.size == 0, POSITIVE),
         (
             "pool.checkout_timeout",
             pool.checkout_timeout.is_zero(),
-            positive,
+            POSITIVE,
         ),
-        ("pool.idle_timeout", pool.idle_timeout.is_zero(), positive),
-        ("pool.max_lifetime", pool.max_lifetime.is_zero(), positive),
+        ("pool.idle_timeout", pool.idle_timeout.is_zero(), POSITIVE),
+        ("pool.max_lifetime", pool.max_lifetime.is_zero(), POSITIVE),
         (
             "pool.prepared_statements",
             pool.prepared_statements == 0,
-            positive,
+            POSITIVE,
         ),
-        ("timeouts.connect", timeouts.connect.is_zero(), positive),
-        ("timeouts.login", timeouts.login.is_zero(), positive),
+        ("timeouts.connect", timeouts.connect.is_zero(), POSITIVE),
+        ("timeouts.login", timeouts.login.is_zero(), POSITIVE),
         (
             "timeouts.dead_after",
             timeouts.dead_after.is_zero(),
-            positive,
+            POSITIVE,
         ),
         (
             "timeouts.probe_interval",
             timeouts.probe_interval.is_zero(),
-            positive,
+            POSITIVE,
         ),
         (
             "timeouts.probe_timeout",
             timeouts.probe_timeout.is_zero(),
-            positive,
+            POSITIVE,
         ),
         (
             "timeouts.follower_lock",
             timeouts.follower_lock.is_zero(),
-            positive,
+            POSITIVE,
         ),
-        ("timeouts.gate", timeouts.gate.is_zero(), positive),
+        ("timeouts.gate", timeouts.gate.is_zero(), POSITIVE),
         (
             "timeouts.probe_timeout",
             timeouts.probe_timeout > timeouts.dead_after,
@@ -347,16 +355,24 @@ fn bounds(config: &Config) -> Result<()> {
             timeouts.follower_lock >= timeouts.dead_after,
             "keep it below dead_after: else a follower that only waits for a lock is taken for dead",
         ),
-        ("limits.max_clients", limits.max_clients == 0, positive),
+    ]
+}
+
+fn sizes(config: &Config) -> Vec<Bound> {
+    let Config {
+        limits, journal, ..
+    } = config;
+    vec![
+        ("limits.max_clients", limits.max_clients == 0, POSITIVE),
         (
             "limits.max_statement_cache",
             limits.max_statement_cache == 0,
-            positive,
+            POSITIVE,
         ),
         (
             "limits.max_prepared_per_client",
             limits.max_prepared_per_client == 0,
-            positive,
+            POSITIVE,
         ),
         (
             "limits.max_message_bytes",
@@ -378,7 +394,7 @@ fn bounds(config: &Config) -> Result<()> {
             !(1 << 12..=1 << 24).contains(&limits.reply_buffer_bytes),
             "write a size from \"4KiB\" to \"16MiB\"; every busy client may use that much",
         ),
-        ("journal.max_records", journal.max_records == 0, positive),
+        ("journal.max_records", journal.max_records == 0, POSITIVE),
         (
             "journal.max_bytes",
             journal.max_bytes < 1 << 20,
@@ -389,11 +405,5 @@ fn bounds(config: &Config) -> Result<()> {
             journal.keep_records > journal.max_records,
             "keep it below journal.max_records",
         ),
-    ];
-    match wrong.into_iter().find(|(_, wrong, _)| *wrong) {
-        Some((key, _, remedy)) => {
-            Err(ConfigError::new(format!("`{key}` is out of range"), remedy).at(key))
-        }
-        None => Ok(()),
-    }
+    ]
 }

@@ -1,0 +1,33 @@
+# The only door. `make` alone lists what is behind it.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test unit e2e bench check
+
+help: ## Show this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Install what is missing (PostgreSQL, clang); Rust is expected
+	@.ci/setup
+
+build: setup ## Build the release binary
+	cargo build --release --locked
+
+demo: setup ## Three PostgreSQL servers, the proxy in front, and what to try
+	cargo run --release --locked -- demo
+
+test: setup ## Run all tests, on real servers too
+	cargo test --workspace --locked
+
+unit: ## Run the tests that need no server
+	cargo test --workspace --locked --lib
+
+e2e: setup ## Run the tests on real servers only
+	cargo test --locked --test e2e
+
+bench: setup ## Measure, side by side with its peers where they are installed
+	cargo bench --locked
+
+check: ## Format, lints, documentation: warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; fi
