@@ -418,6 +418,9 @@ mod tests {
         let huge = b"\0\0\0\x01\x7f\xff\xff\xff\0\0";
         assert_eq!(params(huge), Err(DecodeError::Truncated("parameter")));
         assert_eq!(params(b"\0\0\0\0\0\0x"), Err(DecodeError::Trailing(1)));
+        // The count is judged, and nothing reserved for it, before the first value is looked at.
+        let both = b"\0\0\xff\xff\xff\xff\xff\xfe\0\0";
+        assert_eq!(params(both), Err(DecodeError::Truncated("parameter")));
         let types = Parse::decode(b"\0\0\xff\xff\0\0\0\x17");
         assert_eq!(types, Err(DecodeError::Truncated("parameter types")));
     }
