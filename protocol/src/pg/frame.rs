@@ -72,3 +72,83 @@ pub fn take(buf: &mut BytesMut, max: usize) -> Result<Option<Frame>, DecodeError
         _ => Ok(None),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_cut_off_one_by_one_with_their_headers() {
+        let mut buf = BytesMut::from(&b"Q\0\0\0\x06a\0S\0\0\0\x04X\0\0"[..]);
+        let query = take(&mut buf, 100).unwrap().unwrap();
+        assert_eq!((query.tag, query.body()), (b'Q', &b"a\0"[..]));
+        assert_eq!(&query.bytes[..], b"Q\0\0\0\x06a\0");
+        let sync = take(&mut buf, 100).unwrap().unwrap();
+        assert_eq!((sync.tag, sync.body()), (b'S', &b""[..]));
+        assert_eq!(take(&mut buf, 100).unwrap(), None);
+        assert_eq!(&buf[..], b"X\0\0");
+    }
+
+    #[test]
+    fn incomplete_input_asks_for_more_at_every_length() {
+        let whole = b"D\0\0\0\x09S1234";
+        for end in 0..whole.len() {
+            let mut buf = BytesMut::from(&whole[..end]);
+            assert_eq!(take(&mut buf, 100).unwrap(), None);
+            assert_eq!(buf.len(), end);
+            assert_eq!(peek(&buf, 100).unwrap().is_some(), end >= HEADER);
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_from_the_header_alone() {
+        for announced in [0, 1, 3] {
+            let head = [&b"Q"[..], &u32::to_be_bytes(announced)].concat();
+            assert_eq!(
+                peek(&head, 100),
+                Err(DecodeError::TooShort { announced, min: 4 })
+            );
+        }
+        for announced in [101, 1 << 30, 1 << 31, u32::MAX] {
+            let head = [&b"Q"[..], &u32::to_be_bytes(announced)].concat();
+            assert_eq!(
+                peek(&head, 100),
+                Err(DecodeError::TooLong {
+                    announced,
+                    max: 100
+                })
+            );
+        }
+        // The limit itself is allowed, and no caller can lift the protocol's.
+        assert_eq!(
+            peek(b"Q\0\0\0\x64", 100),
+            Ok(Some(Header {
+                tag: b'Q',
+                total: 101
+            }))
+        );
+        assert!(peek(b"Q\x40\0\0\0", usize::MAX).is_err());
+        assert!(peek(b"Q\xff\xff\xff\xff", usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_gigabyte_announced_reserves_nothing() {
+        let mut buf = BytesMut::from(&b"d\x3f\xff\xff\xffabc"[..]);
+        let before = buf.capacity();
+        assert_eq!(take(&mut buf, usize::MAX), Ok(None));
+        assert_eq!(buf.capacity(), before);
+    }
+
+    #[test]
+    fn a_frame_made_by_hand_without_a_header_has_no_body() {
+        assert_eq!(
+            Frame {
+                tag: b'Q',
+                bytes: Bytes::new()
+            }
+            .body(),
+            b""
+        );
+    }
+}

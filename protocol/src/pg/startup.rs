@@ -197,3 +197,198 @@ fn split_words(options: &str) -> Vec<String> {
     words.extend(word);
     words
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &[u8] = b"\0\0\0\x28\0\x03\0\0user\0ann\0options\0-c=\0database\0\0\0";
+
+    fn decoded(bytes: &[u8]) -> Result<Option<Startup>, DecodeError> {
+        decode(&mut BytesMut::from(bytes), usize::MAX)
+    }
+
+    fn packet_of(code: u32, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(8 + body.len()).unwrap();
+        [&length.to_be_bytes()[..], &code.to_be_bytes(), body].concat()
+    }
+
+    #[test]
+    fn the_golden_packet_is_written_and_read() {
+        let params = [("user", "ann"), ("options", "-c="), ("database", "")];
+        let mut buf = BytesMut::new();
+        startup_message(&mut buf, &params);
+        assert_eq!(&buf[..], GOLDEN);
+        let params = params
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+        let start = Startup::Start {
+            major: 3,
+            minor: 0,
+            params,
+        };
+        assert_eq!(decode(&mut buf, MAX_STARTUP), Ok(Some(start)));
+        assert!(buf.is_empty());
+    }
+
+    #[test]
+    fn incomplete_input_asks_for_more_at_every_length() {
+        for end in 0..GOLDEN.len() {
+            let mut buf = BytesMut::from(&GOLDEN[..end]);
+            assert_eq!(decode(&mut buf, MAX_STARTUP), Ok(None));
+            assert_eq!(buf.len(), end);
+        }
+    }
+
+    #[test]
+    fn what_follows_a_request_for_tls_stays_in_sight() {
+        let mut buf = BytesMut::new();
+        tls_request(&mut buf);
+        assert_eq!(&buf[..], b"\0\0\0\x08\x04\xd2\x16\x2f");
+        buf.extend_from_slice(b"injected");
+        assert_eq!(decode(&mut buf, MAX_STARTUP), Ok(Some(Startup::Tls)));
+        assert_eq!(&buf[..], b"injected");
+        assert_eq!(
+            decoded(b"\0\0\0\x08\x04\xd2\x16\x30"),
+            Ok(Some(Startup::GssEncryption))
+        );
+        assert_eq!(
+            decoded(&packet_of(TLS, b"x")),
+            Err(DecodeError::Trailing(1))
+        );
+    }
+
+    #[test]
+    fn a_cancel_request_has_a_secret_of_a_sensible_length() {
+        let mut buf = BytesMut::new();
+        cancel_request(&mut buf, 7, b"abcd");
+        assert_eq!(&buf[..], b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07abcd");
+        let cancel = Startup::Cancel {
+            pid: 7,
+            secret: Bytes::from_static(b"abcd"),
+        };
+        assert_eq!(decoded(&buf), Ok(Some(cancel)));
+        for secret in [0, 3, 257] {
+            let body = [&[0, 0, 0, 7][..], &vec![b'x'; secret]].concat();
+            assert!(decoded(&packet_of(CANCEL, &body)).is_err());
+        }
+        assert!(decoded(&packet_of(CANCEL, b"")).is_err());
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_from_the_length_alone() {
+        for announced in [0, 1, 3, 4, 7] {
+            let error = DecodeError::TooShort { announced, min: 8 };
+            assert_eq!(decoded(&announced.to_be_bytes()), Err(error));
+        }
+        for announced in [10_005, 1 << 30, 1 << 31, u32::MAX] {
+            let error = DecodeError::TooLong {
+                announced,
+                max: MAX_STARTUP,
+            };
+            assert_eq!(decoded(&announced.to_be_bytes()), Err(error));
+        }
+        assert_eq!(decoded(&10_004_u32.to_be_bytes()), Ok(None));
+    }
+
+    #[test]
+    fn thousands_of_parameters_fit_and_no_more() {
+        let body = [b"a\0\0".repeat(3331), b"\0\0\0".to_vec()].concat();
+        let body = &body[..9994];
+        let Ok(Some(Startup::Start { params, .. })) = decoded(&packet_of(PROTOCOL_3_0, body))
+        else {
+            panic!("the packet is a start-up packet");
+        };
+        assert_eq!(params.len(), 3331);
+        let more = b"a\0\0".repeat(5000);
+        assert!(decoded(&packet_of(PROTOCOL_3_0, &more)).is_err());
+    }
+
+    #[test]
+    fn broken_lists_of_parameters_are_refused() {
+        let broken = |body| decoded(&packet_of(PROTOCOL_3_0, body)).unwrap_err();
+        assert_eq!(
+            broken(b""),
+            DecodeError::MissingNul("start-up parameter name")
+        );
+        assert_eq!(
+            broken(b"user"),
+            DecodeError::MissingNul("start-up parameter name")
+        );
+        assert_eq!(
+            broken(b"user\0"),
+            DecodeError::MissingNul("start-up parameter value")
+        );
+        assert_eq!(
+            broken(b"user\0ann\0"),
+            DecodeError::MissingNul("start-up parameter name")
+        );
+        assert_eq!(broken(b"user\0ann\0\0x"), DecodeError::Trailing(1));
+        assert_eq!(
+            broken(b"user\0\xff\0\0"),
+            DecodeError::NotUtf8("start-up parameter value")
+        );
+    }
+
+    #[test]
+    fn newer_minors_are_read_and_other_majors_are_not() {
+        let newer = decoded(&packet_of((3 << 16) | 9999, b"\0"));
+        let start = Startup::Start {
+            major: 3,
+            minor: 9999,
+            params: Vec::new(),
+        };
+        assert_eq!(newer, Ok(Some(start)));
+        for (major, minor) in [(2, 0), (4, 1), (1234, 1), (0, 0)] {
+            let code = u32::from(major) << 16 | u32::from(minor);
+            let error = DecodeError::UnsupportedProtocol { major, minor };
+            assert_eq!(decoded(&packet_of(code, b"whatever")), Err(error));
+        }
+    }
+
+    #[test]
+    fn options_are_split_as_on_the_servers_command_line() {
+        let parsed = parse_options(
+            "-c search_path=a,b  -cgeqo=off\t--statement-timeout=5min -c application_name=a\\ b\\\\c -c x=a=b",
+        );
+        let expected = [
+            ("search_path", "a,b"),
+            ("geqo", "off"),
+            ("statement_timeout", "5min"),
+            ("application_name", "a b\\c"),
+            ("x", "a=b"),
+        ];
+        assert_eq!(
+            parsed.unwrap(),
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+        for nothing in ["", "  \t\n\x0b", "\\"] {
+            // A lone backslash makes an empty word, which is no switch.
+            assert_eq!(parse_options(nothing).is_ok(), nothing != "\\");
+        }
+        assert_eq!(
+            parse_options("-c x=").unwrap(),
+            [("x".to_owned(), String::new())]
+        );
+    }
+
+    #[test]
+    fn options_that_are_not_understood_are_refused() {
+        for options in [
+            "-c", "-c x", "-c=", "-c =", "--=x", "--", "--x", "-d 5", "x=1", "-", "-C x=1",
+            "-c x=1 y",
+        ] {
+            assert!(
+                matches!(parse_options(options), Err(DecodeError::Options(_))),
+                "{options}"
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "zero byte")]
+    fn a_zero_byte_in_a_parameter_is_our_own_mistake() {
+        startup_message(&mut BytesMut::new(), &[("user", "ann\0database\0postgres")]);
+    }
+}

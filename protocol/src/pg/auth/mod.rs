@@ -109,3 +109,32 @@ fn hex(bytes: &[u8]) -> String {
             text
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn md5_is_the_servers() {
+        let answer = md5_password("user", "pencil", [1, 2, 3, 4]);
+        assert_eq!(answer, "md54376eb6913b38f9aaff38dc7cf19ca76");
+    }
+
+    #[test]
+    fn saslprep_keeps_what_it_may_not_change() {
+        assert_eq!(&*saslprep(b"pencil"), b"pencil");
+        assert_eq!(&*saslprep("x\u{A0}y".as_bytes()), b"x y");
+        assert_eq!(&*saslprep(b"\xff\xfe"), b"\xff\xfe");
+        assert_eq!(&*saslprep("\u{AD}".as_bytes()), "\u{AD}".as_bytes());
+        assert_eq!(&*saslprep(b"bell\x07"), b"bell\x07");
+        assert_eq!(&*saslprep(b""), b"");
+    }
+
+    #[test]
+    fn secrets_are_compared_whole() {
+        assert!(constant_time_eq(b"same", b"same"));
+        assert!(!constant_time_eq(b"same", b"sama"));
+        assert!(!constant_time_eq(b"same", b"same1"));
+        assert!(!constant_time_eq(b"", b"x"));
+    }
+}

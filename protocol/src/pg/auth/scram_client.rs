@@ -135,3 +135,152 @@ impl fmt::Debug for ScramClient {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::pg::auth::MAX_ITERATIONS;
+
+    const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
+    const CHALLENGE: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+        s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+
+    /// RFC 7677, section 3, where the message names a user.
+    fn of_the_rfc() -> ScramClient {
+        let state = State::Start {
+            bare: format!("n=user,r={NONCE}"),
+        };
+        ScramClient {
+            password: b"pencil".to_vec(),
+            nonce: NONCE.to_owned(),
+            state,
+        }
+    }
+
+    fn greeted() -> ScramClient {
+        let mut client = ScramClient::new("pencil", NONCE);
+        client.first().unwrap();
+        client
+    }
+
+    fn respond(challenge: impl AsRef<[u8]>) -> Result<String, AuthError> {
+        greeted().respond(challenge.as_ref())
+    }
+
+    #[test]
+    fn the_conversation_of_the_rfc() {
+        let mut client = of_the_rfc();
+        assert_eq!(client.first().unwrap(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        let proof = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+            p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        assert_eq!(client.respond(CHALLENGE.as_bytes()).unwrap(), proof);
+        client
+            .finish(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+            .unwrap();
+        assert_eq!(client.first(), Err(AuthError::OutOfOrder));
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_the_password_is_not_believed() {
+        let wrong = b"v=AAAATRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+        for signature in [&wrong[..], b"v=", b"v=AAAA"] {
+            let mut client = greeted();
+            client.respond(CHALLENGE.as_bytes()).unwrap();
+            assert_eq!(client.finish(signature), Err(AuthError::WrongServer));
+            // A second try with the same nonce is not heard.
+            assert_eq!(client.finish(signature), Err(AuthError::OutOfOrder));
+        }
+        for signature in [&b""[..], b"v", b"v=*", b"x=AAAA", b"v=\0", b"\xff"] {
+            let mut client = greeted();
+            client.respond(CHALLENGE.as_bytes()).unwrap();
+            assert!(matches!(
+                client.finish(signature),
+                Err(AuthError::Malformed(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn the_work_a_server_may_ask_for_is_bounded() {
+        for rounds in [
+            "0",
+            "1000001",
+            "2147483648",
+            "4294967296",
+            "99999999999999999999999",
+        ] {
+            let challenge = CHALLENGE.replace("4096", rounds);
+            assert_eq!(respond(challenge), Err(AuthError::Iterations), "{rounds}");
+        }
+        for rounds in ["", "-1", "+4096", " 4096", "4096x", "0x10"] {
+            let challenge = CHALLENGE.replace("4096", rounds);
+            assert!(
+                matches!(respond(challenge), Err(AuthError::Malformed(_))),
+                "{rounds}"
+            );
+        }
+        assert!(respond(CHALLENGE.replace("4096", "1")).is_ok());
+        assert_eq!(iteration_count("1000000"), Ok(MAX_ITERATIONS));
+    }
+
+    #[test]
+    fn the_nonce_must_continue_ours_and_be_short() {
+        for nonce in [
+            NONCE,
+            "",
+            "other",
+            "rOprNGfwEbeRWgbNEkq",
+            "rOprNGfwEbeRWgbNEkqO\u{e9}",
+        ] {
+            let challenge = format!("r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1");
+            assert!(
+                matches!(respond(challenge), Err(AuthError::Malformed(_))),
+                "{nonce}"
+            );
+        }
+        let long = format!(
+            "r={NONCE}{},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1",
+            "x".repeat(1024)
+        );
+        assert_eq!(respond(long), Err(AuthError::Malformed("it is too long")));
+    }
+
+    #[test]
+    fn other_broken_challenges_are_refused() {
+        for challenge in [
+            "",
+            ",",
+            "r=",
+            &CHALLENGE[..60],
+            &CHALLENGE.replace("s=", "x="),
+            &CHALLENGE.replace("W22ZaJ0SNY7soEsUEjb6gQ==", ""),
+            &CHALLENGE.replace("W22Z", "W2 Z"),
+            &format!("{CHALLENGE},"),
+            &format!("{CHALLENGE},1=x"),
+        ] {
+            assert!(
+                matches!(respond(challenge), Err(AuthError::Malformed(_))),
+                "{challenge}"
+            );
+        }
+        assert!(matches!(respond(b"r=\xff"), Err(AuthError::Malformed(_))));
+        let mandatory = respond(format!("m=x,{CHALLENGE}"));
+        assert!(mandatory.is_err());
+        assert!(respond(format!("{CHALLENGE},x=ignored")).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_is_told_and_steps_out_of_order_are_not_taken() {
+        let refused = Err(AuthError::Refused("other-error".to_owned()));
+        assert_eq!(respond("e=other-error,x=y"), refused);
+        let mut client = ScramClient::new("pencil", NONCE);
+        assert_eq!(
+            client.respond(CHALLENGE.as_bytes()),
+            Err(AuthError::OutOfOrder)
+        );
+        assert_eq!(greeted().finish(b"v=AAAA"), Err(AuthError::OutOfOrder));
+        assert_eq!(greeted().first(), Err(AuthError::OutOfOrder));
+        assert!(!format!("{:?}", greeted()).contains("pencil"));
+    }
+}

@@ -158,3 +158,89 @@ pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; KEY] {
 pub(super) fn xor(a: &[u8; KEY], b: &[u8; KEY]) -> [u8; KEY] {
     std::array::from_fn(|i| a[i] ^ b[i])
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Made by a PostgreSQL 15 server from the passwords beside them. The last three hold characters
+    /// that SASLprep maps, maps to a space, and refuses.
+    const OF_A_SERVER: [(&str, &str); 4] = [
+        (
+            "pencil",
+            "SCRAM-SHA-256$4096:fyHVsPsCrPavZZYZ7TP8cg==$v5m0spft9yLRV8+ULLhXW1ulySx/RUfhmWauoP7IVR0=:Pw4VeaXnoy1kw03j0fvBerMGoRnxZXrV8hIQOrmEHl8=",
+        ),
+        (
+            "\u{2168}\u{AD}\u{212B}",
+            "SCRAM-SHA-256$4096:cZjHOtTECWhVKjL4BzDheQ==$YDN9CO+++sUiK21hGPj9MLF5vBiBCvy9i87D2xZPAIU=:QNjIH5HodCIckCIK+5t5+7urrsGIxD4hkcDsRmrwELg=",
+        ),
+        (
+            "x\u{A0}y",
+            "SCRAM-SHA-256$4096:se00tLJ5IkGVIMihsw2PoA==$kltXBABG9o19aA8k6gUQPtAoj0LXbxNfp+0kpifBPdg=:J21x8NbQ34q6ae+uwldHsWjBHg7ObxrIcQxKjvoF49U=",
+        ),
+        (
+            "\u{FEFF}\u{7}",
+            "SCRAM-SHA-256$4096:czH8TBCAm7/sr8dNB+zzGQ==$GxfLuFS19fdNZtwdRkL3s4BEO0nME5pQrXzm75OJ6YU=:jVUrgSSnFGR/NAdmR/GWzIFgc2mllyb9HjfyIhSMT5A=",
+        ),
+    ];
+
+    #[test]
+    fn the_servers_own_verifiers_are_made_again_and_written_as_they_were() {
+        for (password, text) in OF_A_SERVER {
+            let verifier: ScramVerifier = text.parse().unwrap();
+            let ours = ScramVerifier::from_password(password, &verifier.salt, verifier.iterations);
+            assert_eq!(ours, verifier, "{password:?}");
+            assert_eq!(verifier.to_string(), text);
+            assert!(verifier.matches(password));
+            assert!(!verifier.matches("wrong"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_verifier_is_refused() {
+        let good = OF_A_SERVER[0].1;
+        assert_eq!(good.parse::<ScramVerifier>().unwrap().iterations, 4096);
+        for bad in [
+            "",
+            "pencil",
+            "md54108eb9b0ad799aaab56efd279ede184",
+            &good.replace("256$", "512$"),
+            &good.replace("4096", "0"),
+            &good.replace("4096", "-1"),
+            &good.replace("4096", "+1"),
+            &good.replace("4096", "1000001"),
+            &good.replace("4096", "99999999999999999999"),
+            &good.replace("fyHVsPsCrPavZZYZ7TP8cg==", ""),
+            &good.replace("fyHV", "fy V"),
+            &good.replace("v5m0", ""),
+            &good.replace(":Pw4", "$Pw4"),
+            &good[..good.len() - 1],
+        ] {
+            assert!(bad.parse::<ScramVerifier>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_user_who_does_not_exist_has_the_same_salt_at_every_attempt() {
+        let mock = |user, secret| ScramVerifier::mock(user, secret, 16, 4096);
+        assert_eq!(mock("ann", b"secret"), mock("ann", b"secret"));
+        assert_eq!(mock("ann", b"secret").salt.len(), 16);
+        assert_ne!(mock("ann", b"secret").salt, mock("bob", b"secret").salt);
+        assert_ne!(mock("ann", b"secret").salt, mock("ann", b"other").salt);
+        let keys = mock("ann", b"secret");
+        assert_ne!(keys.stored_key, keys.server_key);
+    }
+
+    #[test]
+    fn keys_stay_out_of_debug_text() {
+        let text = format!("{:?}", ScramVerifier::mock("ann", b"secret", 16, 4096));
+        assert_eq!(text, "ScramVerifier { iterations: 4096, .. }");
+    }
+
+    #[test]
+    #[should_panic(expected = "limits")]
+    fn a_verifier_is_never_made_with_no_iterations() {
+        let _ = ScramVerifier::from_password("pencil", b"salt", 0);
+    }
+}
