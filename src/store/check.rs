@@ -44,15 +44,11 @@ pub async fn check(
             client,
             options,
         };
-        here.look(&mut findings)
+        let found = here
+            .all(&mut findings)
             .await
             .map_err(|error| (name.clone(), error))?;
-        settings.push((
-            name,
-            here.settings()
-                .await
-                .map_err(|error| (name.clone(), error))?,
-        ));
+        settings.push((name, found));
     }
     if let Some((first, others)) = settings.split_first() {
         others
