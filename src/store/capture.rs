@@ -4,12 +4,48 @@
 //! ordinary users cannot read. Anybody can raise a notice that looks like ours; it then lacks the mark and is nothing
 //! but the application's own notice.
 
-use super::journal::Op;
+use serde::{Deserialize, Serialize};
 
 /// SQLSTATE of a notice that carries a row.
 pub const ROW_CODE: &[u8] = b"LS002";
 /// SQLSTATE of a notice that tells of DDL.
 pub const DDL_CODE: &[u8] = b"LS003";
+
+/// What one change does to rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Op {
+    /// Rows were added.
+    Insert,
+    /// Rows were changed.
+    Update,
+    /// Rows were removed.
+    Delete,
+    /// A table was emptied.
+    Truncate,
+}
+
+impl Op {
+    /// The letter that the functions in the database use.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::Insert => "I",
+            Self::Update => "U",
+            Self::Delete => "D",
+            Self::Truncate => "T",
+        }
+    }
+
+    /// The reverse of [`Op::letter`].
+    pub fn from_letter(letter: u8) -> Option<Self> {
+        match letter {
+            b'I' => Some(Self::Insert),
+            b'U' => Some(Self::Update),
+            b'D' => Some(Self::Delete),
+            b'T' => Some(Self::Truncate),
+            _ => None,
+        }
+    }
+}
 
 /// What a notice of ours says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +149,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |c: u8| char::from(c).to_digit(16);
     let pair = |p: &[u8]| u8::try_from(digit(p[0])? * 16 + digit(p[1])?).ok();
-    if text.len() % 2 == 0 {
+    if text.len().is_multiple_of(2) {
         text.chunks(2).map(pair).collect()
     } else {
         None

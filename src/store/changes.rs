@@ -11,8 +11,7 @@
 //!   remains touches every row once. Then deletions go first, updates second, insertions last, so that no value meets
 //!   the one that it replaces in a unique index.
 
-use super::capture::CapturedRow;
-use super::journal::Op;
+use super::capture::{CapturedRow, Op};
 use std::collections::HashMap;
 
 /// One net change of one row.

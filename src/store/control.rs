@@ -3,11 +3,22 @@
 //! Every name is qualified and every value a parameter, so nothing here depends on the settings of the connection or
 //! on what users have put into the database.
 
+use super::capture::quoted;
 use super::journal::Record;
-use super::{SCHEMA_SQL, capture::quoted};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error};
+
+/// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
+/// and event triggers in place afterwards.
+pub const SCHEMA_SQL: &str = concat!(
+    include_str!("schema.sql"),
+    include_str!("apply.sql"),
+    include_str!("watch.sql")
+);
+
+/// What the comment on the schema says when it is of this version.
+pub const SCHEMA_VERSION: &str = "lockstep schema 1";
 
 /// The control row.
 #[derive(Clone, Debug, PartialEq, Eq)]

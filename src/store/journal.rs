@@ -7,6 +7,7 @@
 //! On disk an entry is one version byte and then postcard. A reader refuses a version that it does not know rather
 //! than guess.
 
+pub use super::capture::Op;
 use super::changes::Change;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,11 @@ pub const MARK_SQL: &str = "SELECT lockstep.mark($1,$2)";
 /// Types of the parameters of [`MARK_SQL`].
 pub const MARK_TYPES: [u32; 2] = [25, 25];
 
+/// `$1` token, `$2` whether the session is one of a follower (no triggers, no foreign keys) or of a leader again.
+pub const FOLLOW_SQL: &str = "SELECT lockstep.follow($1,$2)";
+/// Types of the parameters of [`FOLLOW_SQL`].
+pub const FOLLOW_TYPES: [u32; 2] = [25, 16];
+
 /// Turns the capture on for the statements that follow in this transaction, and numbers their rows from 1.
 pub const CAPTURE_ON_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
      pg_catalog.set_config('lockstep.serial','0',true)";
@@ -56,42 +62,6 @@ pub const CAPTURE_OFF_SQL: &str = "SELECT pg_catalog.set_config('lockstep.captur
 /// How many of the rows captured since [`CAPTURE_ON_SQL`] are still there: what `Changes::settle` needs.
 pub const CAPTURED_SQL: &str =
     "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0')";
-
-/// What one change does to rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Op {
-    /// Rows were added.
-    Insert,
-    /// Rows were changed.
-    Update,
-    /// Rows were removed.
-    Delete,
-    /// A table was emptied.
-    Truncate,
-}
-
-impl Op {
-    /// The letter that the functions in the database use.
-    pub fn letter(self) -> &'static str {
-        match self {
-            Self::Insert => "I",
-            Self::Update => "U",
-            Self::Delete => "D",
-            Self::Truncate => "T",
-        }
-    }
-
-    /// The reverse of [`Op::letter`].
-    pub fn from_letter(letter: u8) -> Option<Self> {
-        match letter {
-            b'I' => Some(Self::Insert),
-            b'U' => Some(Self::Update),
-            b'D' => Some(Self::Delete),
-            b'T' => Some(Self::Truncate),
-            _ => None,
-        }
-    }
-}
 
 /// One thing that a follower is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
