@@ -88,6 +88,8 @@ pub struct Batch<W> {
     pub items: Vec<Item<W>>,
     /// How the batch ends.
     pub end: End,
+    /// What was wrong with the message after the last item, if anything.
+    pub failure: Option<Failure>,
 }
 
 /// One piece of a batch: a text and the wire messages that belong to it.

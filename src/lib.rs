@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod catalog;
+pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;

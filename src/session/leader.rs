@@ -130,7 +130,10 @@ impl<P: Protocol> Session<P> {
             let ran = leader.run(work, watch, client).await;
             cancel.clear();
             match ran {
-                Ok(outcome) => return Ok(outcome),
+                Ok(outcome) => {
+                    self.completion = outcome.completion;
+                    return Ok(outcome);
+                }
                 Err(Broken::Client(_)) => return Err(Stop::Gone),
                 Err(broken) => {
                     let sent = self.client.flushes() != mark.1;

@@ -98,6 +98,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// The length of the message that said the last statement was complete.
+    completion: usize,
     /// SQL-level prepared statements: name and body, with its classification.
     prepared: std::collections::HashMap<String, crate::sql::Statement>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
@@ -135,6 +137,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            completion: 0,
             prepared: std::collections::HashMap::new(),
             cancel,
             stop,
@@ -212,10 +215,18 @@ impl<P: Protocol> Session<P> {
     async fn batch(&mut self, batch: Batch<P::Work>) -> Result<(), Gone> {
         use crate::exchange::Sink;
         let end = batch.end;
+        let (alone, flushes) = (batch.items.len() == 1, self.client.flushes());
         let mut stopped = self.items(batch).await;
         if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
             match stopped {
-                Ok(()) => stopped = self.commit().await,
+                Ok(()) => {
+                    stopped = self.commit().await;
+                    if stopped.is_err() && alone && self.client.flushes() == flushes {
+                        // The client must not read of success before it reads of the failure.
+                        let kept = self.client.buffer().len().saturating_sub(self.completion);
+                        self.client.buffer().truncate(kept);
+                    }
+                }
                 Err(_) => self.undo().await,
             }
         }

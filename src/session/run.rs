@@ -34,7 +34,7 @@ impl<P: Protocol> Session<P> {
                 None => self.unexecuted(&item.work).await?,
             }
         }
-        Ok(())
+        batch.failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     async fn item(

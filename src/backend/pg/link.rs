@@ -96,6 +96,8 @@ pub struct PgLink {
     /// Hashes the rows of the answer being handed on.
     digest: std::hash::DefaultHasher,
     pub(super) wants_digest: bool,
+    /// The bulk load under way was opened by an extended query.
+    pub(super) bulk_by_steps: bool,
     expected: VecDeque<Expected>,
     first_error: Option<String>,
     /// Statements the server knows, and those whose Parse is under way.
@@ -131,6 +133,7 @@ impl PgLink {
             mark: String::new(),
             digest: std::hash::DefaultHasher::new(),
             wants_digest: false,
+            bulk_by_steps: false,
             expected: VecDeque::new(),
             first_error: None,
             prepared: HashSet::new(),

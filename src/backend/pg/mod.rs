@@ -13,7 +13,7 @@ use lockstep_protocol::pg::client;
 use crate::exchange::{Broken, BulkPiece, Link, Outcome, ServerError, Settings, Sink, TxMode, TxState, Watch};
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
-use crate::wire::pg::PgWork;
+use crate::wire::pg::{PgWork, Step};
 use link::Own;
 
 const RECORD: Own = Own {
@@ -64,6 +64,10 @@ const CAPTURED: Own = Own {
 fn is_copy(text: &[u8]) -> bool {
     let start = text.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(text.len());
     text[start..].get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"copy"))
+}
+
+fn opens_copy(step: &Step) -> bool {
+    matches!(step, Step::Bind { statement, .. } if is_copy(statement.prepared.text.sql.as_bytes()))
 }
 
 impl PgLink {
@@ -340,7 +344,11 @@ impl Link for PgLink {
         if watch.rows {
             self.queue_own(&CAPTURE, &bind_rest(&[]));
         }
-        let bulk = matches!(work, PgWork::Query(text) if is_copy(text));
+        let bulk = match work {
+            PgWork::Query(text) => is_copy(text),
+            PgWork::Steps(steps) => steps.iter().any(opens_copy),
+        };
+        self.bulk_by_steps = bulk && matches!(work, PgWork::Steps(_));
         match work {
             PgWork::Query(text) => {
                 client::query(&mut self.outgoing, text);
@@ -368,6 +376,10 @@ impl Link for PgLink {
             BulkPiece::Data(data) => client::copy_data(&mut self.outgoing, data),
             BulkPiece::Done => client::copy_done(&mut self.outgoing),
             BulkPiece::Fail(why) => client::copy_fail(&mut self.outgoing, why),
+        }
+        if self.bulk_by_steps && !matches!(piece, BulkPiece::Data(_)) {
+            // The server passed over the Sync that came before the data.
+            client::sync(&mut self.outgoing);
         }
         self.send().await
     }

@@ -1,0 +1,3 @@
+//! Towards the applications: logging in, and their side of the conversation.
+
+pub mod pg;

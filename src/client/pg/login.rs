@@ -1,0 +1,335 @@
+//! Logging in: TLS, who the client is, and the proof of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lockstep_protocol::DecodeError;
+use lockstep_protocol::pg::auth::{self, ScramServer, ScramVerifier};
+use lockstep_protocol::pg::{client, frame, server, startup};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{Bounds, PgClient, fields};
+use crate::config::AuthMethod;
+use crate::error::{Failure, Kind};
+use crate::net::Stream;
+use crate::tls::ServerTls;
+use crate::wire::pg::Statements;
+
+/// Rounds of PBKDF2, as the server's own default.
+const ITERATIONS: u32 = 4096;
+/// Length of a SCRAM salt.
+const SALT: usize = 16;
+
+/// A user who may log in.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// How the user proves who it is.
+    pub method: AuthMethod,
+    /// The password, for md5.
+    pub password: crate::config::Secret,
+    /// What SCRAM compares with.
+    pub verifier: ScramVerifier,
+}
+
+/// The front door: what it takes to let a client in.
+#[derive(Debug)]
+pub struct Door {
+    /// TLS, where it is offered, and whether it is required.
+    pub tls: Option<(Arc<ServerTls>, bool)>,
+    /// The users.
+    pub users: std::collections::HashMap<String, Known>,
+    /// How users who do not exist are asked for their password.
+    pub method: AuthMethod,
+    /// Makes answers to unknown users look like those to known ones.
+    pub secret: [u8; 32],
+    /// How long logging in may take.
+    pub timeout: Duration,
+    /// The largest start-up message.
+    pub max_startup: usize,
+    /// Bounds of a client.
+    pub bounds: Bounds,
+    /// The statements that sessions share.
+    pub statements: Arc<Statements>,
+}
+
+/// What came through the door.
+pub enum Knock {
+    /// A client that has proved who it is.
+    Client(Box<Greeting>),
+    /// A request to cancel what another client runs.
+    Cancel {
+        /// The number of that client.
+        number: u32,
+        /// Its secret.
+        secret: Bytes,
+    },
+    /// Nobody: it left, broke the rules or was refused.
+    Nobody,
+}
+
+/// A client that has proved who it is.
+#[derive(Debug)]
+pub struct Greeting {
+    /// The conversation.
+    pub client: PgClient,
+    /// The user.
+    pub user: String,
+    /// The database it asked for.
+    pub database: String,
+    /// Settings of the start-up message, those in `options` included.
+    pub settings: Vec<(String, String)>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+}
+
+struct Visitor {
+    stream: Stream,
+    incoming: BytesMut,
+}
+
+impl Door {
+    /// What SCRAM compares a password with, under a salt of its own.
+    pub fn verifier(password: &str) -> ScramVerifier {
+        ScramVerifier::from_password(password, &rand::random::<[u8; SALT]>(), ITERATIONS)
+    }
+
+    /// Lets a client in, within the time limit.
+    pub async fn open(&self, tcp: TcpStream, peer: SocketAddr) -> Knock {
+        let visit = self.visit(tcp, peer);
+        match tokio::time::timeout(self.timeout, visit).await {
+            Ok(Ok(knock)) => knock,
+            Ok(Err(why)) => {
+                tracing::debug!(%peer, why, "a client was not let in");
+                Knock::Nobody
+            }
+            Err(_) => Knock::Nobody,
+        }
+    }
+
+    async fn visit(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Knock, String> {
+        let mut visitor =
+            Visitor { stream: Stream::Plain(tcp), incoming: BytesMut::with_capacity(1024) };
+        loop {
+            match visitor.startup(self.max_startup).await? {
+                startup::Startup::Tls => visitor = self.secure(visitor).await?,
+                startup::Startup::GssEncryption => visitor.say(b"N").await?,
+                startup::Startup::Cancel { pid, secret } => {
+                    return Ok(Knock::Cancel { number: pid, secret });
+                }
+                startup::Startup::Start { minor, params, .. } => {
+                    return self.start(visitor, peer, minor, params).await;
+                }
+            }
+        }
+    }
+
+    async fn secure(&self, mut visitor: Visitor) -> Result<Visitor, String> {
+        // What was sent ahead in plain text must not be taken for something said under TLS.
+        if !visitor.incoming.is_empty() {
+            return Err("bytes before the TLS handshake".into());
+        }
+        let Some((tls, _)) = &self.tls else {
+            visitor.say(b"N").await?;
+            return Ok(visitor);
+        };
+        visitor.say(b"S").await?;
+        let Stream::Plain(tcp) = visitor.stream else {
+            return Err("TLS inside TLS".into());
+        };
+        let secured = tls.acceptor().accept(tcp).await.map_err(|e| e.to_string())?;
+        Ok(Visitor { stream: Stream::Tls(Box::new(secured.into())), ..visitor })
+    }
+
+    async fn start(
+        &self,
+        mut visitor: Visitor,
+        peer: SocketAddr,
+        minor: u16,
+        params: Vec<(String, String)>,
+    ) -> Result<Knock, String> {
+        if matches!((&self.tls, &visitor.stream), (Some((_, true)), Stream::Plain(_))) {
+            let refusal = Failure::new(Kind::Refused, "this server requires TLS")
+                .code("28000")
+                .hint("connect with sslmode=require or stricter");
+            return visitor.refuse(&refusal).await;
+        }
+        let wanted = match Wanted::read(params) {
+            Ok(wanted) => wanted,
+            Err(refusal) => return visitor.refuse(&refusal).await,
+        };
+        if minor > 0 || !wanted.unknown.is_empty() {
+            let mut out = BytesMut::new();
+            let unknown: Vec<&str> = wanted.unknown.iter().map(String::as_str).collect();
+            server::negotiate_protocol_version(&mut out, 0, &unknown);
+            visitor.say(&out).await?;
+        }
+        if let Err(refusal) = self.prove(&mut visitor, &wanted.user).await? {
+            return visitor.refuse(&refusal).await;
+        }
+        let Visitor { stream, incoming } = visitor;
+        let client = PgClient::new(stream, incoming, self.statements.clone(), self.bounds);
+        let Wanted { user, database, settings, .. } = wanted;
+        Ok(Knock::Client(Box::new(Greeting { client, user, database, settings, peer })))
+    }
+
+    /// Has the client prove who it is. Unknown users are asked like known ones, and refused alike.
+    async fn prove(
+        &self,
+        visitor: &mut Visitor,
+        user: &str,
+    ) -> Result<Result<(), Failure>, String> {
+        let known = self.users.get(user);
+        let method = known.map_or(self.method, |k| k.method);
+        let right = match method {
+            AuthMethod::Trust => known.is_some(),
+            AuthMethod::Md5 => {
+                let salt: [u8; 4] = rand::random();
+                let mut out = BytesMut::new();
+                server::auth_md5(&mut out, salt);
+                visitor.say(&out).await?;
+                let given = visitor.password(self.max_startup).await?;
+                let password = known.map_or("", |k| k.password.reveal());
+                let wanted = auth::md5_password(user, password, salt);
+                let given = given.strip_suffix(&[0]).unwrap_or(&given);
+                auth::constant_time_eq(given, wanted.as_bytes()) && known.is_some()
+            }
+            AuthMethod::ScramSha256 => self.scram(visitor, user).await? && known.is_some(),
+        };
+        Ok(if right {
+            Ok(())
+        } else {
+            let what = format!("password authentication failed for user \"{user}\"");
+            Err(Failure::new(Kind::Refused, what).code("28P01"))
+        })
+    }
+
+    async fn scram(&self, visitor: &mut Visitor, user: &str) -> Result<bool, String> {
+        let verifier = self.users.get(user).map_or_else(
+            || ScramVerifier::mock(user, &self.secret, SALT, ITERATIONS),
+            |known| known.verifier.clone(),
+        );
+        let mut out = BytesMut::new();
+        server::auth_sasl(&mut out, &[auth::SCRAM_SHA_256]);
+        visitor.say(&out).await?;
+        let first = visitor.password(self.max_startup).await?;
+        let first = client::SaslInitial::decode(&first).map_err(|e| e.to_string())?;
+        if first.mechanism != auth::SCRAM_SHA_256 {
+            return Err("a SASL mechanism that was not offered".into());
+        }
+        let mut machine = ScramServer::new(verifier, nonce());
+        let challenge =
+            machine.challenge(first.data.unwrap_or_default()).map_err(|e| e.to_string())?;
+        out.clear();
+        server::auth_sasl_continue(&mut out, challenge);
+        visitor.say(&out).await?;
+        let proof = visitor.password(self.max_startup).await?;
+        match machine.verify(&proof) {
+            Ok(last) => {
+                out.clear();
+                server::auth_sasl_final(&mut out, last);
+                visitor.say(&out).await?;
+                Ok(true)
+            }
+            Err(auth::AuthError::WrongPassword) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// What the start-up message asks for.
+struct Wanted {
+    user: String,
+    database: String,
+    settings: Vec<(String, String)>,
+    unknown: Vec<String>,
+}
+
+impl Wanted {
+    fn read(params: Vec<(String, String)>) -> Result<Self, Failure> {
+        let mut wanted = Self {
+            user: String::new(),
+            database: String::new(),
+            settings: Vec::new(),
+            unknown: Vec::new(),
+        };
+        for (name, value) in params {
+            match name.as_str() {
+                "user" => wanted.user = value,
+                "database" => wanted.database = value,
+                "options" => wanted.settings.extend(startup::parse_options(&value).map_err(bad)?),
+                "replication" => {
+                    if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
+                        let what = "replication connections are not supported";
+                        return Err(Failure::new(Kind::Refused, what)
+                            .hint("connect to a backend directly, for backups only"));
+                    }
+                }
+                _ if name.starts_with("_pq_.") => wanted.unknown.push(name),
+                _ => wanted.settings.push((name, value)),
+            }
+        }
+        if wanted.user.is_empty() {
+            let what = "no PostgreSQL user name specified in startup packet";
+            return Err(Failure::new(Kind::Protocol, what).code("28000"));
+        }
+        if wanted.database.is_empty() {
+            wanted.database.clone_from(&wanted.user);
+        }
+        Ok(wanted)
+    }
+}
+
+fn bad(error: DecodeError) -> Failure {
+    Failure::new(Kind::Protocol, format!("invalid start-up options: {error}")).code("22023")
+}
+
+impl Visitor {
+    async fn say(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.stream.write_all(bytes).await.map_err(|e| e.to_string())?;
+        self.stream.flush().await.map_err(|e| e.to_string())
+    }
+
+    async fn more(&mut self) -> Result<(), String> {
+        match self.stream.read_more(&mut self.incoming).await {
+            Ok(0) => Err("it left".into()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn startup(&mut self, max: usize) -> Result<startup::Startup, String> {
+        loop {
+            match startup::decode(&mut self.incoming, max) {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => self.more().await?,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// The body of the next password message; nothing else is allowed here.
+    async fn password(&mut self, max: usize) -> Result<Bytes, String> {
+        loop {
+            match frame::take(&mut self.incoming, max).map_err(|e| e.to_string())? {
+                Some(frame) if frame.tag == client::PASSWORD => return Ok(frame.bytes.slice(5..)),
+                Some(frame) => return Err(format!("message type {} during login", frame.tag)),
+                None => self.more().await?,
+            }
+        }
+    }
+
+    async fn refuse(&mut self, failure: &Failure) -> Result<Knock, String> {
+        let mut out = BytesMut::new();
+        fields(failure, "FATAL").encode(server::ERROR_RESPONSE, &mut out);
+        self.say(&out).await?;
+        Ok(Knock::Nobody)
+    }
+}
+
+fn nonce() -> String {
+    use rand::distr::{Alphanumeric, SampleString};
+    Alphanumeric.sample_string(&mut rand::rng(), 24)
+}

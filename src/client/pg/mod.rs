@@ -1,0 +1,450 @@
+//! The conversation with an application that speaks PostgreSQL.
+//!
+//! Simple and extended queries are folded into one kind of batch. Statement and portal names are the
+//! application's own and stay here; what goes on is the shared statement behind the name.
+
+mod login;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use lockstep_protocol::pg::server::ErrorFields;
+use lockstep_protocol::pg::{client, frame, server};
+
+pub use login::{Door, Greeting, Knock, Known};
+
+use crate::error::{Failure, Kind};
+use crate::exchange::{
+    Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, TxState,
+};
+use crate::net::Stream;
+use crate::wire::pg::{PgWork, Prepared, Reference, Statements, Step};
+
+/// Bounds on what one client may make us keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The largest message.
+    pub message: usize,
+    /// Prepared statements.
+    pub prepared: usize,
+    /// Bytes of an answer that wait before they are sent.
+    pub reply: usize,
+}
+
+/// The conversation with an application that speaks PostgreSQL.
+#[derive(Debug)]
+pub struct PgClient {
+    stream: Stream,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    statements: Arc<Statements>,
+    bounds: Bounds,
+    named: HashMap<String, Arc<Prepared>>,
+    unnamed: Option<Arc<Prepared>>,
+    portals: HashMap<String, Reference>,
+    /// Names given in the batch under way: an error takes them back.
+    fresh: Vec<String>,
+    steps: Vec<Step>,
+    items: Vec<Item<PgWork>>,
+    /// After an error in an extended query: everything up to the next Sync is passed over.
+    skipping: bool,
+    /// The batch under way is an extended one.
+    extended: bool,
+    end: End,
+    /// A bulk load took the Sync of its batch: another one comes, and gets the answer.
+    sync_owed: bool,
+    flushes: u64,
+}
+
+impl PgClient {
+    /// A client that has logged in.
+    fn new(stream: Stream, incoming: BytesMut, statements: Arc<Statements>, bounds: Bounds) -> Self {
+        Self {
+            stream,
+            incoming,
+            outgoing: BytesMut::with_capacity(8192),
+            statements,
+            bounds,
+            named: HashMap::new(),
+            unnamed: None,
+            portals: HashMap::new(),
+            fresh: Vec::new(),
+            steps: Vec::new(),
+            items: Vec::new(),
+            skipping: false,
+            extended: false,
+            end: End::Ready,
+            sync_owed: false,
+            flushes: 0,
+        }
+    }
+
+    /// Tells the client that it is in: the server's parameters, and its key for cancel requests.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn welcome<'a>(
+        &mut self,
+        parameters: impl Iterator<Item = (&'a str, &'a str)> + Send,
+        number: u32,
+        secret: &[u8],
+    ) -> Result<(), Gone> {
+        server::auth_ok(&mut self.outgoing);
+        for (name, value) in parameters {
+            server::parameter_status(&mut self.outgoing, name, value);
+        }
+        server::backend_key_data(&mut self.outgoing, number, secret);
+        server::ready_for_query(&mut self.outgoing, server::IDLE);
+        self.flush().await
+    }
+
+    async fn frame(&mut self) -> Result<frame::Frame, Gone> {
+        loop {
+            match frame::take(&mut self.incoming, self.bounds.message) {
+                Ok(Some(frame)) => return Ok(frame),
+                Ok(None) => {}
+                Err(error) => return Err(self.broken(&error.to_string()).await),
+            }
+            match self.stream.read_more(&mut self.incoming).await {
+                Ok(0) | Err(_) => return Err(Gone),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The client broke the protocol in a way that leaves no way to go on.
+    async fn broken(&mut self, why: &str) -> Gone {
+        let failure = Failure::new(Kind::Protocol, format!("protocol violation: {why}"));
+        self.close(&failure).await;
+        Gone
+    }
+
+    fn take_batch(&mut self, end: End, failure: Option<Failure>) -> Batch<PgWork> {
+        if !self.steps.is_empty() {
+            let steps = std::mem::take(&mut self.steps);
+            self.items.push(Item { text: None, work: PgWork::Steps(steps) });
+        }
+        self.end = end;
+        Batch { items: std::mem::take(&mut self.items), end, failure }
+    }
+
+    /// Takes one message of an extended query. A batch when it ends one.
+    fn extended(&mut self, frame: &frame::Frame) -> Result<(), Failure> {
+        let bad = |e: lockstep_protocol::DecodeError| {
+            Failure::new(Kind::Protocol, format!("invalid message: {e}"))
+        };
+        let body = frame.body();
+        match frame.tag {
+            client::PARSE => {
+                let parse = client::Parse::decode(body).map_err(bad)?;
+                self.parse(parse.name, parse.text, &parse.types)?;
+            }
+            client::BIND => {
+                let bind = client::Bind::decode(body).map_err(bad)?;
+                let statement = self.reference(bind.statement)?;
+                let rest = frame.bytes.slice_ref(bind.rest);
+                self.portals.insert(bind.portal.to_owned(), statement.clone());
+                self.steps.push(Step::Bind { portal: bind.portal.to_owned(), statement, rest });
+            }
+            client::DESCRIBE => {
+                let describe = client::Describe::decode(body).map_err(bad)?;
+                if describe.kind == client::STATEMENT {
+                    let statement = self.reference(describe.name)?;
+                    self.steps.push(Step::DescribeStatement(statement));
+                } else {
+                    self.portal(describe.name)?;
+                    self.steps.push(Step::DescribePortal(describe.name.to_owned()));
+                }
+            }
+            client::EXECUTE => {
+                let execute = client::Execute::decode(body).map_err(bad)?;
+                let text = self.portal(execute.portal)?.prepared.text.clone();
+                let (portal, max_rows) = (execute.portal.to_owned(), execute.max_rows);
+                self.steps.push(Step::Execute { portal, max_rows });
+                let steps = std::mem::take(&mut self.steps);
+                self.items.push(Item { text: Some(text), work: PgWork::Steps(steps) });
+            }
+            client::CLOSE => {
+                let close = client::Close::decode(body).map_err(bad)?;
+                if close.kind == client::STATEMENT {
+                    self.forget_prepared(Some(close.name));
+                    self.steps.push(Step::CloseStatement);
+                } else {
+                    self.portals.remove(close.name);
+                    self.steps.push(Step::ClosePortal(close.name.to_owned()));
+                }
+            }
+            client::FUNCTION_CALL => {
+                return Err(Failure::new(Kind::Refused, "function calls by number are not supported")
+                    .hint("call the function with SELECT"));
+            }
+            tag => {
+                let what = format!("invalid frontend message type {tag}");
+                return Err(Failure::new(Kind::Protocol, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn parse(&mut self, name: &str, text: &str, types: &[u32]) -> Result<(), Failure> {
+        let prepared = self.statements.intern(text, types);
+        let named = !name.is_empty();
+        if named {
+            if self.named.contains_key(name) {
+                let what = format!("prepared statement \"{name}\" already exists");
+                return Err(Failure::new(Kind::Protocol, what).code("42P05"));
+            }
+            if self.named.len() >= self.bounds.prepared {
+                return Err(Failure::new(Kind::TooManyConnections, "too many prepared statements")
+                    .code("53400")
+                    .hint("close some, or raise `[limits] max_prepared_per_client`"));
+            }
+            self.named.insert(name.to_owned(), prepared.clone());
+            self.fresh.push(name.to_owned());
+        } else {
+            self.unnamed = Some(prepared.clone());
+        }
+        self.steps.push(Step::Parse(Reference { prepared, named }));
+        Ok(())
+    }
+
+    fn reference(&self, name: &str) -> Result<Reference, Failure> {
+        let named = !name.is_empty();
+        let found = if named { self.named.get(name) } else { self.unnamed.as_ref() };
+        let prepared = found.cloned().ok_or_else(|| {
+            let what = if named {
+                format!("prepared statement \"{name}\" does not exist")
+            } else {
+                "unnamed prepared statement does not exist".to_owned()
+            };
+            Failure::new(Kind::Protocol, what).code("26000")
+        })?;
+        Ok(Reference { prepared, named })
+    }
+
+    fn portal(&self, name: &str) -> Result<&Reference, Failure> {
+        self.portals.get(name).ok_or_else(|| {
+            Failure::new(Kind::Protocol, format!("portal \"{name}\" does not exist")).code("34000")
+        })
+    }
+
+    fn after_error(&mut self) {
+        self.skipping = self.extended && self.end == End::Flush;
+        for name in std::mem::take(&mut self.fresh) {
+            self.named.remove(&name);
+        }
+    }
+}
+
+impl Sink for PgClient {
+    fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.outgoing
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        self.flushes += 1;
+        let Self { stream, outgoing, incoming, .. } = self;
+        stream.write_while_reading(outgoing, incoming).await.map_err(|_| Gone)
+    }
+
+    fn limit(&self) -> usize {
+        self.bounds.reply
+    }
+
+    fn flushes(&self) -> u64 {
+        self.flushes
+    }
+}
+
+impl Client for PgClient {
+    type Work = PgWork;
+
+    async fn next(&mut self) -> Result<Batch<PgWork>, Gone> {
+        loop {
+            let frame = self.frame().await?;
+            if self.skipping && frame.tag != client::SYNC && frame.tag != client::TERMINATE {
+                continue;
+            }
+            match frame.tag {
+                client::QUERY => {
+                    let text = match client::Query::decode(frame.body()) {
+                        Ok(query) => query.text.to_owned(),
+                        Err(error) => return Err(self.broken(&error.to_string()).await),
+                    };
+                    self.extended = false;
+                    self.unnamed = None;
+                    let shared = self.statements.intern(&text, &[]).text.clone();
+                    let work = PgWork::Query(Bytes::from(text));
+                    self.items.push(Item { text: Some(shared), work });
+                    return Ok(self.take_batch(End::Ready, None));
+                }
+                client::SYNC => {
+                    self.skipping = false;
+                    self.extended = true;
+                    return Ok(self.take_batch(End::Ready, None));
+                }
+                client::FLUSH => {
+                    self.extended = true;
+                    return Ok(self.take_batch(End::Flush, None));
+                }
+                client::TERMINATE => return Err(Gone),
+                // Left over from a bulk load that has failed.
+                client::COPY_DATA | client::COPY_DONE | client::COPY_FAIL => {}
+                _ => {
+                    self.extended = true;
+                    if let Err(failure) = self.extended(&frame) {
+                        self.steps.clear();
+                        return Ok(self.take_batch(End::Flush, Some(failure)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, work: &PgWork, tag: &str) {
+        let out = &mut self.outgoing;
+        let PgWork::Steps(steps) = work else {
+            server::command_complete(out, tag);
+            return;
+        };
+        for step in steps {
+            match step {
+                Step::Parse(_) => server::parse_complete(out),
+                Step::Bind { .. } => server::bind_complete(out),
+                Step::DescribeStatement(statement) => {
+                    server::parameter_description(out, &statement.prepared.types);
+                    server::no_data(out);
+                }
+                Step::DescribePortal(_) => server::no_data(out),
+                Step::Execute { .. } => server::command_complete(out, tag),
+                Step::CloseStatement | Step::ClosePortal(_) => server::close_complete(out),
+            }
+        }
+    }
+
+    fn rows(&mut self, work: &PgWork, columns: &[&str], rows: &[Vec<Option<String>>], tag: &str) {
+        const TEXT: u32 = 25;
+        let described: Vec<(&str, u32)> = columns.iter().map(|name| (*name, TEXT)).collect();
+        let out = &mut self.outgoing;
+        let describe = |out: &mut BytesMut| server::row_description(out, &described);
+        let all = |out: &mut BytesMut| {
+            for row in rows {
+                let values: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
+                server::data_row(out, &values);
+            }
+            server::command_complete(out, tag);
+        };
+        let PgWork::Steps(steps) = work else {
+            describe(out);
+            return all(out);
+        };
+        for step in steps {
+            match step {
+                Step::Parse(_) => server::parse_complete(out),
+                Step::Bind { .. } => server::bind_complete(out),
+                Step::DescribeStatement(statement) => {
+                    server::parameter_description(out, &statement.prepared.types);
+                    describe(out);
+                }
+                Step::DescribePortal(_) => describe(out),
+                Step::Execute { .. } => all(out),
+                Step::CloseStatement | Step::ClosePortal(_) => server::close_complete(out),
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        fields(failure, "ERROR").encode(server::ERROR_RESPONSE, &mut self.outgoing);
+        self.after_error();
+    }
+
+    fn relay_error(&mut self, error: &ServerError) {
+        self.outgoing.extend_from_slice(&error.wire);
+        self.after_error();
+    }
+
+    fn ready(&mut self, state: TxState) {
+        self.fresh.clear();
+        if state == TxState::Idle {
+            self.portals.clear();
+        }
+        if std::mem::take(&mut self.sync_owed) {
+            return;
+        }
+        let status = match state {
+            TxState::Idle => server::IDLE,
+            TxState::Open => server::IN_TRANSACTION,
+            TxState::Failed => server::FAILED,
+        };
+        server::ready_for_query(&mut self.outgoing, status);
+    }
+
+    fn warn(&mut self, code: &str, message: &str) {
+        ErrorFields::new("WARNING", code, message)
+            .encode(server::NOTICE_RESPONSE, &mut self.outgoing);
+    }
+
+    async fn next_bulk(&mut self) -> Result<BulkPiece, Gone> {
+        self.sync_owed = self.extended && self.end == End::Ready;
+        loop {
+            let frame = self.frame().await?;
+            match frame.tag {
+                client::COPY_DATA => return Ok(BulkPiece::Data(frame.bytes.slice(5..))),
+                client::COPY_DONE => return Ok(BulkPiece::Done),
+                client::COPY_FAIL => {
+                    let body = frame.body();
+                    let text = body.strip_suffix(&[0]).unwrap_or(body);
+                    return Ok(BulkPiece::Fail(String::from_utf8_lossy(text).into_owned()));
+                }
+                client::SYNC | client::FLUSH => {}
+                client::TERMINATE => return Err(Gone),
+                tag => {
+                    let why = format!("message type {tag} during a COPY");
+                    return Err(self.broken(&why).await);
+                }
+            }
+        }
+    }
+
+    async fn skip_bulk(&mut self) -> Result<(), Gone> {
+        loop {
+            if !matches!(self.next_bulk().await?, BulkPiece::Data(_)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn forget_prepared(&mut self, name: Option<&str>) -> bool {
+        match name {
+            Some("") => self.unnamed.take().is_some(),
+            Some(name) => self.named.remove(name).is_some(),
+            None => {
+                self.named.clear();
+                self.unnamed = None;
+                true
+            }
+        }
+    }
+
+    async fn close(&mut self, failure: &Failure) {
+        fields(failure, "FATAL").encode(server::ERROR_RESPONSE, &mut self.outgoing);
+        // The client may have left already: then nobody misses the farewell.
+        let _ = self.flush().await;
+    }
+}
+
+/// An error of ours as it travels.
+fn fields(failure: &Failure, severity: &str) -> ErrorFields {
+    let mut fields = ErrorFields::new(severity, failure.sqlstate(), failure.message.as_str());
+    if let Some(detail) = &failure.detail {
+        fields = fields.detail(detail.as_str());
+    }
+    if let Some(hint) = &failure.hint {
+        fields = fields.hint(hint.as_str());
+    }
+    fields
+}
