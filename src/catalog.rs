@@ -26,10 +26,19 @@ pub struct Plan {
     pub unreadable: bool,
 }
 
+/// The catalog as it was read.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// What statements are classified with.
+    pub catalog: Catalog,
+    /// Whether any constraint may be checked as late as at the commit.
+    pub deferrable: bool,
+}
+
 /// The newest catalog, and the epoch that a plan must have to be trusted.
 #[derive(Debug)]
 pub struct Catalogs {
-    current: ArcSwap<(u64, Catalog)>,
+    current: ArcSwap<(u64, Snapshot)>,
     /// Raised before DDL commits.
     epoch: AtomicU64,
     loaded: watch::Sender<u64>,
@@ -38,7 +47,7 @@ pub struct Catalogs {
 impl Default for Catalogs {
     fn default() -> Self {
         Self {
-            current: ArcSwap::from_pointee((0, Catalog::default())),
+            current: ArcSwap::from_pointee((0, Snapshot::default())),
             epoch: AtomicU64::new(1),
             loaded: watch::channel(0).0,
         }
@@ -57,15 +66,20 @@ impl Catalogs {
     }
 
     /// Installs a catalog that was read when the epoch was `epoch`.
-    pub fn install(&self, epoch: u64, catalog: Catalog) {
+    pub fn install(&self, epoch: u64, snapshot: Snapshot) {
         if self.current.load().0 < epoch {
-            self.current.store(Arc::new((epoch, catalog)));
+            self.current.store(Arc::new((epoch, snapshot)));
             self.loaded.send_if_modified(|loaded| {
                 let newer = *loaded < epoch;
                 *loaded = (*loaded).max(epoch);
                 newer
             });
         }
+    }
+
+    /// Whether any constraint may be checked as late as at the commit.
+    pub fn has_deferrable(&self) -> bool {
+        self.current.load().1.deferrable
     }
 
     /// Waits until a catalog of at least the given epoch is there.
@@ -84,7 +98,7 @@ impl Catalogs {
         {
             return plan;
         }
-        let (script, unreadable) = match analyze(&text.sql, &catalog.1, scope) {
+        let (script, unreadable) = match analyze(&text.sql, &catalog.1.catalog, scope) {
             Ok(script) => (script, false),
             Err(_) => (unreadable(&text.sql), true),
         };

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::BackendMetrics;
 pub use pool::{CheckoutError, Lease, Limits, Pool};
 
 /// What a connection is used for. Readers refuse writes at the server, so that a write that was
@@ -65,6 +66,8 @@ pub struct Backend<L> {
     pub index: usize,
     /// Where it is, for people.
     pub address: String,
+    /// Its figures.
+    pub metrics: Arc<BackendMetrics>,
     weight: AtomicU32,
     in_flight: AtomicU32,
     latency_us: AtomicU32,
@@ -83,12 +86,14 @@ impl<L: crate::exchange::Link> Backend<L> {
         address: String,
         weight: u32,
         limits: Limits,
+        metrics: Arc<BackendMetrics>,
         dial: Box<dyn Dial<L>>,
     ) -> Self {
         Self {
             name,
             index,
             address,
+            metrics,
             weight: AtomicU32::new(weight),
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU32::new(500),

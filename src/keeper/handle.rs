@@ -34,7 +34,7 @@ pub struct Handle {
     inbox: mpsc::Sender<Message>,
     /// Every commit holds it shared from its number to its end; whoever needs a moment without
     /// commits takes it whole.
-    pub gate: RwLock<()>,
+    pub gate: Arc<RwLock<()>>,
 }
 
 impl Handle {
@@ -43,7 +43,7 @@ impl Handle {
             view: ArcSwap::from_pointee(view),
             changed: watch::channel(0).0,
             inbox,
-            gate: RwLock::new(()),
+            gate: Arc::new(RwLock::new(())),
         }
     }
 

@@ -53,6 +53,10 @@ pub trait Control: Send + Sync {
     fn has_record(&self, seq: i64) -> Answer<'_, bool>;
     /// Writes the view.
     fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()>;
+    /// Replaces the secrets: whoever knows only the old ones can record nothing any more.
+    fn install_tokens(&self, token: String, capture: String) -> Answer<'_, ()>;
+    /// Commits something small, to see that the disk takes it.
+    fn probe_write(&self) -> Answer<'_, ()>;
     /// Numbers and identities of the records after `after`.
     fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>>;
     /// The given records, in order.
@@ -67,8 +71,8 @@ pub trait Control: Send + Sync {
     fn set_sequences(&self, values: Vec<(String, i64, bool)>) -> Answer<'_, ()>;
     /// Ends the sessions of the given users that are not ours, and waits until they are gone.
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
-    /// The rows the catalog is made of.
-    fn catalog(&self) -> Answer<'_, crate::sql::Catalog>;
+    /// The catalog as it is now.
+    fn catalog(&self) -> Answer<'_, crate::catalog::Snapshot>;
 }
 
 /// What the keeper says to a report.
@@ -103,6 +107,7 @@ pub struct Keeper<L: Link> {
 }
 
 /// The time now, in milliseconds of the Unix epoch, for people only.
+#[expect(clippy::disallowed_methods, reason = "shown to people, never compared")]
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -274,10 +279,10 @@ impl<L: Link> Keeper<L> {
             let name = &self.backends[*backend].name;
             let from = old.backends[*backend].state.word();
             tracing::warn!(backend = %name, from, to = "inactive", cause, view = next.number, "state");
-            self.metrics.eviction(name, cause);
+            self.backends[*backend].metrics.evicted(cause);
         }
         if old.leader() != next.leader() {
-            self.metrics.failovers_total.inc();
+            self.metrics.failovers.inc();
             let leader = next.leader().map(|b| self.backends[b].name.clone());
             tracing::warn!(leader, view = next.number, "a new leader");
         }
@@ -319,9 +324,11 @@ impl<L: Link> Keeper<L> {
 
     fn publish(&self, view: View) {
         for (backend, member) in view.backends.iter().enumerate() {
-            self.metrics.backend_state(&self.backends[backend].name, member.state.word());
+            self.backends[backend].metrics.set_state(member.state.word());
         }
         self.metrics.view_number.set(view.number);
+        let active = if view.phase == Phase::Serving { view.order.len() } else { 0 };
+        self.metrics.backends_active.set(i64::try_from(active).unwrap_or(i64::MAX));
         self.handle.publish(view);
     }
 

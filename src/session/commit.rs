@@ -221,8 +221,7 @@ impl<P: Protocol> Session<P> {
                 None => None,
             };
             self.shared.ledger.wait_for_earlier(ticket.seq).await;
-            let name = &self.shared.backends[follower].name;
-            self.shared.metrics.follower_retry(name);
+            self.shared.backends[follower].metrics.follower_retries.inc();
             match self.apply_again(tx, ticket, record, follower).await {
                 Ok(share) => shares.push(share),
                 Err(why) => {

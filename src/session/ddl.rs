@@ -9,7 +9,7 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::backend::Purpose;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Protocol, Sink, TxMode, Watch, Work};
+use crate::exchange::{Link, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Ddl, Hold, Maintenance, Password, Split, Touched};
 use crate::store::journal::{Effect, Entry};
 

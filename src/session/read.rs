@@ -9,7 +9,7 @@ use crate::backend::{Lease, Purpose};
 use crate::cluster::balance::{self, Candidate};
 use crate::config::Consistency;
 use crate::error::Failure;
-use crate::exchange::{Broken, Client, Link, Outcome, Protocol, Sink, Watch, Work};
+use crate::exchange::{Broken, Link, Outcome, Protocol, Sink, Watch, Work};
 use crate::sql::{Hold, Isolation, Statement, Touched};
 
 /// A server's word for a write on a connection that only reads.

@@ -8,7 +8,7 @@ use super::transaction::Place;
 use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Broken, Link, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp};
 use crate::store::capture::quoted;
 

@@ -43,7 +43,9 @@ pub struct Shared<P: Protocol> {
     pub settings: SharedSettings,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
-    /// Held shared by whatever writes, whole by what must be alone.
+    /// Wakes whoever brings backends back.
+    pub activate: tokio::sync::Notify,
+    /// Counts choices of a backend for a read.
     pub turn: std::sync::atomic::AtomicUsize,
 }
 

@@ -5,7 +5,7 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
+use crate::exchange::{Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Class, Hold, Sequences, Touched};
 use crate::store::capture::Captured;
 use crate::store::changes::Changes;

@@ -24,7 +24,7 @@ pub struct Route {
     /// Port.
     pub port: u16,
     /// Whether and how the connection is encrypted.
-    pub tls: BackendConnector,
+    pub tls: Option<BackendConnector>,
     /// How long opening a connection may take.
     pub timeout: Duration,
     /// How long sent bytes may stay unacknowledged.
@@ -50,9 +50,9 @@ impl Route {
         let lost = |e: std::io::Error| ConnectError::Unreachable(e.to_string());
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
         Stream::tune(&tcp, self.user_timeout);
-        if !self.tls.wanted() {
+        let Some(connector) = &self.tls else {
             return Ok(Stream::Plain(tcp));
-        }
+        };
         let mut tcp = tcp;
         let mut request = BytesMut::new();
         startup::tls_request(&mut request);
@@ -60,13 +60,10 @@ impl Route {
         // Exactly one byte is read, so that nothing sent ahead in plain text is taken for encrypted.
         match tcp.read_u8().await.map_err(lost)? {
             b'S' => {
-                let tls = self.tls.connect(&self.host, tcp).await.map_err(lost)?;
+                let tls = connector.connect(tcp).await.map_err(lost)?;
                 Ok(Stream::Tls(Box::new(tls.into())))
             }
-            _ if self.tls.required() => {
-                Err(ConnectError::Unreachable("the server does not offer TLS".into()))
-            }
-            _ => Ok(Stream::Plain(tcp)),
+            _ => Err(ConnectError::Unreachable("the server does not offer TLS".into())),
         }
     }
 
@@ -154,14 +151,21 @@ impl Conversation {
         startup::startup_message(&mut message, &parameters);
         self.send(&message).await?;
         let mut scram: Option<auth::ScramClient> = None;
+        let mut proved = false;
         loop {
             let frame = self.next().await?;
             match frame.tag {
                 b'R' => {
-                    let request = server::Auth::parse(frame.body()).map_err(broken)?;
+                    let request = server::Auth::decode(frame.body()).map_err(broken)?;
                     if matches!(request, server::Auth::Ok) {
-                        return Ok(());
+                        // A server that skips its own proof is not the one that knows the password.
+                        return if scram.is_some() && !proved {
+                            Err(broken("the server did not prove that it knows the password"))
+                        } else {
+                            Ok(())
+                        };
                     }
+                    proved = matches!(request, server::Auth::SaslFinal(_));
                     self.prove(login, request, &mut scram).await?;
                 }
                 b'E' => return Err(refusal(&frame)),
@@ -178,7 +182,7 @@ impl Conversation {
         scram: &mut Option<auth::ScramClient>,
     ) -> Result<(), ConnectError> {
         let mut answer = BytesMut::new();
-        let password = login.password.expose();
+        let password = login.password.reveal();
         match request {
             server::Auth::Cleartext => client::password(&mut answer, password),
             server::Auth::Md5(salt) => {
@@ -188,7 +192,8 @@ impl Conversation {
                 if !mechanisms.iter().any(|m| m == "SCRAM-SHA-256") {
                     return Err(broken(format!("no known mechanism among {mechanisms:?}")));
                 }
-                let (machine, first) = auth::ScramClient::start(password, &nonce());
+                let mut machine = auth::ScramClient::new(password, nonce());
+                let first = machine.first().map_err(broken)?;
                 client::sasl_initial(&mut answer, "SCRAM-SHA-256", first.as_bytes());
                 *scram = Some(machine);
             }

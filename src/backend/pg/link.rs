@@ -369,7 +369,9 @@ impl PgLink {
                         Some(format!("{wanted} rows on the leader, {got} on the follower"));
                 }
             }
-            b'1' => self.parse_done(),
+            b'1' => {
+                self.parse_done();
+            }
             b'S' => self.note_parameter(header.total),
             _ => {}
         }
@@ -615,9 +617,9 @@ pub(super) fn read_error(message: &[u8]) -> ServerError {
         |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
         |fields| {
             (
-                fields.code().unwrap_or("XX000").to_owned(),
-                fields.message().unwrap_or("no message").to_owned(),
-                fields.severity().unwrap_or("ERROR").to_owned(),
+                fields.code().to_owned(),
+                fields.message().into_owned(),
+                fields.severity().into_owned(),
             )
         },
     );

@@ -1,0 +1,249 @@
+//! Bookkeeping on a PostgreSQL backend: an administrator's connection, opened when it is needed and
+//! again after it broke. Nothing here is on the path of an application's statement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::catalog::Snapshot;
+use crate::config::{Backend, Config};
+use crate::keeper::{Answer, Control, Examination};
+use crate::sql::Catalog;
+use crate::store::control as rows;
+use crate::store::journal::Record;
+use crate::tls::{BackendConnector, ControlTls};
+
+/// Records removed from the journal in one transaction.
+const PRUNE_BATCH: i64 = 5000;
+
+/// Where a control connection goes, and as whom.
+#[derive(Clone)]
+pub struct Address {
+    config: tokio_postgres::Config,
+    tls: ControlTls,
+}
+
+impl Address {
+    /// The administrator's way to a backend.
+    ///
+    /// # Errors
+    /// When the files for TLS cannot be used.
+    pub fn of(config: &Config, backend: &Backend) -> Result<Self, String> {
+        let connector =
+            BackendConnector::new(&backend.tls, &backend.host).map_err(|e| e.to_string())?;
+        let tls = ControlTls::new(connector);
+        let admin = config.admin_of(backend);
+        let mut address = tokio_postgres::Config::new();
+        address
+            .host(&backend.host)
+            .port(backend.port)
+            .user(&admin.user)
+            .password(admin.password.reveal())
+            .dbname(config.database_of(backend))
+            .application_name("lockstep control")
+            .connect_timeout(config.timeouts.connect)
+            .ssl_mode(tls.mode())
+            .options("-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0");
+        Ok(Self { config: address, tls })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// When the backend cannot be reached, or refuses.
+    pub async fn connect(&self) -> Result<Client, String> {
+        let connected = self.config.connect(self.tls.clone()).await;
+        let (client, connection) = connected.map_err(|e| describe(&e))?;
+        // Ends with the client, which is why nothing has to wait for it.
+        #[expect(clippy::disallowed_methods, reason = "its life is bounded by the client's")]
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a control connection ended");
+            }
+        });
+        Ok(client)
+    }
+}
+
+/// An error with its cause: the library's own text leaves the server's message out.
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// The bookkeeping of one backend.
+pub struct PgControl {
+    address: Address,
+    limit: Duration,
+    client: Mutex<Option<Arc<Client>>>,
+}
+
+impl PgControl {
+    /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
+    /// that read or write much.
+    pub fn new(address: Address, limit: Duration) -> Self {
+        Self { address, limit, client: Mutex::new(None) }
+    }
+
+    async fn client(&self) -> Result<Arc<Client>, String> {
+        let mut slot = self.client.lock().await;
+        if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(client.clone());
+        }
+        let client = tokio::time::timeout(self.limit, self.address.connect());
+        let client = client.await.map_err(|_| "no connection in time".to_owned())??;
+        let client = Arc::new(client);
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Asks within the limit. A connection that gave no answer is not used again.
+    async fn ask<T, F>(&self, question: impl FnOnce(Arc<Client>) -> F) -> Result<T, String>
+    where
+        F: Future<Output = Result<T, tokio_postgres::Error>>,
+    {
+        let client = self.client().await?;
+        match tokio::time::timeout(self.limit, question(client)).await {
+            Ok(answer) => answer.map_err(|e| describe(&e)),
+            Err(_) => {
+                *self.client.lock().await = None;
+                Err(format!("no answer within {:?}", self.limit))
+            }
+        }
+    }
+
+    async fn read_catalog(client: &Client) -> Result<Snapshot, String> {
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(|e| describe(&e))?;
+        let read = Self::catalog_rows(client).await;
+        client.batch_execute("COMMIT").await.map_err(|e| describe(&e))?;
+        read
+    }
+
+    async fn catalog_rows(client: &Client) -> Result<Snapshot, String> {
+        let mut answers: BTreeMap<&str, Vec<Vec<Option<String>>>> = BTreeMap::new();
+        for (name, sql) in Catalog::queries() {
+            answers.insert(name, text_rows(client, sql).await?);
+        }
+        let deferrable =
+            text_rows(client, "SELECT 1 FROM pg_catalog.pg_constraint WHERE condeferrable LIMIT 1");
+        let deferrable = !deferrable.await?.is_empty();
+        Ok(Snapshot { catalog: Catalog::from_rows(&answers)?, deferrable })
+    }
+}
+
+async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+    let messages = client.simple_query(sql).await.map_err(|e| describe(&e))?;
+    let rows = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+        }
+        _ => None,
+    });
+    Ok(rows.collect())
+}
+
+impl Control for PgControl {
+    fn examine(&self) -> Answer<'_, Examination> {
+        Box::pin(self.ask(|client| async move {
+            let identity = rows::identity(&client).await?;
+            let control = rows::read_control(&client).await?;
+            let newest = match &control {
+                Some(_) => rows::journal_end(&client).await?,
+                None => 0,
+            };
+            Ok(Examination {
+                system: identity.system_identifier,
+                started: identity.started.to_string(),
+                control,
+                newest,
+                writable: !identity.in_recovery,
+            })
+        }))
+    }
+
+    fn has_record(&self, seq: i64) -> Answer<'_, bool> {
+        Box::pin(self.ask(move |client| async move {
+            Ok(!rows::read_records_by_seq(&client, &[seq]).await?.is_empty())
+        }))
+    }
+
+    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |client| async move {
+            let ballot = rows::read_control(&client).await?.map_or(0, |c| c.ballot);
+            rows::write_view(&client, number, &members, ballot).await?;
+            Ok(())
+        }))
+    }
+
+    fn install_tokens(&self, token: String, capture: String) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |client| async move {
+            rows::install_tokens(&client, &token, &capture).await
+        }))
+    }
+
+    fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>> {
+        Box::pin(self.ask(move |client| async move { rows::journal_tail(&client, after).await }))
+    }
+
+    fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
+        Box::pin(self.ask(move |client| async move {
+            rows::read_records_by_seq(&client, &seqs).await
+        }))
+    }
+
+    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |client| async move { rows::set_complete(&client, seq).await }))
+    }
+
+    fn prune(&self, seq: i64) -> Answer<'_, u64> {
+        Box::pin(self.ask(move |client| async move {
+            rows::prune(&client, seq, PRUNE_BATCH).await
+        }))
+    }
+
+    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>> {
+        Box::pin(self.ask(|client| async move {
+            let all = rows::all_sequences(&client).await?;
+            Ok(all.into_iter().map(|s| (s.name, s.value, s.called)).collect())
+        }))
+    }
+
+    fn set_sequences(&self, values: Vec<(String, i64, bool)>) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |client| async move {
+            let set = "SELECT pg_catalog.setval($1::text::pg_catalog.regclass, $2, $3)";
+            for (name, value, called) in &values {
+                client.execute(set, &[name, value, called]).await?;
+            }
+            Ok(())
+        }))
+    }
+
+    fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let client = self.client().await?;
+            let fenced = rows::fence(&client, &users, self.limit).await;
+            fenced.map(|_| ()).map_err(|e| e.to_string())
+        })
+    }
+
+    fn catalog(&self) -> Answer<'_, Snapshot> {
+        Box::pin(async move {
+            // A connection of its own: the transaction must not meet other questions.
+            let client = self.address.connect().await?;
+            let read = tokio::time::timeout(self.limit * 10, Self::read_catalog(&client));
+            read.await.map_err(|_| "the catalog takes too long to read".to_owned())?
+        })
+    }
+
+    fn probe_write(&self) -> Answer<'_, ()> {
+        Box::pin(self.ask(|client| async move {
+            // A commit that reaches the disk: a full or read-only disk shows here first.
+            client
+                .batch_execute("UPDATE lockstep.control SET complete_to = complete_to")
+                .await
+        }))
+    }
+}

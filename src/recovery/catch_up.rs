@@ -1,0 +1,179 @@
+//! Catching up: from inactive to active while writes go on.
+
+use tokio::time::{Duration, Instant};
+
+use super::plan::lacking;
+use super::replay::replay;
+use super::Settings;
+use crate::cluster::State;
+use crate::exchange::Protocol;
+use crate::session::Shared;
+
+/// With no more records than this to go, the rest is done behind the gate.
+const NEARLY: usize = 20;
+/// Records fetched at once.
+const FETCH: usize = 500;
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// When the next attempt at a backend is due.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attempts {
+    failures: u32,
+    next: Option<Instant>,
+    /// An operator asked for it.
+    asked: bool,
+}
+
+impl Attempts {
+    pub(super) fn is_due(&self, automatic: bool) -> bool {
+        (automatic || self.asked) && self.next.is_none_or(|next| Instant::now() >= next)
+    }
+
+    pub(super) fn note(&mut self, result: &Result<(), String>, pause: Duration) {
+        match result {
+            // A backend that has just come back and goes again waits longer each time.
+            Ok(()) => *self = Self { next: Some(Instant::now() + pause), ..Self::default() },
+            Err(_) => {
+                let pause = pause.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+                self.failures += 1;
+                self.next = Some(Instant::now() + pause);
+            }
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self { asked: true, ..Self::default() };
+    }
+}
+
+/// Brings a backend up to date and makes it a member.
+///
+/// # Errors
+/// With the reason for which it stays inactive.
+pub(super) async fn catch_up<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    backend: usize,
+) -> Result<(), String> {
+    let name = &settings.names[backend];
+    let control = &shared.controls[backend];
+    let seen = control.examine().await?;
+    identify(&seen, name, shared, settings).await?;
+    control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
+    control.fence(settings.users.clone()).await?;
+    // What was left over from before must not hide in a connection of ours.
+    shared.backends[backend].refresh();
+    let started = Instant::now();
+    let mut applied = 0;
+    loop {
+        let missing = missing(shared, backend).await?;
+        if missing.len() <= NEARLY {
+            break;
+        }
+        let remaining = u64::try_from(missing.len()).unwrap_or(u64::MAX);
+        shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
+        applied += apply(shared, backend, &missing).await?;
+    }
+    shared.keeper.note(backend, State::CatchingUp { remaining: 0 }, String::new()).await;
+    let waiting = tokio::time::timeout(settings.gate, shared.keeper.gate.write()).await;
+    let Ok(gate) = waiting else {
+        return Err(format!("the commits under way did not end within {:?}", settings.gate));
+    };
+    let closed = Instant::now();
+    let last = async {
+        let missing = missing(shared, backend).await?;
+        applied += apply(shared, backend, &missing).await?;
+        copy_sequences(shared, backend).await?;
+        shared.keeper.join(backend).await
+    };
+    let joined = tokio::time::timeout(settings.gate, last).await;
+    drop(gate);
+    let held = closed.elapsed();
+    shared.metrics.gate_seconds.observe(held.as_secs_f64());
+    match joined {
+        Ok(joined) => joined?,
+        Err(_) => return Err(format!("the last records took longer than {:?}", settings.gate)),
+    }
+    let took = started.elapsed();
+    tracing::info!(backend = %name, records = applied, ?took, gate = ?held, "caught up");
+    Ok(())
+}
+
+/// Whether it is the backend it should be: answering is not enough.
+async fn identify<P: Protocol>(
+    seen: &crate::keeper::Examination,
+    name: &str,
+    shared: &Shared<P>,
+    settings: &Settings,
+) -> Result<(), String> {
+    let control = seen
+        .control
+        .as_ref()
+        .ok_or_else(|| "it is not initialised: its content has to be copied anew (lockstep init)".to_owned())?;
+    if control.system_identifier != seen.system {
+        return Err("another server stands at its address: its content has to be copied anew".into());
+    }
+    if control.backend != name {
+        return Err(format!("backend {} stands at its address", control.backend));
+    }
+    if !seen.writable {
+        return Err("it does not take writes".into());
+    }
+    let view = shared.keeper.view();
+    let leader = view.leader().ok_or_else(|| "there is no leader".to_owned())?;
+    let ours = shared.controls[leader].examine().await?;
+    let same = ours.control.is_some_and(|c| c.cluster_id == control.cluster_id);
+    let _ = settings;
+    if same { Ok(()) } else { Err("it belongs to another cluster".into()) }
+}
+
+/// The records that it lacks of the leader's journal.
+async fn missing<P: Protocol>(shared: &Shared<P>, backend: usize) -> Result<Vec<i64>, String> {
+    let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
+    let mine = shared.controls[backend].examine().await?;
+    let complete = mine.control.map_or(0, |c| c.complete_to);
+    let ours = shared.controls[leader].examine().await?;
+    let pruned = ours.control.map_or(0, |c| c.pruned_to);
+    let from = complete.min(pruned);
+    let tail = shared.controls[backend].tail(from).await?;
+    // The leader's journal is read after the other one: what is in flight is only ever in it.
+    let cluster = shared.controls[leader].tail(from).await?;
+    lacking(&tail, complete, &cluster, pruned).map_err(|obstacle| obstacle.to_string())
+}
+
+async fn apply<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    missing: &[i64],
+) -> Result<usize, String> {
+    for seqs in missing.chunks(FETCH) {
+        let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
+        let records = shared.controls[leader].records(seqs.to_vec()).await?;
+        if records.len() != seqs.len() {
+            return Err("records went away while they were read".into());
+        }
+        replay(shared, backend, &records).await?;
+    }
+    Ok(missing.len())
+}
+
+/// Sequences move outside transactions: they are taken over as they are, behind the gate.
+async fn copy_sequences<P: Protocol>(shared: &Shared<P>, backend: usize) -> Result<(), String> {
+    let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
+    let theirs = shared.controls[leader].sequences().await?;
+    let mine: std::collections::HashMap<String, (i64, bool)> = shared.controls[backend]
+        .sequences()
+        .await?
+        .into_iter()
+        .map(|(name, value, called)| (name, (value, called)))
+        .collect();
+    let differ = theirs.into_iter().filter(|(name, value, called)| {
+        mine.get(name).is_some_and(|mine| *mine != (*value, *called))
+    });
+    let differ: Vec<_> = differ.collect();
+    if differ.is_empty() {
+        return Ok(());
+    }
+    shared.controls[backend].set_sequences(differ).await
+}

@@ -1,0 +1,154 @@
+//! Records again, through the same door as live effects.
+//!
+//! Records of the same user are applied in batches of one transaction each: as exact as one by one,
+//! since each brings its own journal row along, and much faster.
+
+use std::sync::Arc;
+
+use crate::backend::{Lease, Purpose};
+use crate::exchange::{Link, Protocol, Settings};
+use crate::session::Shared;
+use crate::store::journal::{Effect, Entry, Record};
+
+/// Records applied in one transaction.
+const BATCH: usize = 100;
+
+/// Applies records to a backend, in order.
+///
+/// # Errors
+/// When the backend does not take one, with the reason.
+pub(super) async fn replay<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    records: &[Record],
+) -> Result<(), String> {
+    let mut rest = records;
+    while !rest.is_empty() {
+        let mut entries = Vec::new();
+        for record in rest.iter().take(BATCH) {
+            let entry = Entry::decode(&record.entry).map_err(|e| format!("record {}: {e}", record.seq))?;
+            let outside = is_outside(&entry);
+            if entries.is_empty() || (record.user == rest[0].user && !outside) {
+                entries.push(entry);
+            }
+            if outside || record.user != rest[0].user {
+                break;
+            }
+        }
+        let (batch, tail) = rest.split_at(entries.len());
+        if is_outside(&entries[0]) {
+            outside(shared, backend, &batch[0], &entries[0]).await?;
+        } else if let Err(why) = together(shared, backend, batch, &entries).await {
+            if batch.len() == 1 {
+                return Err(format!("record {}: {why}", batch[0].seq));
+            }
+            tracing::debug!(%why, "a batch of records is applied one by one");
+            for (record, entry) in batch.iter().zip(&entries) {
+                let one = (std::slice::from_ref(record), std::slice::from_ref(entry));
+                together(shared, backend, one.0, one.1)
+                    .await
+                    .map_err(|why| format!("record {}: {why}", record.seq))?;
+            }
+        }
+        rest = tail;
+    }
+    Ok(())
+}
+
+fn is_outside(entry: &Entry) -> bool {
+    entry.effects.iter().any(|effect| matches!(effect, Effect::Outside { .. }))
+}
+
+async fn lease<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    user: &str,
+) -> Result<Lease<P::Link>, String> {
+    let pool = shared.backends[backend].pool(user, Purpose::Write);
+    pool.checkout().await.map_err(|e| format!("{e:?}"))
+}
+
+fn settings_of(entry: &Entry) -> Settings {
+    Arc::new(entry.settings.iter().cloned().collect())
+}
+
+async fn together<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    records: &[Record],
+    entries: &[Entry],
+) -> Result<(), String> {
+    let user = &records[0].user;
+    let mut lease = lease(shared, backend, user).await?;
+    // Settings are the session's: one transaction serves all records only while they stay the same.
+    let first = settings_of(&entries[0]);
+    if entries.iter().any(|entry| settings_of(entry) != first || changes_settings(entry)) && entries.len() > 1 {
+        return Err("the settings differ".into());
+    }
+    lease.adopt(&first);
+    lease.begin_share();
+    for (record, entry) in records.iter().zip(entries) {
+        for effect in &entry.effects {
+            lease.queue_effect(effect);
+        }
+        lease.queue_record(record.seq, record.id, user, &record.entry);
+    }
+    match lease.drain().await {
+        Ok(None) => {}
+        Ok(Some(error)) => {
+            lease.queue_rollback();
+            return match lease.drain().await {
+                Ok(_) => {
+                    lease.release();
+                    Err(error)
+                }
+                Err(broken) => Err(broken.to_string()),
+            };
+        }
+        Err(broken) => return Err(broken.to_string()),
+    }
+    lease.queue_commit();
+    match lease.drain().await {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(error),
+        Err(broken) => Err(broken.to_string()),
+    }
+}
+
+/// Whether an entry has statements that must not be seen by the next one.
+fn changes_settings(entry: &Entry) -> bool {
+    entry.effects.iter().any(|effect| {
+        matches!(effect, Effect::Text { rows: None, .. })
+    })
+}
+
+/// A statement that may not run in a transaction. When a crash came between it and its record, it has
+/// been done already, and says so.
+async fn outside<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    record: &Record,
+    entry: &Entry,
+) -> Result<(), String> {
+    let mut lease = lease(shared, backend, &record.user).await?;
+    lease.adopt(&settings_of(entry));
+    for effect in &entry.effects {
+        if let Effect::Outside { sql } = effect {
+            match lease.ask(sql, &[]).await {
+                Ok(Ok(_)) => {}
+                // Duplicate and undefined objects: the statement's work is done.
+                Ok(Err(error)) if matches!(error.code.as_str(), "42P07" | "42704" | "42P01") => {
+                    tracing::info!(%error, seq = record.seq, "was done already");
+                }
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(broken) => return Err(broken.to_string()),
+            }
+        }
+    }
+    lease.queue_record(record.seq, record.id, &record.user, &record.entry);
+    match lease.drain().await {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(error),
+        Err(broken) => Err(broken.to_string()),
+    }
+}
