@@ -41,12 +41,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           OR (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT oid FROM pg_attrdef WHERE adrelid = rel))))
 $$;
 
--- The condition that finds the row t whose former self is s.o by the best key of a table; NULL when it has none.
+-- The condition that finds the row t whose former self is s.o by the best key of a table; NULL when it has none. A
+-- deferrable key may be there twice for a while, also between two batches of one statement, so the whole row (s.x) is
+-- looked at too.
 CREATE OR REPLACE FUNCTION lockstep.key_condition(rel oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN (SELECT string_agg(format('t.%1$I OPERATOR(%2$I.%3$s) (s.o).%1$I', a.attname, n.nspname, o.oprname), ' AND ')
-  FROM (SELECT i.indkey, i.indclass, i.indnkeyatts FROM pg_index i
+      || CASE WHEN bool_and(x.indimmediate) THEN ''
+         ELSE ' AND pg_catalog.textin(pg_catalog.record_out(t.*)) OPERATOR(pg_catalog.=) s.x' END
+  FROM (SELECT i.indimmediate, i.indkey, i.indclass, i.indnkeyatts FROM pg_index i
         WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
           AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) AS p(k)
                           JOIN pg_attribute b ON b.attrelid = rel AND b.attnum = i.indkey[p.k]
@@ -90,10 +94,10 @@ BEGIN
   IF op = 'U' AND assignments IS NULL THEN
     RETURN NULL;
   ELSIF op = 'U' AND key IS NOT NULL THEN
-    RETURN format('UPDATE ONLY %1$s t SET %2$s FROM (SELECT u.o::%1$s AS o, u.n::%1$s AS n '
+    RETURN format('UPDATE ONLY %1$s t SET %2$s FROM (SELECT u.o AS x, u.o::%1$s AS o, u.n::%1$s AS n '
       'FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u(o, n) OFFSET 0) s WHERE %3$s', name, assignments, key);
   ELSIF key IS NOT NULL THEN
-    RETURN format('DELETE FROM ONLY %1$s t USING (SELECT u.o::%1$s AS o FROM pg_catalog.unnest($1) AS u(o) OFFSET 0) s '
+    RETURN format('DELETE FROM ONLY %1$s t USING (SELECT u.o AS x, u.o::%1$s AS o FROM pg_catalog.unnest($1) AS u(o) OFFSET 0) s '
       'WHERE %2$s', name, key);
   END IF;
   RETURN format('WITH want AS (SELECT u.o, u.n, row_number() OVER (PARTITION BY u.o COLLATE "C") AS k '
@@ -192,7 +196,7 @@ DECLARE
   touched bigint;
 BEGIN
   PERFORM lockstep.check_token(token);
-  IF starts_with(rel, '\x') THEN
+  IF starts_with(rel, E'\\x') THEN
     before := lockstep.plain_all(before);
     after := lockstep.plain_all(after);
   END IF;

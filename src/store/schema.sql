@@ -91,7 +91,7 @@ END $$;
 -- The other half of the \x rule above.
 CREATE OR REPLACE FUNCTION lockstep.plain(t text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
-  SELECT CASE WHEN pg_catalog.starts_with(t, '\x')
+  SELECT CASE WHEN pg_catalog.starts_with(t, E'\\x')
     THEN pg_catalog.convert_from(pg_catalog.decode(pg_catalog.substr(t, 3), 'hex'), 'UTF8') ELSE t END
 $$;
 

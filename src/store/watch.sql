@@ -71,13 +71,27 @@ BEGIN
   END IF;
 END $$;
 
--- A trigger of ours that was dropped while its table stays is put back. A helper whose owner has no table left goes,
--- so that it does not stand in the way of DROP ROLE.
+-- Removes helpers whose owner has no table left, so that they do not stand in the way of DROP ROLE. The capture is off
+-- while we do, so that our own DDL is not reported to the proxy.
+CREATE OR REPLACE FUNCTION lockstep.sweep() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lockstep.capture = 'off' AS $$
+DECLARE
+  helper text;
+BEGIN
+  FOR helper IN
+    SELECT p.proname FROM pg_proc p
+    WHERE p.pronamespace = 'lockstep'::regnamespace AND p.proname ~ '^as_[0-9]+$' AND NOT EXISTS (
+      SELECT FROM pg_class c WHERE c.relowner = p.proowner AND c.relkind = 'r' AND c.relpersistence <> 't')
+  LOOP
+    EXECUTE format('DROP FUNCTION IF EXISTS lockstep.%I(text, text[], text[])', helper);
+  END LOOP;
+END $$;
+
+-- A trigger of ours that was dropped while its table stays is put back.
 CREATE OR REPLACE FUNCTION lockstep.ddl_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   temporary boolean;
-  helper text;
   rel regclass;
 BEGIN
   SELECT bool_and(is_temporary) INTO temporary FROM pg_event_trigger_dropped_objects() WHERE original;
@@ -92,13 +106,7 @@ BEGIN
       PERFORM lockstep.guard(rel);
     END LOOP;
   ELSIF TG_TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED') THEN
-    FOR helper IN
-      SELECT p.proname FROM pg_proc p
-      WHERE p.pronamespace = 'lockstep'::regnamespace AND p.proname ~ '^as_[0-9]+$' AND NOT EXISTS (
-        SELECT FROM pg_class c WHERE c.relowner = p.proowner AND c.relkind = 'r' AND c.relpersistence <> 't')
-    LOOP
-      EXECUTE format('DROP FUNCTION IF EXISTS lockstep.%I(text, text[], text[])', helper);
-    END LOOP;
+    PERFORM lockstep.sweep();
   END IF;
 END $$;
 

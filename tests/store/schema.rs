@@ -65,7 +65,7 @@ async fn every_table_has_its_triggers_however_it_came() {
         )
         .await
         .unwrap();
-    assert_eq!(guarded.get::<_, i64>(0), 10);
+    assert_eq!(guarded.get::<_, i64>(0), 9);
     maker
         .batch_execute("CREATE TEMP TABLE t3 (id int)")
         .await

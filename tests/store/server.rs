@@ -211,13 +211,25 @@ impl Leader {
 
     /// Runs statements in one transaction and gives what the followers are to be sent.
     pub(crate) async fn capture(&self, sql: &str) -> Vec<Effect> {
+        match self.try_capture(sql).await {
+            Ok(effects) => effects,
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+
+    /// The same, for statements that the leader itself may refuse.
+    pub(crate) async fn try_capture(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<Effect>, tokio_postgres::Error> {
         self.notices.lock().unwrap().clear();
         self.client
             .batch_execute(&format!("BEGIN; {}", journal::CAPTURE_ON_SQL))
             .await
             .unwrap();
         if let Err(error) = self.client.batch_execute(sql).await {
-            panic!("{sql}: {error:?}");
+            self.client.batch_execute("ROLLBACK").await.unwrap();
+            return Err(error);
         }
         let counted: String = self
             .client
@@ -230,7 +242,7 @@ impl Leader {
         self.rows().into_iter().for_each(|row| changes.push(row));
         let mut entry = Entry::default();
         entry.push_changes(changes.settle(counted.parse().unwrap()).unwrap());
-        Entry::decode(&entry.encode()).unwrap().effects
+        Ok(Entry::decode(&entry.encode()).unwrap().effects)
     }
 
     pub(crate) fn rows(&self) -> Vec<CapturedRow> {
@@ -289,11 +301,28 @@ impl Leader {
         Ok(())
     }
 
-    /// The way of a captured statement from end to end, each time with the session of an ordinary user.
-    pub(crate) async fn replicate(&self, pair: &Pair, follower: &Client, sql: &str) {
-        let effects = self.capture(sql).await;
+    /// The way of a captured statement from end to end, unless the leader refuses it; says whether it went.
+    pub(crate) async fn replicate_if_possible(
+        &self,
+        pair: &Pair,
+        follower: &Client,
+        sql: &str,
+    ) -> bool {
+        let Ok(effects) = self.try_capture(sql).await else {
+            return false;
+        };
         if let Err(error) = self.apply(follower, &effects).await {
-            panic!("{sql}: {effects:?}: {error:?} in {}", pair.database);
+            let mut sent = format!("{effects:?}");
+            sent.truncate(2000);
+            panic!("{sql}: {error:?} in {}: {sent}", pair.database);
+        }
+        true
+    }
+
+    /// The same for what the leader must not refuse.
+    pub(crate) async fn replicate(&self, pair: &Pair, follower: &Client, sql: &str) {
+        if !self.replicate_if_possible(pair, follower, sql).await {
+            self.capture(sql).await;
         }
     }
 }
