@@ -31,6 +31,11 @@ pub struct Plan {
 pub struct Snapshot {
     /// What statements are classified with.
     pub catalog: Catalog,
+    /// Whether a catalog has been read at all.
+    pub fn is_loaded(&self) -> bool {
+        self.current.load().0 > 0
+    }
+
     /// Whether any constraint may be checked as late as at the commit.
     pub deferrable: bool,
 }

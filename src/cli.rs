@@ -82,9 +82,11 @@ pub fn run() -> ExitCode {
         Err(error) => return complain(&format!("threads cannot be started: {error}")),
     };
     let outcome = match command {
-        Command::Proxy(file) => with_config(&file, |config| runtime.block_on(serve(config))),
-        Command::Check(file) => with_config(&file, |config| runtime.block_on(check(config))),
-        Command::Init(init) => with_config(&init.file, |config| {
+        Command::Proxy(file) => with_config(&file, |config, level| {
+            runtime.block_on(serve(config, file.config.clone(), level))
+        }),
+        Command::Check(file) => with_config(&file, |config, _| runtime.block_on(check(config))),
+        Command::Init(init) => with_config(&init.file, |config, _| {
             runtime.block_on(prepare(config, init.source.clone(), init.discard))
         }),
         Command::Demo(options) => runtime.block_on(demonstrate(options)),
@@ -100,10 +102,13 @@ fn complain(problem: &dyn Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn with_config(file: &File, act: impl FnOnce(Config) -> Result<(), String>) -> Result<(), String> {
+fn with_config(
+    file: &File,
+    act: impl FnOnce(Config, Level) -> Result<(), String>,
+) -> Result<(), String> {
     let config = Config::load(&file.config).map_err(|error| error.to_string())?;
-    trace::init(&config.log).map_err(|error| error.to_string())?;
-    act(config)
+    let level = trace::init(&config.log).map_err(|error| error.to_string())?;
+    act(config, level)
 }
 
 async fn demonstrate(options: Demo) -> Result<(), String> {
@@ -132,29 +137,76 @@ async fn demonstrate(options: Demo) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-async fn serve(config: Config) -> Result<(), String> {
-    serve_until(config, CancellationToken::new()).await
+async fn serve(config: Config, file: PathBuf, level: Level) -> Result<(), String> {
+    let around =
+        Surroundings { stop: CancellationToken::new(), file: Some(file), level: Some(level) };
+    proxy::run(config, around).await
 }
 
-const UNFINISHED: &str = "this build has no proxy in it yet";
-
-fn serve_until(
-    _config: Config,
-    _end: CancellationToken,
-) -> impl Future<Output = Result<(), String>> {
-    std::future::ready(Err(UNFINISHED.to_owned()))
+async fn serve_until(config: Config, stop: CancellationToken) -> Result<(), String> {
+    proxy::run(config, Surroundings { stop, file: None, level: None }).await
 }
 
-fn check(_config: Config) -> impl Future<Output = Result<(), String>> {
-    std::future::ready(Err(UNFINISHED.to_owned()))
+async fn check(config: Config) -> Result<(), String> {
+    let mut backends = Vec::new();
+    let mut unreachable = 0;
+    for backend in &config.backends {
+        match Address::of(&config, backend)?.connect().await {
+            Ok(client) => backends.push((backend.name.clone(), client)),
+            Err(why) => {
+                unreachable += 1;
+                println!("error    {}: cannot be reached: {why}", backend.name);
+                println!("         remedy: start it, and check address, [admin] and pg_hba.conf");
+            }
+        }
+    }
+    let options = CheckOptions {
+        users: config.users.iter().map(|user| user.name.clone()).collect(),
+        connections: config.pool.size * 2 * u32::try_from(config.users.len()).unwrap_or(1),
+    };
+    let findings = store_check::check(&backends, &options).await;
+    let findings = findings.map_err(|e| e.to_string())?;
+    let mut errors = unreachable;
+    for finding in &findings {
+        errors += usize::from(finding.severity == Severity::Error);
+        let severity = format!("{:?}", finding.severity).to_lowercase();
+        println!("{severity:8} {}: {}", finding.backend, finding.what);
+        println!("         remedy: {}", finding.remedy);
+    }
+    if errors > 0 {
+        return Err(format!("{errors} problems have to be mended first"));
+    }
+    println!("{} backends fit together", backends.len());
+    Ok(())
 }
 
-fn prepare(
-    _config: Config,
-    _source: Option<String>,
-    _discard: bool,
-) -> impl Future<Output = Result<(), String>> {
-    std::future::ready(Err(UNFINISHED.to_owned()))
+async fn prepare(config: Config, source: Option<String>, discard: bool) -> Result<(), String> {
+    let mut targets = Vec::new();
+    for backend in &config.backends {
+        let connected = Address::of(&config, backend)?.connect().await;
+        let client = connected.map_err(|why| format!("backend {}: {why}", backend.name))?;
+        let url_for_tools = config.tools_url(backend);
+        targets.push(Target { name: backend.name.clone(), client, url_for_tools });
+    }
+    let secret = || format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+    let options = InitOptions {
+        source,
+        discard,
+        cluster_id: format!("{}-{:016x}", config.cluster.name, rand::random::<u64>()),
+        token: secret(),
+        capture_token: secret(),
+        users: config.users.iter().map(|user| user.name.clone()).collect(),
+        tools: None,
+    };
+    let report = init(targets, options).await.map_err(|e| e.to_string())?;
+    eprintln!("cluster {}: {} backends belong to it", report.cluster_id, report.joined.len());
+    for name in &report.filled {
+        eprintln!("{name}: filled from the source");
+    }
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

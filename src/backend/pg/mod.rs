@@ -1,10 +1,12 @@
 //! The conversation with a PostgreSQL server.
 
 mod connect;
+mod dial;
 mod link;
 mod row;
 
 pub use connect::{Login, Route};
+pub use dial::PgDial;
 pub use link::{Canceller, PgLink, Shared};
 
 use bytes::BytesMut;

@@ -1,0 +1,78 @@
+//! Opening connections for application users.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Login, Route};
+use super::link::{PgLink, Shared};
+use crate::backend::{ConnectError, Dial, Dialling, Purpose};
+use crate::exchange::Link;
+use crate::store::journal::MARK_SQL;
+
+/// Opens connections to one PostgreSQL backend.
+#[derive(Debug)]
+pub struct PgDial {
+    /// The way there.
+    pub route: Arc<Route>,
+    /// What its connections have in common.
+    pub shared: Arc<Shared>,
+    /// How each application user logs in there.
+    pub logins: HashMap<String, Login>,
+}
+
+impl PgDial {
+    async fn open(
+        &self,
+        user: &str,
+        purpose: Purpose,
+        gone: CancellationToken,
+    ) -> Result<PgLink, ConnectError> {
+        let Some(login) = self.logins.get(user) else {
+            let message = format!("user \"{user}\" is not in the configuration");
+            return Err(ConnectError::Refused { code: "28000".into(), message });
+        };
+        let mut login = login.clone();
+        if purpose == Purpose::Read {
+            let read_only = ("default_transaction_read_only".to_owned(), "on".to_owned());
+            login.parameters.push(read_only);
+        }
+        let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
+        link.reader = purpose == Purpose::Read;
+        if purpose == Purpose::Write {
+            let mark = self.mark(&mut link);
+            let limit = self.route.timeout;
+            link.mark = tokio::time::timeout(limit, mark).await.map_err(|_| {
+                ConnectError::Unreachable(format!("no answer within {limit:?}"))
+            })??;
+        }
+        Ok(link)
+    }
+
+    /// What the capture triggers sign their reports on this connection with.
+    async fn mark(&self, link: &mut PgLink) -> Result<String, ConnectError> {
+        let word = format!("{:032x}", rand::random::<u128>());
+        let params = [Some(self.shared.token.as_str()), Some(word.as_str())];
+        let rows = match link.ask(MARK_SQL, &params).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => {
+                return Err(ConnectError::Refused { code: error.code, message: error.message });
+            }
+            Err(broken) => return Err(ConnectError::Unreachable(broken.to_string())),
+        };
+        let mark = rows.into_iter().flatten().flatten().next();
+        mark.ok_or_else(|| ConnectError::Unreachable("the backend gave no capture mark".into()))
+    }
+}
+
+impl Dial<PgLink> for PgDial {
+    fn dial<'a>(
+        &'a self,
+        user: &'a str,
+        purpose: Purpose,
+        gone: CancellationToken,
+    ) -> Dialling<'a, PgLink> {
+        Box::pin(self.open(user, purpose, gone))
+    }
+}

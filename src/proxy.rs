@@ -1,0 +1,144 @@
+//! The glue, and the only one: builds every part in order, binds, spawns, drains.
+
+mod build;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backend::pg::PgLink;
+use crate::client::pg::PgClient;
+use crate::cluster::Phase;
+use crate::config::Config;
+use crate::exchange::Protocol;
+use crate::monitor::{self, Keep};
+use crate::session::Shared;
+use crate::status::{self, StatusSource};
+use crate::trace::Level;
+use crate::wire::pg::PgWork;
+use crate::{console, recovery};
+
+/// How often the journal is looked after.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
+
+/// PostgreSQL, on both sides.
+pub struct Pg;
+
+impl Protocol for Pg {
+    type Work = PgWork;
+    type Client = PgClient;
+    type Link = PgLink;
+}
+
+/// What the process around the proxy gives it.
+#[derive(Default)]
+pub struct Surroundings {
+    /// Ends the proxy, after what is under way has ended.
+    pub stop: CancellationToken,
+    /// The configuration file, to be read again.
+    pub file: Option<PathBuf>,
+    /// The level of the logs.
+    pub level: Option<Level>,
+}
+
+/// Runs the proxy until it is told to stop, then drains it.
+///
+/// # Errors
+/// When it cannot start: an address in use, a state folder that cannot be written, and the like.
+pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
+    let parts = build::build(&config)?;
+    let stop = around.stop.clone();
+    let listeners = serve::bind(&config).await?;
+    let tasks = TaskTracker::new();
+    // The keeper and those who bring backends back work to the very end: sessions depend on them.
+    let end = CancellationToken::new();
+    tasks.spawn(parts.keeper.run());
+    tasks.spawn(recovery::run(parts.shared.clone(), parts.recovery, end.clone()));
+    for backend in 0..config.backends.len() {
+        let interval = config.timeouts.probe_interval;
+        tasks.spawn(monitor::probe(parts.shared.clone(), backend, interval, end.clone()));
+    }
+    let keep = Keep {
+        spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),
+        most: i64::try_from(config.journal.max_records).unwrap_or(i64::MAX),
+    };
+    tasks.spawn(monitor::housekeeping(parts.shared.clone(), keep, HOUSEKEEPING, end.clone()));
+    if let Some(address) = config.http {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.map_err(|e| format!("[http] listen {address}: {e}"))?;
+        let source = Arc::new(source(parts.shared.clone(), &config));
+        let serving = status::serve(listener, parts.shared.metrics.clone(), source, end.clone());
+        tasks.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the status page has ended");
+            }
+        });
+    }
+    let house = Arc::new(serve::House::new(parts.shared.clone(), parts.door, config.clone(), around));
+    tasks.spawn(serve::signals(house.clone(), end.clone()));
+    let clients = TaskTracker::new();
+    for listener in listeners {
+        tasks.spawn(serve::accept(house.clone(), listener, clients.clone(), stop.clone()));
+    }
+    tracing::info!(listen = ?config.cluster.postgres_listen, "started");
+    stop.cancelled().await;
+    drain(&clients, config.timeouts.shutdown_grace).await;
+    end.cancel();
+    tracing::info!("closed");
+    Ok(())
+}
+
+/// Stop accepting, finish transactions, close.
+async fn drain(clients: &TaskTracker, grace: Duration) {
+    tracing::info!(?grace, clients = clients.len(), "stopped accepting; transactions may finish");
+    clients.close();
+    if tokio::time::timeout(grace, clients.wait()).await.is_err() {
+        tracing::warn!(clients = clients.len(), "the grace period is over; the rest is cut off");
+    }
+}
+
+fn source(shared: Arc<Shared<Pg>>, config: &Config) -> StatusSource {
+    let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
+    let ready = shared.clone();
+    StatusSource {
+        ready: Box::new(move || {
+            let view = ready.keeper.view();
+            match view.phase {
+                Phase::Serving if ready.catalogs.is_loaded() => Ok(()),
+                Phase::Serving => Err("the catalog is being read".into()),
+                Phase::Settling => Err("no backend is active yet".into()),
+            }
+        }),
+        snapshot: Box::new(move || {
+            let view = shared.keeper.view();
+            let backends: Vec<_> = view
+                .backends
+                .iter()
+                .enumerate()
+                .map(|(n, member)| {
+                    serde_json::json!({
+                        "name": names[n],
+                        "state": member.state.word(),
+                        "leader": view.leader() == Some(n),
+                        "reason": member.reason,
+                        "since_ms": member.since_ms,
+                    })
+                })
+                .collect();
+            serde_json::json!({
+                "view": view.number,
+                "serving": view.phase == Phase::Serving,
+                "clients": shared.registry.count(None),
+                "journal": shared.ledger.newest(),
+                "backends": backends,
+            })
+        }),
+    }
+}
+
+/// The console's levers.
+pub(crate) type Levers = console::Levers;
