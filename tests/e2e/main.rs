@@ -20,4 +20,5 @@
 // A test that cannot go on must stop with the line that failed; unwrap is that.
 #![allow(clippy::unwrap_used)]
 
+mod fidelity;
 mod rig;
