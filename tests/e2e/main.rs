@@ -20,5 +20,9 @@
 // A test that cannot go on must stop with the line that failed; unwrap is that.
 #![allow(clippy::unwrap_used)]
 
+mod divergence;
+mod failover;
 mod fidelity;
+mod proxy_crash;
 mod rig;
+mod writes;

@@ -20,8 +20,8 @@ use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
@@ -53,6 +53,18 @@ pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()>) {
         cluster::show_logs_of_this_test();
         resume_unwind(panic);
     }
+}
+
+/// As [`run_within`], for a test that loads the machine and counts seconds: such tests run one at a time, beside the
+/// light ones, and waiting for the turn does not count. Without this, a server would be taken for dead because two
+/// loads share two processors.
+pub(crate) fn run_heavy(limit: Duration, test: impl Future<Output = ()>) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    run_within(limit, test);
+    drop(turn);
 }
 
 /// Says where a test is, with the seconds since the process began, so that a hang can be located.
