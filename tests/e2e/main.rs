@@ -20,9 +20,15 @@
 // A test that cannot go on must stop with the line that failed; unwrap is that.
 #![allow(clippy::unwrap_used)]
 
+mod console;
 mod divergence;
+mod drivers;
 mod failover;
 mod fidelity;
+mod operations;
 mod proxy_crash;
+mod reads;
+mod recovery;
 mod rig;
+mod security;
 mod writes;

@@ -55,6 +55,14 @@ fn statements_are_described_bound_and_closed() {
             1,
         )
         .await;
+        pair.cluster.same("ext%").await;
+    });
+}
+
+#[test]
+fn odd_statements_are_described_too() {
+    run(async {
+        let mut pair = Pair::open().await;
         pair.talk(
             &all(&[
                 parse("", ""),
@@ -86,7 +94,6 @@ fn statements_are_described_bound_and_closed() {
             1,
         )
         .await;
-        pair.cluster.same("ext%").await;
     });
 }
 

@@ -1,7 +1,6 @@
 //! Three servers, the proxy in front of them, and what a test asks of both.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -34,7 +33,6 @@ pub(crate) struct Options {
     relays: bool,
     fsync: bool,
     changes: Vec<(String, String)>,
-    tables: String,
 }
 
 impl Options {
@@ -63,12 +61,6 @@ impl Options {
         self
     }
 
-    /// Whole tables at the end of the configuration.
-    pub(crate) fn tables(mut self, text: &str) -> Self {
-        self.tables.push_str(text);
-        self
-    }
-
     /// Servers and configuration, with nothing initialised and no proxy running.
     pub(crate) fn prepare(self) -> Arc<Cluster> {
         Cluster::prepare(self)
@@ -93,7 +85,7 @@ pub(crate) struct Cluster {
     pub(crate) http_port: u16,
     pub(crate) config: PathBuf,
     proxy: Mutex<Option<Process>>,
-    entries: Mutex<(Vec<(String, String)>, String)>,
+    changes: Mutex<Vec<(String, String)>>,
 }
 
 impl Cluster {
@@ -158,7 +150,7 @@ impl Cluster {
             port,
             http_port: free_port(),
             proxy: Mutex::new(None),
-            entries: Mutex::new((options.changes, options.tables)),
+            changes: Mutex::new(options.changes),
         });
         cluster.write_config();
         remember(&cluster);
@@ -175,24 +167,22 @@ impl Cluster {
                 port: self.relays.get(i).map_or(server.port, |r| r.port),
             });
         let backends: Vec<BackendEntry> = backends.collect();
-        let entries = self.entries.lock().unwrap();
+        let changes = self.changes.lock().unwrap();
         let text = config::text(&Entries {
             port: self.port,
             http_port: self.http_port,
             state_dir: &self.folder.join("state"),
             backends: &backends,
-            changes: &entries.0,
-            tables: &entries.1,
+            changes: &changes,
         });
         std::fs::write(&self.config, text).expect("the configuration");
     }
 
     /// Changes one key of the configuration file; the proxy is not told.
     pub(crate) fn configure(&self, path: &str, value: &str) {
-        self.entries
+        self.changes
             .lock()
             .unwrap()
-            .0
             .push((path.into(), value.into()));
         self.write_config();
     }
@@ -362,112 +352,7 @@ impl Cluster {
         format!("postgresql://app:app@127.0.0.1:{}/{DATABASE}", self.port)
     }
 
-    // The console and HTTP.
-
-    /// Rows of a console command, by column name.
-    pub(crate) async fn console(&self, text: &str) -> Vec<BTreeMap<String, String>> {
-        match self.try_console(text).await {
-            Ok(rows) => rows,
-            Err(e) => panic!("console: {text}\nfailed: {e}"),
-        }
-    }
-
-    pub(crate) async fn try_console(
-        &self,
-        text: &str,
-    ) -> Result<Vec<BTreeMap<String, String>>, String> {
-        let open = self.try_connect("app", "app", "lockstep").await;
-        let console = open.map_err(|e| super::session::explain(&e))?;
-        let answer = console.simple_query(text).await;
-        let messages = answer.map_err(|e| super::session::explain(&e))?;
-        let rows = messages.iter().filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        let named = |row: &tokio_postgres::SimpleQueryRow| {
-            let names = row.columns().iter().enumerate();
-            names
-                .map(|(i, c)| (c.name().to_owned(), row.get(i).unwrap_or("").to_owned()))
-                .collect()
-        };
-        Ok(rows.map(named).collect())
-    }
-
-    /// The backends as the console shows them, by name.
-    pub(crate) async fn backends(&self) -> BTreeMap<String, BTreeMap<String, String>> {
-        if direct() {
-            let row = [
-                ("name", "a"),
-                ("state", "active"),
-                ("role", "leader"),
-                ("reason", ""),
-            ];
-            let row = row.map(|(k, v)| (k.to_owned(), v.to_owned()));
-            return [("a".to_owned(), row.into())].into();
-        }
-        let rows = self.console("SHOW BACKENDS").await;
-        rows.into_iter()
-            .map(|row| (row["name"].clone(), row))
-            .collect()
-    }
-
-    /// The names of the active backends.
-    pub(crate) async fn active(&self) -> Vec<String> {
-        let backends = self.backends().await;
-        backends
-            .into_iter()
-            .filter(|(_, b)| b["state"] == "active")
-            .map(|(name, _)| name)
-            .collect()
-    }
-
-    async fn is_whole(&self) -> bool {
-        direct() || {
-            let running = self.proxy_exited().is_none();
-            running
-                && matches!(self.try_console("SHOW BACKENDS").await,
-                Ok(rows) if rows.iter().all(|b| b.get("state").is_some_and(|s| s == "active")))
-        }
-    }
-
-    pub(crate) async fn leader(&self) -> String {
-        let backends = self.backends().await;
-        let mut leaders = backends.into_iter().filter(|(_, b)| b["role"] == "leader");
-        leaders.next().expect("SHOW BACKENDS names a leader").0
-    }
-
-    /// Some active backend that does not lead.
-    pub(crate) async fn follower(&self) -> String {
-        let backends = self.backends().await;
-        let mut found = backends
-            .into_iter()
-            .filter(|(_, b)| b["role"] == "follower");
-        found.next().expect("SHOW BACKENDS names a follower").0
-    }
-
-    /// Until a backend is in this state, as the console says.
-    pub(crate) async fn wait_state(&self, name: &str, state: &str, limit: Duration) {
-        step(format!("wait until {name} is {state}"));
-        eventually(&format!("backend {name} to be {state}"), limit, || async {
-            let rows = self.try_console("SHOW BACKENDS").await?;
-            let row = rows
-                .into_iter()
-                .find(|r| r.get("name").is_some_and(|n| n == name));
-            match row {
-                Some(row) if row["state"] == state => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-    }
-
-    pub(crate) async fn wait_active(&self, name: &str) {
-        self.wait_state(name, "active", secs(40)).await;
-    }
-
-    pub(crate) async fn wait_inactive(&self, name: &str) {
-        self.wait_state(name, "inactive", secs(20)).await;
-    }
+    // HTTP.
 
     /// A GET on the proxy's HTTP port: status and body.
     pub(crate) async fn http(&self, path: &str) -> std::io::Result<(u16, String)> {

@@ -21,8 +21,6 @@ pub(crate) struct Entries<'a> {
     pub(crate) backends: &'a [BackendEntry],
     /// What this test wants otherwise, as `("table.key", "value as in the file")`.
     pub(crate) changes: &'a [(String, String)],
-    /// Whole tables, at the end.
-    pub(crate) tables: &'a str,
 }
 
 /// Short times throughout: a test waits for every one of them.
@@ -89,5 +87,5 @@ pub(crate) fn text(entries: &Entries<'_>) -> String {
             "\n[[backend]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
         );
     }
-    text + "\n" + entries.tables
+    text
 }

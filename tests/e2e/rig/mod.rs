@@ -12,6 +12,8 @@ pub(crate) mod relay;
 mod selftest;
 pub(crate) mod server;
 pub(crate) mod session;
+mod transcript;
+mod view;
 pub(crate) mod wire;
 
 use std::fmt::Display;
