@@ -10,8 +10,8 @@ const MOST_LINES: usize = 500;
 /// A function longer than this, too.
 const MOST_FUNCTION_LINES: usize = 70;
 
-/// The modules of `src`, lowest first: one imports only lower ranks, and its own. What stands on one line may not
-/// import each other.
+/// The modules of `src`, lowest first: one imports only lower ranks, and its own. What stands on
+/// one line may not import each other.
 const RANKS: [&[&str]; 9] = [
     &["error", "config", "metrics", "trace", "shutdown", "tls"],
     &["sql"],
@@ -24,7 +24,8 @@ const RANKS: [&[&str]; 9] = [
     &["cli"],
 ];
 
-/// The lowest rank is values and handles; these few may name each other, since a setting's type has one home.
+/// The lowest rank is values and handles; these few may name each other, since a setting's type has
+/// one home.
 const NEIGHBOURS: [(&str, &str); 3] = [
     ("tls", "config"),
     ("trace", "config"),
@@ -284,7 +285,7 @@ fn function_name(line: &str) -> Option<String> {
     let place = words.iter().position(|w| *w == "fn")?;
     let qualifiers = ["pub", "async", "const", "extern", "default"];
     let plain = |w: &&str| qualifiers.contains(w) || w.starts_with("pub(") || w.ends_with(')');
-    if !words[..place].iter().all(|w| plain(w)) {
+    if !words[..place].iter().all(plain) {
         return None;
     }
     let name = words.get(place + 1)?;

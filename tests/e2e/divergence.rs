@@ -1,4 +1,5 @@
-//! One server answers otherwise than the others: it goes, with the reason kept, and the right ones stay.
+//! One server answers otherwise than the others: it goes, with the reason kept, and the right ones
+//! stay.
 
 use crate::rig::cluster::{Cluster, Options};
 use crate::rig::server::ADMIN;

@@ -1,4 +1,5 @@
-//! Drivers and frameworks as applications use them: scripts in tests/drivers, each with its own assertions.
+//! Drivers and frameworks as applications use them: scripts in tests/drivers, each with its own
+//! assertions.
 
 use std::path::PathBuf;
 use std::process::Command;

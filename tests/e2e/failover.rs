@@ -1,5 +1,5 @@
-//! A server dies, hangs or is cut off, under load: nobody is disconnected, no transaction at READ COMMITTED fails for
-//! it, nothing acknowledged is lost, and what remains agrees.
+//! A server dies, hangs or is cut off, under load: nobody is disconnected, no transaction at READ
+//! COMMITTED fails for it, nothing acknowledged is lost, and what remains agrees.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,8 @@ async fn nobody_noticed(cluster: &Cluster, outcome: &Outcome, lost: &str) {
     assert_eq!(cluster.active().await.len(), 2);
 }
 
-/// After the leader's fault: locks that a transaction had taken without a write may have gone to another (40001).
+/// After the leader's fault: locks that a transaction had taken without a write may have gone to
+/// another (40001).
 async fn only_retries(cluster: &Cluster, outcome: &Outcome, lost: &str) {
     cluster.wait_inactive(lost).await;
     assert_ne!(cluster.leader().await, lost);

@@ -1,8 +1,8 @@
 //! lockstep against real PostgreSQL servers.
 //!
-//! Every test speaks to `lockstep proxy` as an application does, and judges by what the servers behind it hold
-//! afterwards, never by what the proxy believes. One module is one theme; `rig` holds the servers, the proxy,
-//! the relay that cuts networks, the load and the judge.
+//! Every test speaks to `lockstep proxy` as an application does, and judges by what the servers
+//! behind it hold afterwards, never by what the proxy believes. One module is one theme; `rig`
+//! holds the servers, the proxy, the relay that cuts networks, the load and the judge.
 //!
 //! ```text
 //! cargo test --test e2e                        everything

@@ -1,5 +1,5 @@
-//! kill -9 of the proxy at any moment: after the restart nothing acknowledged is missing anywhere, nothing is there
-//! twice, and all servers agree before the first client is served.
+//! kill -9 of the proxy at any moment: after the restart nothing acknowledged is missing anywhere,
+//! nothing is there twice, and all servers agree before the first client is served.
 
 use rand::Rng;
 
@@ -9,7 +9,8 @@ use crate::rig::load::Load;
 use crate::rig::wire::query;
 use crate::rig::{eventually, run_heavy, run_within, secs, step};
 
-/// What a client may see when the proxy itself goes: a broken connection, or the server's words for that.
+/// What a client may see when the proxy itself goes: a broken connection, or the server's words for
+/// that.
 const GONE: [&str; 7] = ["-", "57P01", "57P02", "57P03", "08006", "08003", "08001"];
 
 #[test]

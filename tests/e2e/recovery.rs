@@ -1,4 +1,5 @@
-//! A server comes back: suspected, identified, caught up from the journal while writes go on, and only then read.
+//! A server comes back: suspected, identified, caught up from the journal while writes go on, and
+//! only then read.
 
 use std::sync::Arc;
 
@@ -84,7 +85,8 @@ fn several_that_died_one_after_another_return_in_any_order() {
     });
 }
 
-/// One dies, the others take writes, then all is off, and the one that died first is the first to be back.
+/// One dies, the others take writes, then all is off, and the one that died first is the first to
+/// be back.
 async fn stale_one_first(cluster: &Arc<Cluster>) -> (String, String) {
     let app = cluster.connect().await;
     app.run("create table stale_t(id int primary key, r float8 default random()); insert into stale_t values (1)").await;
@@ -164,7 +166,8 @@ fn the_stale_one_is_known_without_the_state_file() {
             server.start();
         }
         cluster.proxy_spawn();
-        // It may serve from what the databases say, or refuse and say how to go on; never from the stale one.
+        // It may serve from what the databases say, or refuse and say how to go on; never from the
+        // stale one.
         let served = eventually("an answer or the end of the proxy", secs(30), || async {
             if let Some(status) = cluster.proxy_exited() {
                 assert!(!status.success());
@@ -313,7 +316,8 @@ fn everything_that_can_die_during_the_return_does() {
     });
 }
 
-/// Until the backend has been looked at and turned away, or has been mended; never both wrong and active.
+/// Until the backend has been looked at and turned away, or has been mended; never both wrong and
+/// active.
 async fn turned_away_or_equal(cluster: &Cluster, name: &str) -> bool {
     tokio::time::sleep(secs(4)).await;
     let backend = cluster.backends().await[name].clone();
@@ -344,7 +348,8 @@ fn an_older_copy_of_itself_is_not_taken_for_itself() {
         cluster.wait_active(&lost).await;
         app.run("insert into older_t(v) select 'acknowledged by all' from generate_series(1, 20)")
             .await;
-        // The server restarts so fast that nobody misses it, and has forgotten what it had said yes to.
+        // The server restarts so fast that nobody misses it, and has forgotten what it had said yes
+        // to.
         cluster.server(&lost).stop_immediate();
         cluster.server(&lost).take_data_of(&saved);
         cluster.server(&lost).start();

@@ -60,9 +60,12 @@ fn capture_cannot_be_switched_off_from_within() {
         let app = cluster.connect().await;
         app.run("create table sneak_t(id serial primary key, r float8 default random());
                  create function sneak_f() returns int language plpgsql as $$ begin
-                   perform set_config('lockstep.capture', 'off', true); insert into sneak_t default values; return 1; end $$;
-                 create function sneak_set() returns int language plpgsql set lockstep.capture = 'off' as $$ begin
-                   insert into sneak_t default values; return 1; end $$").await;
+                   perform set_config('lockstep.capture', 'off', true); insert into sneak_t default values; return 1; end $$").await;
+        // A server that does not know the setting yet does not let everybody make this one.
+        let _ = app
+            .simple_query("create function sneak_set() returns int language plpgsql set lockstep.capture = 'off' as $$
+                           begin insert into sneak_t default values; return 1; end $$")
+            .await;
         // Either it is captured all the same, or refused; never on one server only.
         for sql in [
             "select sneak_f()",
@@ -120,6 +123,9 @@ fn captured_rows_are_not_shown_to_the_client() {
 #[test]
 fn silent_and_slow_strangers_keep_nobody_out() {
     run_within(secs(60), async {
+        if direct() {
+            return;
+        }
         let cluster = Options::servers(2).start().await;
         let mut strangers = Vec::new();
         for i in 0..300 {
@@ -227,7 +233,8 @@ fn encrypted_clients_are_served_and_plain_ones_turned_away_when_told() {
         );
         let plain = psql("disable");
         assert!(!plain.status.success(), "a plain client is let in");
-        // Bytes sent in clear after the request for TLS, before the handshake, must not be taken for the client's.
+        // Bytes sent in clear after the request for TLS, before the handshake, must not be taken
+        // for the client's.
         let mut bare = Wire::bare(cluster.port).await;
         let mut bytes = 8_u32.to_be_bytes().to_vec();
         bytes.extend(80_877_103_u32.to_be_bytes());

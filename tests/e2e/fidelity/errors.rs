@@ -195,7 +195,8 @@ fn a_silent_login_is_ended() {
 fn encryption_is_offered_or_declined_in_one_byte() {
     run(async {
         let cluster = Cluster::shared().await;
-        // TLS and, where there is a proxy, Kerberos: servers differ in whether they were built with that.
+        // TLS and, where there is a proxy, Kerberos: servers differ in whether they were built with
+        // that.
         let codes = [80_877_103_u32, 80_877_104];
         for code in &codes[..if crate::rig::cluster::direct() { 1 } else { 2 }] {
             let mut bare = Wire::bare(cluster.port).await;

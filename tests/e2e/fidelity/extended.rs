@@ -153,7 +153,8 @@ fn an_error_skips_to_sync() {
     run(async {
         let mut pair = Pair::with("create table skip_t(id int primary key)").await;
         let insert = |id: &str| unnamed("insert into skip_t values ($1)", &[Some(id)]);
-        // The pipeline is one transaction: the duplicate takes the two before it back, and hides what follows.
+        // The pipeline is one transaction: the duplicate takes the two before it back, and hides
+        // what follows.
         pair.talk(
             &all(&[insert("1"), insert("2"), insert("1"), insert("3"), sync()]),
             1,

@@ -1,7 +1,7 @@
 //! A client cannot tell the proxy from one server.
 //!
-//! Most of these tests hold two conversations, byte for byte the same: one with a bare PostgreSQL server, one with
-//! the proxy, and compare every message that comes back.
+//! Most of these tests hold two conversations, byte for byte the same: one with a bare PostgreSQL
+//! server, one with the proxy, and compare every message that comes back.
 
 mod copy;
 mod errors;
@@ -55,7 +55,8 @@ impl Pair {
         through
     }
 
-    /// As `talk`, up to the first message with this tag, for conversations in which no Sync was sent yet.
+    /// As `talk`, up to the first message with this tag, for conversations in which no Sync was
+    /// sent yet.
     pub(crate) async fn talk_until(&mut self, bytes: &[u8], tag: u8) -> Vec<String> {
         self.real.send(bytes).await;
         self.through.send(bytes).await;

@@ -1,4 +1,5 @@
-//! State that lives in a session of one server: temporary tables, notifications, advisory locks, cancels.
+//! State that lives in a session of one server: temporary tables, notifications, advisory locks,
+//! cancels.
 
 use std::time::{Duration, Instant};
 

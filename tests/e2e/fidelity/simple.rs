@@ -80,7 +80,8 @@ fn a_string_of_statements_is_one_transaction_unless_it_says_otherwise() {
         let mut pair = Pair::with("create table multi_t(id int primary key)").await;
         pair.queries(&[
             "insert into multi_t values (1); select count(*) from multi_t; insert into multi_t values (2)",
-            // The error in the middle takes back what stands before it, and what follows does not run.
+            // The error in the middle takes back what stands before it, and what follows does not
+            // run.
             "insert into multi_t values (3); insert into multi_t values (1); insert into multi_t values (4)",
             "select * from multi_t order by id",
             "insert into multi_t values (5); select 1/0; insert into multi_t values (6)",

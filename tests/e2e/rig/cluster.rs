@@ -94,8 +94,8 @@ impl Cluster {
         Options::servers(servers).start().await
     }
 
-    /// The cluster that all tests share which kill nothing. One that lost a backend is replaced, so that one
-    /// test's failure is not the next one's.
+    /// The cluster that all tests share which kill nothing. One that lost a backend is replaced, so
+    /// that one test's failure is not the next one's.
     pub(crate) async fn shared() -> Arc<Self> {
         static SHARED: OnceLock<tokio::sync::Mutex<Option<Arc<Cluster>>>> = OnceLock::new();
         let mut place = SHARED.get_or_init(tokio::sync::Mutex::default).lock().await;
@@ -324,7 +324,8 @@ impl Cluster {
         all
     }
 
-    /// The superuser through the proxy is no application: this goes to the first server only and is for reading.
+    /// The superuser through the proxy is no application: this goes to the first server only and is
+    /// for reading.
     pub(crate) async fn first_server(&self) -> Session {
         self.servers[0]
             .connect_to(ADMIN, ADMIN_PASSWORD, DATABASE)

@@ -14,7 +14,8 @@ const SETTINGS: &str = "
     set datestyle to 'ISO, YMD'; set intervalstyle to postgres; set timezone to 'UTC'; set extra_float_digits to 1;
     set bytea_output to hex; set search_path to pg_catalog; set row_security to off; set statement_timeout to '30s'";
 
-/// Ordinary tables and materialised views of applications, as quoted names; `LIKE` on the bare name.
+/// Ordinary tables and materialised views of applications, as quoted names; `LIKE` on the bare
+/// name.
 const TABLES: &str = "
     select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'm') and c.relpersistence <> 't' and c.relispopulated
@@ -39,8 +40,8 @@ struct Sequence {
 }
 
 impl Cluster {
-    /// Every active backend holds the same, and nothing of any client is left open. For a cluster that no other
-    /// test uses at this moment.
+    /// Every active backend holds the same, and nothing of any client is left open. For a cluster
+    /// that no other test uses at this moment.
     pub(crate) async fn assert_equal(&self) {
         let names = self.active().await;
         self.assert_equal_on(&names).await;
@@ -53,8 +54,8 @@ impl Cluster {
         self.assert_equal().await;
     }
 
-    /// All backends are active, and the tables and sequences whose names match hold the same on all: for tests
-    /// that share a cluster.
+    /// All backends are active, and the tables and sequences whose names match hold the same on
+    /// all: for tests that share a cluster.
     pub(crate) async fn same(&self, like: &str) {
         self.assert_all_active().await;
         let servers: Vec<&Server> = self.servers.iter().collect();
@@ -88,8 +89,8 @@ impl Cluster {
         assert_same(&servers, "%", leads).await;
     }
 
-    /// No transaction of an application is open on a server when no client is there any more. What is being
-    /// rolled back gets a moment.
+    /// No transaction of an application is open on a server when no client is there any more. What
+    /// is being rolled back gets a moment.
     async fn assert_nothing_left_open(&self, names: &[String]) {
         for name in names {
             let admin = self.server(name).admin().await;
@@ -118,8 +119,8 @@ impl Cluster {
     }
 }
 
-/// Compares servers; a difference must still be there after a moment, for a transaction whose client went away
-/// may be ending this instant.
+/// Compares servers; a difference must still be there after a moment, for a transaction whose
+/// client went away may be ending this instant.
 pub(crate) async fn assert_same(servers: &[&Server], like: &str, leader: Option<String>) {
     let mut difference = find_difference(servers, like).await;
     for _ in 0..4 {
@@ -217,8 +218,8 @@ async fn content(server: &Server, like: &str) -> Content {
         let digest = within(&format!("the digest of {table}"), secs(30), admin.one(&ask)).await;
         tables.insert(table, digest);
     }
-    // Tests that share a cluster make and drop tables of their own all the time: the text of the whole schema
-    // can only be compared where nobody else is.
+    // Tests that share a cluster make and drop tables of their own all the time: the text of the
+    // whole schema can only be compared where nobody else is.
     let schema = if like == "%" {
         schema(server)
     } else {

@@ -1,10 +1,12 @@
 //! A mixed load of many sessions that keeps book of what it was promised.
 //!
-//! Two sorts of sessions run side by side. The *strict* ones do nothing that may fail on one server (locks are
-//! taken in one order, keys never collide), so every error they see is the proxy's. The *wild* ones do what
-//! applications do: predicates, upserts, cascades, volatile defaults, deadlocks among themselves.
+//! Two sorts of sessions run side by side. The *strict* ones do nothing that may fail on one server
+//! (locks are taken in one order, keys never collide), so every error they see is the proxy's. The
+//! *wild* ones do what applications do: predicates, upserts, cascades, volatile defaults, deadlocks
+//! among themselves.
 //!
-//! Every transaction carries a token into the append-only table `ledger`; `judge` looks for the tokens afterwards.
+//! Every transaction carries a token into the append-only table `ledger`; `judge` looks for the
+//! tokens afterwards.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,8 +22,8 @@ use super::server::DATABASE;
 use super::session::{Session, code_of, explain};
 use super::{runtime, secs, step, unique};
 
-/// The tables of the load. Account balances sum up to [`BANK`]; `counter.n` is the number of ledger rows that
-/// name the counter.
+/// The tables of the load. Account balances sum up to [`BANK`]; `counter.n` is the number of ledger
+/// rows that name the counter.
 const TABLES: &str = "
     create table ledger(id bigserial primary key, token text not null, ctr int, at timestamptz not null default clock_timestamp());
     create index on ledger(token);
@@ -261,7 +263,8 @@ impl Worker {
             Ok(End::RolledBack) => self.book.refused.push(token),
             Err(error) => {
                 let code = code_of(&error).unwrap_or_default();
-                // Without an answer, or with one that says that nothing is known, both ends are possible.
+                // Without an answer, or with one that says that nothing is known, both ends are
+                // possible.
                 let unclear = code.is_empty() || code.starts_with("08") || code.starts_with("57P");
                 if self.committing && unclear {
                     self.book.unknown.push(token);
@@ -291,7 +294,8 @@ impl Worker {
         }
     }
 
-    /// What this session was told is committed must be there for it at once, wherever the read goes.
+    /// What this session was told is committed must be there for it at once, wherever the read
+    /// goes.
     async fn look_for(&mut self, token: &str) {
         self.doing(format!("looking for {token}"));
         let Some(open) = self.open.clone() else {

@@ -63,7 +63,8 @@ impl Worker {
         self.final_simple("commit").await
     }
 
-    /// Money from one account to another, computed by the client from rows it has locked, in key order.
+    /// Money from one account to another, computed by the client from rows it has locked, in key
+    /// order.
     async fn transfer(&mut self, token: &str) -> Result<End, Error> {
         let first: i32 = self.dice.random_range(1..20);
         let second: i32 = self.dice.random_range(first + 1..=20);
@@ -129,7 +130,8 @@ impl Worker {
         Ok(End::RolledBack)
     }
 
-    /// Rows of this session's own group, by predicate, with values that only one server can have made.
+    /// Rows of this session's own group, by predicate, with values that only one server can have
+    /// made.
     async fn items(&mut self, token: &str) -> Result<End, Error> {
         let grp = self.number;
         self.simple("begin").await?;

@@ -1,11 +1,13 @@
-//! Transactions as applications write them, that meet each other: predicates, upserts, cascades, queues.
+//! Transactions as applications write them, that meet each other: predicates, upserts, cascades,
+//! queues.
 
 use rand::Rng;
 use tokio_postgres::Error;
 
 use super::load::{End, Worker};
 
-/// What such transactions may honestly fail with on one server: a deadlock, a missing parent, a taken key.
+/// What such transactions may honestly fail with on one server: a deadlock, a missing parent, a
+/// taken key.
 pub(crate) const HONEST: [&str; 3] = ["40P01", "23503", "23505"];
 
 impl Worker {

@@ -19,6 +19,7 @@ pub(crate) mod wire;
 use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,8 +29,8 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-/// One runtime for the whole test process: relays and loads must outlive the test that first needed them,
-/// because clusters are shared between tests.
+/// One runtime for the whole test process: relays and loads must outlive the test that first needed
+/// them, because clusters are shared between tests.
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
@@ -41,7 +42,8 @@ pub(crate) fn runtime() -> &'static Runtime {
     })
 }
 
-/// Runs one test: with a deadline on the whole, and with the logs of the clusters it used when it fails.
+/// Runs one test: with a deadline on the whole, and with the logs of the clusters it used when it
+/// fails.
 pub(crate) fn run(test: impl Future<Output = ()>) {
     run_within(Duration::from_secs(90), test);
 }
@@ -57,9 +59,9 @@ pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()>) {
     }
 }
 
-/// As [`run_within`], for a test that loads the machine and counts seconds: such tests run one at a time, beside the
-/// light ones, and waiting for the turn does not count. Without this, a server would be taken for dead because two
-/// loads share two processors.
+/// As [`run_within`], for a test that loads the machine and counts seconds: such tests run one at a
+/// time, beside the light ones, and waiting for the turn does not count. Without this, a server
+/// would be taken for dead because two loads share two processors.
 pub(crate) fn run_heavy(limit: Duration, test: impl Future<Output = ()>) {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN
@@ -129,8 +131,8 @@ pub(crate) fn folder() -> &'static Path {
     })
 }
 
-/// A shell that waits for the end of its input, which comes when this process is gone, even by kill -9, and then
-/// clears the folder. Statics are never dropped in Rust, so no destructor could do it.
+/// A shell that waits for the end of its input, which comes when this process is gone, even by kill
+/// -9, and then clears the folder. Statics are never dropped in Rust, so no destructor could do it.
 fn sweep_at_exit(path: &Path) {
     let mut sweeper = Command::new("sh");
     // The servers die at the same moment; the second pass takes what they wrote while they died.
@@ -144,12 +146,14 @@ fn sweep_at_exit(path: &Path) {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    // A group of its own: whoever kills the tests by their group must not take the sweeper along.
+    sweeper.process_group(0);
     let child = sweeper.spawn().expect("sh is there");
     std::mem::forget(child);
 }
 
-/// A port nobody listens on. Taken from below the range of outgoing connections: a server that is down for a
-/// while must find its port free again.
+/// A port nobody listens on. Taken from below the range of outgoing connections: a server that is
+/// down for a while must find its port free again.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id().wrapping_mul(61) % 20_000;

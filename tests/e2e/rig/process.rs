@@ -1,7 +1,7 @@
 //! Child processes that die with the test process, and signals to whole process trees.
 //!
-//! `setpriv --pdeathsig KILL` ties a child to the *thread* that forked it, and test threads end early; so one
-//! thread that never ends does all the forking.
+//! `setpriv --pdeathsig KILL` ties a child to the *thread* that forked it, and test threads end
+//! early; so one thread that never ends does all the forking.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -56,8 +56,8 @@ fn is_root() -> bool {
     })
 }
 
-/// A command of the other user, where one is needed, as that program itself and not below a shell: signals and
-/// the process id must be the program's own.
+/// A command of the other user, where one is needed, as that program itself and not below a shell:
+/// signals and the process id must be the program's own.
 pub(crate) fn command(who: As, program: impl AsRef<Path>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);

@@ -13,8 +13,8 @@ use super::{free_port, runtime, step};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Net {
     Works,
-    /// Nothing passes and nobody is told; what was under way arrives when the network is back, as TCP would
-    /// send it again.
+    /// Nothing passes and nobody is told; what was under way arrives when the network is back, as
+    /// TCP would send it again.
     Silent,
     /// Only what the server says is held back: it hears, and nobody hears it.
     Mute,

@@ -15,7 +15,8 @@ pub(crate) const ADMIN_PASSWORD: &str = "admin secret";
 /// The database that is replicated.
 pub(crate) const DATABASE: &str = "app";
 
-/// What every server holds from the start; the same text on each, as an operator would prepare them.
+/// What every server holds from the start; the same text on each, as an operator would prepare
+/// them.
 const PREPARE: &str = "
     create role app login password 'app';
     create role app2 login password 'app2';
@@ -66,8 +67,8 @@ pub(crate) fn programs() -> &'static Path {
     })
 }
 
-/// A prepared data folder a slot. Slots are initialised one by one, not copied from each other: two servers with
-/// one system identifier would be one server to anybody who looks.
+/// A prepared data folder a slot. Slots are initialised one by one, not copied from each other: two
+/// servers with one system identifier would be one server to anybody who looks.
 fn template(slot: usize) -> PathBuf {
     static TEMPLATES: [Mutex<Option<PathBuf>>; 6] = [const { Mutex::new(None) }; 6];
     let mut place = TEMPLATES[slot].lock().unwrap_or_else(|e| e.into_inner());
@@ -140,8 +141,8 @@ impl Server {
         }
     }
 
-    /// Another server's data folder as it is now, behind this server's port: an older backup restored, or another
-    /// machine under the same address. Both must be down.
+    /// Another server's data folder as it is now, behind this server's port: an older backup
+    /// restored, or another machine under the same address. Both must be down.
     pub(crate) fn take_data_of(&self, other: &Path) {
         assert!(!self.is_running(), "{} still runs", self.name);
         std::fs::remove_dir_all(&self.data).expect("the old data goes");
@@ -273,7 +274,8 @@ impl Server {
         self.start();
     }
 
-    /// kill -9 of one server process: the postmaster ends all sessions, recovers and goes on within a moment.
+    /// kill -9 of one server process: the postmaster ends all sessions, recovers and goes on within
+    /// a moment.
     pub(crate) fn crash_and_recover(&self) {
         step(format!("crash-restart of server {}", self.name));
         let before = self.ready_lines();
@@ -297,7 +299,8 @@ impl Server {
             .unwrap_or_else(|e| panic!("no connection to server {}: {e:?}", self.name))
     }
 
-    /// A connection straight to this server, past the proxy, as the superuser in the replicated database.
+    /// A connection straight to this server, past the proxy, as the superuser in the replicated
+    /// database.
     pub(crate) async fn admin(&self) -> Session {
         self.connect_to(ADMIN, ADMIN_PASSWORD, DATABASE).await
     }

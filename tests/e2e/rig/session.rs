@@ -1,5 +1,5 @@
-//! A client connection of the tests: `tokio_postgres` with short words around it, and the messages a server sends
-//! unasked kept for the test to look at.
+//! A client connection of the tests: `tokio_postgres` with short words around it, and the messages
+//! a server sends unasked kept for the test to look at.
 
 use std::ops::Deref;
 

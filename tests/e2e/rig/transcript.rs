@@ -8,8 +8,8 @@ pub(crate) fn lines(messages: &[Message]) -> Vec<String> {
     messages.iter().map(line).collect()
 }
 
-/// One message as a person would note it; what differs between any two servers (object numbers, source lines of
-/// the server's own code) is left out.
+/// One message as a person would note it; what differs between any two servers (object numbers,
+/// source lines of the server's own code) is left out.
 pub(crate) fn line(message: &Message) -> String {
     let body = &message.body;
     let tag = message.tag as char;

@@ -1,7 +1,9 @@
-//! A client that speaks bytes: for pipelines, portals, protocol errors and everything a driver hides.
+//! A client that speaks bytes: for pipelines, portals, protocol errors and everything a driver
+//! hides.
 //!
-//! The login is borrowed from `tokio_postgres`: it does the handshake over a stream that is taken back from it
-//! afterwards. All answers can be shown as short lines, so that two conversations can be compared.
+//! The login is borrowed from `tokio_postgres`: it does the handshake over a stream that is taken
+//! back from it afterwards. All answers can be shown as short lines, so that two conversations can
+//! be compared.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -53,7 +55,8 @@ impl Wire {
         )
         .await;
         let (client, connection) = login.unwrap_or_else(|e| panic!("login of {user}: {e:?}"));
-        // Dropping both says nothing to the server: only a connection that is still driven says goodbye.
+        // Dropping both says nothing to the server: only a connection that is still driven says
+        // goodbye.
         drop(connection);
         drop(client);
         let (stream, seen) = lent.take_back();

@@ -1,4 +1,5 @@
-//! Every write of every class: the same rows on every server, or a clear refusal that leaves nothing behind.
+//! Every write of every class: the same rows on every server, or a clear refusal that leaves
+//! nothing behind.
 
 mod concurrency;
 mod ddl;

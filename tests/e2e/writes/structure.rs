@@ -1,4 +1,5 @@
-//! Tables of every make: no key, partitions, inheritance, generated columns, quoted names, policies, cascades.
+//! Tables of every make: no key, partitions, inheritance, generated columns, quoted names,
+//! policies, cascades.
 
 use super::{ready, same_after};
 use crate::rig::run;

@@ -199,7 +199,8 @@ fn concurrency_tokens_from_system_columns_work() {
             "create table xmin_t(id int primary key, v int); insert into xmin_t values (1, 1)",
         )
         .await;
-        // As Entity Framework does: the version of a row is its xmin, read where the write will run.
+        // As Entity Framework does: the version of a row is its xmin, read where the write will
+        // run.
         app.run("begin").await;
         let version = app
             .one("select xmin from xmin_t where id = 1 for update")
