@@ -13,8 +13,8 @@
 //! Environment:
 //! - `LOCKSTEP_PG_BIN`      folder of initdb and postgres, when they are not where packages put them
 //! - `LOCKSTEP_E2E_KEEP=1`  keeps the data folders and logs
-//! - `LOCKSTEP_E2E_DIRECT=1` puts a bare server in the proxy's place, to check the tests themselves: what a
-//!   single PostgreSQL server does is what the proxy is held to
+//! - `LOCKSTEP_E2E_DIRECT=1` puts a bare server in the proxy's place, to check the tests themselves:
+//!   what a single PostgreSQL server does is what the proxy is held to (fidelity, writes, drivers, rig)
 //! - `LOCKSTEP_PYTHON`      the interpreter for the driver tests (default: a venv made in target/venv)
 
 // A test that cannot go on must stop with the line that failed; unwrap is that.

@@ -32,13 +32,26 @@ pub(crate) struct Options {
     servers: usize,
     relays: bool,
     fsync: bool,
+    bare: bool,
     changes: Vec<(String, String)>,
 }
 
 impl Options {
     pub(crate) fn servers(servers: usize) -> Self {
+        if direct() {
+            return Self::bare();
+        }
         Self {
-            servers: if direct() { 1 } else { servers },
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// One server, and no proxy before it.
+    pub(crate) fn bare() -> Self {
+        Self {
+            servers: 1,
+            bare: true,
             ..Self::default()
         }
     }
@@ -69,7 +82,7 @@ impl Options {
     /// Everything running and ready.
     pub(crate) async fn start(self) -> Arc<Cluster> {
         let cluster = Cluster::prepare(self);
-        if !direct() {
+        if !cluster.bare {
             cluster.init();
             cluster.proxy_start().await;
         }
@@ -84,6 +97,8 @@ pub(crate) struct Cluster {
     pub(crate) port: u16,
     pub(crate) http_port: u16,
     pub(crate) config: PathBuf,
+    /// The first server itself stands in the proxy's place.
+    pub(crate) bare: bool,
     proxy: Mutex<Option<Process>>,
     changes: Mutex<Vec<(String, String)>>,
 }
@@ -137,7 +152,7 @@ impl Cluster {
         });
         let relays = servers.iter().filter(|_| options.relays);
         let relays: Vec<Relay> = relays.map(|s| Relay::to(&s.name, s.port)).collect();
-        let port = if direct() {
+        let port = if options.bare {
             servers[0].port
         } else {
             free_port()
@@ -149,6 +164,7 @@ impl Cluster {
             relays,
             port,
             http_port: free_port(),
+            bare: options.bare,
             proxy: Mutex::new(None),
             changes: Mutex::new(options.changes),
         });

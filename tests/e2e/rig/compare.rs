@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::{Cluster, direct};
+use super::cluster::Cluster;
 use super::process::{As, command, must};
 use super::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server, programs};
 use super::session::Session;
@@ -81,7 +81,7 @@ impl Cluster {
     pub(crate) async fn assert_equal_on(&self, names: &[String]) {
         step(format!("compare {}", names.join(", ")));
         let servers: Vec<&Server> = names.iter().map(|name| self.server(name)).collect();
-        let leads = if self.proxy_exited().is_some() || direct() {
+        let leads = if self.proxy_exited().is_some() || self.bare {
             None
         } else {
             Some(self.leader().await)

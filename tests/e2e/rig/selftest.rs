@@ -1,8 +1,11 @@
 //! The rig's own pieces, tried without the proxy: a test bench that lies is worse than none.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use super::cluster::Options;
 use super::compare::assert_same;
+use super::load::{Load, Outcome};
 use super::relay::{Net, Relay};
 use super::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server};
 use super::session::Session;
@@ -147,7 +150,7 @@ fn the_comparison_sees_what_differs() {
 /// What the comparison says when it fails.
 async fn differs(servers: &[&Server; 2]) -> String {
     let ports: Vec<u16> = servers.iter().map(|s| s.port).collect();
-    let comparison = std::panic::AssertUnwindSafe(assert_same(servers, "%", Some("a".into())));
+    let comparison = AssertUnwindSafe(assert_same(servers, "%", Some("a".into())));
     let Err(panic) = futures_util::FutureExt::catch_unwind(comparison).await else {
         panic!("no difference was seen between {ports:?}")
     };
@@ -199,4 +202,66 @@ fn a_raw_conversation_is_shown_in_lines() {
             ]
         );
     });
+}
+
+#[test]
+fn the_judge_sees_a_broken_promise() {
+    run(async {
+        let cluster = Options::bare().start().await;
+        let load = Load::start(&cluster, 8).await;
+        load.goes_on(150, secs(20)).await;
+        let outcome = load.stop().await;
+        outcome.nobody_noticed();
+        outcome.judge(&cluster).await;
+        let admin = cluster.first_server().await;
+        for (break_it, mend_it, word) in [
+            (
+                "create table kept as select * from ledger; delete from ledger where id = (select min(id) from ledger)",
+                "truncate ledger; insert into ledger select * from kept",
+                "is there 0 times",
+            ),
+            (
+                "insert into ledger(id, token) select -1, token from ledger limit 1",
+                "delete from ledger where id = -1",
+                "is there 2 times",
+            ),
+            (
+                "update account set balance = balance + 1 where id = 3",
+                "update account set balance = balance - 1 where id = 3",
+                "money came or went",
+            ),
+            (
+                "update counter set n = n + 1 where id = 3",
+                "update counter set n = n - 1 where id = 3",
+                "counters disagree",
+            ),
+        ] {
+            admin.run(break_it).await;
+            let said = condemned(&outcome, &cluster).await;
+            assert!(
+                said.contains(word),
+                "after {break_it} the judge says: {said}"
+            );
+            admin.run(mend_it).await;
+        }
+        outcome.judge(&cluster).await;
+        // A server that goes is noticed by the clients, and their books say so.
+        let load = Load::again(&cluster, 4);
+        load.goes_on(20, secs(20)).await;
+        cluster.servers[0].restart();
+        load.goes_on(20, secs(20)).await;
+        let outcome = load.stop().await;
+        let lost = std::panic::catch_unwind(AssertUnwindSafe(|| outcome.nobody_was_disconnected()));
+        assert!(lost.is_err(), "lost connections were not noticed");
+    });
+}
+
+/// What the judge says when a promise is broken.
+async fn condemned(outcome: &Outcome, cluster: &super::cluster::Cluster) -> String {
+    let names = cluster.active().await;
+    let trial = AssertUnwindSafe(outcome.judge_on(cluster, &names));
+    match futures_util::FutureExt::catch_unwind(trial).await {
+        Ok(()) => "nothing".into(),
+        Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_default(),
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::{Cluster, direct};
+use super::cluster::Cluster;
 use super::session::explain;
 use super::{eventually, secs, step};
 
@@ -39,7 +39,7 @@ impl Cluster {
 
     /// The backends as the console shows them, by name.
     pub(crate) async fn backends(&self) -> BTreeMap<String, BTreeMap<String, String>> {
-        if direct() {
+        if self.bare {
             let row = [
                 ("name", "a"),
                 ("state", "active"),
@@ -67,7 +67,7 @@ impl Cluster {
 
     /// Whether the proxy runs and all backends are active.
     pub(crate) async fn is_whole(&self) -> bool {
-        direct() || {
+        self.bare || {
             let running = self.proxy_exited().is_none();
             running
                 && matches!(self.try_console("SHOW BACKENDS").await,
