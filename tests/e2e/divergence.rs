@@ -1,0 +1,143 @@
+//! One server answers otherwise than the others: it goes, with the reason kept, and the right ones
+//! stay.
+
+use crate::rig::cluster::{Cluster, Options};
+use crate::rig::server::ADMIN;
+use crate::rig::{run_within, secs, step};
+
+/// A cluster with a table, and a follower to spoil.
+async fn spoilt(spoil: &str) -> (std::sync::Arc<Cluster>, String) {
+    let cluster = Options::servers(3)
+        .set("cluster.reactivate", "\"manual\"")
+        .start()
+        .await;
+    let app = cluster.connect().await;
+    app.run("create table odd_t(id int primary key, v int, r float8 default random()); insert into odd_t(id, v) select g, g from generate_series(1, 10) g").await;
+    let follower = cluster.follower().await;
+    cluster.server(&follower).admin().await.run(spoil).await;
+    step(format!("{ADMIN} on {follower}: {spoil}"));
+    (cluster, follower)
+}
+
+async fn is_given_up(cluster: &Cluster, name: &str) {
+    cluster.wait_inactive(name).await;
+    let backends = cluster.backends().await;
+    assert!(
+        !backends[name]["reason"].is_empty(),
+        "no reason is kept: {backends:?}"
+    );
+    assert_eq!(cluster.active().await.len(), 2, "{backends:?}");
+    cluster.assert_equal().await;
+}
+
+#[test]
+fn a_row_is_missing_on_one() {
+    run_within(secs(60), async {
+        for write in [
+            "update odd_t set v = 50 where id = 5",
+            "update odd_t set v = v + 1, r = random() where v between 4 and 6",
+            "delete from odd_t where id = 5",
+        ] {
+            let (cluster, odd) = spoilt("delete from odd_t where id = 5").await;
+            let app = cluster.connect().await;
+            assert_ne!(app.affected(write).await, 0);
+            is_given_up(&cluster, &odd).await;
+        }
+    });
+}
+
+#[test]
+fn a_row_too_many_on_one() {
+    run_within(secs(60), async {
+        for write in [
+            "insert into odd_t(id, v, r) values (77, 7, 0.5)",
+            "insert into odd_t(id, v) values (77, 7)",
+        ] {
+            let (cluster, odd) = spoilt("insert into odd_t values (77, 1, 1)").await;
+            cluster.connect().await.run(write).await;
+            is_given_up(&cluster, &odd).await;
+        }
+    });
+}
+
+#[test]
+fn one_alone_refuses_to_write() {
+    run_within(secs(60), async {
+        // As with a full disk: everything else works there.
+        let spoil = "create function spoil() returns trigger language plpgsql as $$ begin raise exception 'no space left on device' using errcode = '53100'; end $$;
+                     create trigger spoil before insert or update on odd_t for each row execute function spoil(); alter table odd_t enable always trigger spoil";
+        let (cluster, odd) = spoilt(spoil).await;
+        let app = cluster.connect().await;
+        app.run("insert into odd_t(id, v) values (50, 50)").await;
+        is_given_up(&cluster, &odd).await;
+        app.run("insert into odd_t(id, v, r) values (51, 51, 0)")
+            .await;
+        cluster.assert_equal().await;
+    });
+}
+
+#[test]
+fn ddl_fails_on_one_alone() {
+    run_within(secs(60), async {
+        let (cluster, odd) = spoilt("create table odd_new(other text)").await;
+        let app = cluster.connect().await;
+        app.run("create table odd_new(id int primary key); insert into odd_new values (1)")
+            .await;
+        is_given_up(&cluster, &odd).await;
+    });
+}
+
+#[test]
+fn a_lock_on_one_alone_does_not_stop_the_others() {
+    run_within(secs(60), async {
+        let (cluster, odd) = spoilt("select 1").await;
+        let holder = cluster.server(&odd).admin().await;
+        holder
+            .run("begin; lock table odd_t in access exclusive mode")
+            .await;
+        let app = cluster.connect().await;
+        let write = app.simple_query("update odd_t set v = 9 where id = 1");
+        crate::rig::within(
+            "a write while a stranger holds a lock on one server",
+            secs(25),
+            write,
+        )
+        .await
+        .expect("the write");
+        is_given_up(&cluster, &odd).await;
+        holder.run("rollback").await;
+    });
+}
+
+#[test]
+fn an_error_that_all_give_is_the_clients() {
+    run_within(secs(60), async {
+        let cluster = Cluster::shared().await;
+        let app = cluster.connect().await;
+        app.run("create table alike_t(id int primary key check (id < 100)); insert into alike_t values (1)").await;
+        app.fails("insert into alike_t values (1)", "23505").await;
+        app.fails("insert into alike_t values (100)", "23514").await;
+        app.fails(
+            "insert into alike_t select g from generate_series(50, 150) g",
+            "23514",
+        )
+        .await;
+        app.fails("update alike_t set id = 1/0", "22012").await;
+        app.fails(
+            "do $$ begin raise exception 'full' using errcode = '53100'; end $$",
+            "53100",
+        )
+        .await;
+        app.fails(
+            "do $$ begin raise exception 'gone' using errcode = '57P01'; end $$",
+            "57P01",
+        )
+        .await;
+        app.fails(
+            "do $$ begin raise exception 'gone' using errcode = '08006'; end $$",
+            "08006",
+        )
+        .await;
+        cluster.same("alike_%").await;
+    });
+}
