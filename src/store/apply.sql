@@ -180,18 +180,43 @@ BEGIN
   RETURN cardinality(names);
 END $$;
 
--- Applies captured rows: op I, U, D with rows as text, or T with the names of all tables truncated together in
--- `before` (or that of `rel` alone).
+-- Whether something would fire, or be checked by a trigger, when rows of a table change in a session that is not a
+-- follower's. Our own triggers do not count: they look at lockstep.capture.
+CREATE OR REPLACE FUNCTION lockstep.would_fire(rels oid[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN EXISTS (SELECT FROM pg_trigger WHERE tgrelid = ANY (rels) AND tgenabled = 'O')
+    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = ANY (rels) AND ev_enabled = 'O');
+END $$;
+
+-- One kind of change to one table, in a session where nothing fires.
+CREATE OR REPLACE FUNCTION lockstep.apply_here(rel oid, op text, before text[], after text[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  CASE op
+    WHEN 'I', 'D' THEN RETURN lockstep.run_as_owner(rel, lockstep.statement(rel, op), before, after);
+    WHEN 'U' THEN RETURN lockstep.apply_updates(rel, before, after);
+    WHEN 'T' THEN RETURN lockstep.apply_truncate(before);
+  END CASE;
+END $$;
+
+CREATE OR REPLACE FUNCTION lockstep.apply_as_replica(rel oid, op text, before text[], after text[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica' AS $$
+BEGIN
+  RETURN lockstep.apply_here(rel, op, before, after);
+END $$;
+
+-- Applies captured rows: op I, U, D with rows as text, or T with the names of all tables truncated together in `old`
+-- (or that of `rel` alone).
 CREATE OR REPLACE FUNCTION lockstep.apply(token text, rel text, op text, old text[], new text[]) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET session_replication_role = 'replica' SET row_security = off
-SET lockstep.capture = 'off' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET "TimeZone" = 'UTC'
-SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C' SET xmloption = 'content'
-SET array_nulls = on SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET row_security = off SET lockstep.capture = 'off'
+SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET "TimeZone" = 'UTC' SET bytea_output = 'hex'
+SET extra_float_digits = 1 SET lc_monetary = 'C' SET xmloption = 'content' SET array_nulls = on SET jit = off AS $$
 DECLARE
   before text[] := old;
   after text[] := new;
-  id regclass;
+  id oid;
   given bigint;
   touched bigint;
 BEGIN
@@ -201,29 +226,26 @@ BEGIN
     after := lockstep.plain_all(after);
   END IF;
   id := lockstep.plain(rel)::regclass;
-  IF op = 'I' THEN
-    given := cardinality(after);
-    touched := lockstep.run_as_owner(id, lockstep.statement(id, 'I'), before, after);
-  ELSIF op = 'U' THEN
-    given := greatest(cardinality(before), cardinality(after));
-    touched := lockstep.apply_updates(id, before, after);
-  ELSIF op = 'D' THEN
-    given := cardinality(before);
-    touched := lockstep.run_as_owner(id, lockstep.statement(id, 'D'), before, after);
-  ELSIF op = 'T' THEN
-    RETURN lockstep.apply_truncate(CASE WHEN cardinality(before) > 0 THEN before ELSE ARRAY[lockstep.plain(rel)] END);
+  IF op = 'T' AND coalesce(cardinality(before), 0) = 0 THEN
+    before := ARRAY[lockstep.plain(rel)];
+  END IF;
+  given := CASE op WHEN 'I' THEN cardinality(after) WHEN 'U' THEN greatest(cardinality(before), cardinality(after))
+    ELSE cardinality(before) END;
+  IF current_setting('session_replication_role') = 'replica'
+      OR NOT lockstep.would_fire(CASE op WHEN 'T' THEN before::regclass[]::oid[] ELSE ARRAY[id] END) THEN
+    touched := lockstep.apply_here(id, op, before, after);
   ELSE
-    RAISE EXCEPTION 'lockstep: unknown kind of change %', op USING ERRCODE = '22023';
+    touched := lockstep.apply_as_replica(id, op, before, after);
   END IF;
   IF touched IS DISTINCT FROM given THEN
-    RAISE EXCEPTION 'lockstep: % of % rows of % were found', touched, given, id USING ERRCODE = 'LS001';
+    RAISE EXCEPTION 'lockstep: % of % rows of % were found', touched, given, id::regclass USING ERRCODE = 'LS001';
   END IF;
   RETURN touched;
 END $$;
 
 -- Makes this session one of a follower, or of a leader again. In a follower's session no trigger fires and no foreign key
--- is checked, since the leader has done both. `apply` sees to that by itself too, but switching for a single call throws
--- away every plan of the session, twice.
+-- is checked, since the leader has done both. `apply` sees to that by itself too where something would fire, but
+-- switching for a single call throws away every plan of the session, twice.
 CREATE OR REPLACE FUNCTION lockstep.follow(token text, follower boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
