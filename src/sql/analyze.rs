@@ -1,39 +1,392 @@
 //! From a client's string to its classes.
 
-use super::catalog::Catalog;
-use super::statement::*;
+use std::ops::Range;
+
+use pg_query::protobuf::{ExecuteStmt, ExplainStmt, PrepareStmt, SelectStmt, Token};
+use pg_query::{Node, NodeEnum, ParserOptions};
+
+use super::catalog::{Catalog, TypeClass};
+use super::determine::Proof;
+use super::functions;
+use super::names;
+use super::piece::Piece;
+use super::resolve::Names;
+use super::statement::{Class, Hold, Maintenance, ParseError, Refusal, Scope, Script, Statement};
+use super::walk::Walker;
+use super::{copy, create, ddl, keyed, session};
 
 /// Cuts a client's string into statements and classifies each.
 pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, ParseError> {
-    let _ = (catalog, scope);
-    let parsed = pg_query::parse(text, 0)
-        .map_err(|e| ParseError { message: e.to_string(), position: None })?;
-    let statements = parsed
-        .protobuf
-        .stmts
-        .iter()
-        .map(|raw| {
-            let start = raw.stmt_location as usize;
-            let end = if raw.stmt_len == 0 { text.len() } else { start + raw.stmt_len as usize };
-            Statement {
-                range: start..end,
-                class: Class::Captured { hold: Hold::Statement },
-                tag: "other",
-                reads: Touched::Unknown,
-                writes: Touched::Unknown,
-                sequences: Sequences::Any,
-                locks_rows: false,
-                clock: true,
-                uses_currval: false,
-                creates_temp: Vec::new(),
-                drops: Vec::new(),
-                temp_until_commit: false,
-                returns_rows: true,
-                set_config: None,
-                modes: None,
-                cursor: None,
-            }
-        })
-        .collect();
+    let names = Names { catalog, scope };
+    let parsed = match parse(text, scope) {
+        Ok(parsed) => parsed,
+        Err(error) => return deep(text, names).ok_or(error),
+    };
+    let mut statements = Vec::with_capacity(parsed.len());
+    for raw in &parsed {
+        let Some(node) = raw.stmt.as_deref().and_then(|stmt| stmt.node.as_ref()) else {
+            continue;
+        };
+        let range = range_of(text, raw.stmt_location, raw.stmt_len);
+        statements.push(statement(
+            Piece {
+                names,
+                text,
+                range,
+                base: 0,
+            },
+            node,
+        ));
+    }
     Ok(Script { statements })
+}
+
+fn parse(text: &str, scope: &Scope) -> Result<Vec<pg_query::protobuf::RawStmt>, ParseError> {
+    let options = if scope.standard_conforming_strings {
+        ParserOptions::DEFAULT
+    } else {
+        ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS
+    };
+    match pg_query::parse(text, options) {
+        Ok(parsed) => Ok(parsed.protobuf.stmts),
+        Err(error) => Err(ParseError {
+            message: error.to_string(),
+            position: None,
+        }),
+    }
+}
+
+/// The bytes of a statement without the white space around it. A length of zero is "to the end".
+fn range_of(text: &str, location: i32, len: i32) -> Range<usize> {
+    let start = usize::try_from(location).unwrap_or(0).min(text.len());
+    let end = match usize::try_from(len) {
+        Ok(len) if len > 0 => (start + len).min(text.len()),
+        _ => text.len(),
+    };
+    let Some(piece) = text.get(start..end) else {
+        return 0..text.len();
+    };
+    let trimmed = piece.trim_start();
+    let start = end - trimmed.len();
+    start..start + trimmed.trim_end().len()
+}
+
+/// Classifies one statement and gives it its place.
+pub(super) fn statement(piece: Piece<'_, '_>, node: &NodeEnum) -> Statement {
+    let range = piece.range.clone();
+    Statement {
+        range,
+        ..classify(&piece, node)
+    }
+}
+
+fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
+    let names = piece.names;
+    match node {
+        NodeEnum::SelectStmt(select) => top_select(piece, select),
+        NodeEnum::InsertStmt(_)
+        | NodeEnum::UpdateStmt(_)
+        | NodeEnum::DeleteStmt(_)
+        | NodeEnum::MergeStmt(_) => modify(names, node),
+        NodeEnum::CopyStmt(stmt) => copy::copy(names, stmt),
+        NodeEnum::ExplainStmt(explain) => self::explain(piece, explain),
+        NodeEnum::PrepareStmt(prepare) => self::prepare(piece, prepare),
+        NodeEnum::ExecuteStmt(execute) => self::execute(names, execute),
+        NodeEnum::DeallocateStmt(stmt) => {
+            let name = (!stmt.name.is_empty()).then(|| stmt.name.clone());
+            Statement::new("deallocate", Class::Deallocate(name))
+        }
+        NodeEnum::TransactionStmt(tx) => session::transaction(tx),
+        NodeEnum::VariableSetStmt(set) => session::set(set),
+        NodeEnum::VariableShowStmt(show) => session::show(show),
+        NodeEnum::ConstraintsSetStmt(_) => {
+            Statement::new("set", Class::Set(super::statement::SetOp::Constraints))
+        }
+        NodeEnum::DiscardStmt(discard) => session::discard(discard),
+        NodeEnum::DeclareCursorStmt(declare) => session::declare(names, declare),
+        NodeEnum::FetchStmt(fetch) => session::fetch(fetch),
+        NodeEnum::ClosePortalStmt(close) => session::close(&close.portalname),
+        NodeEnum::LockStmt(lock) => session::lock(names, &lock.relations),
+        NodeEnum::ListenStmt(listen) => {
+            Statement::new("listen", Class::Listen(listen.conditionname.clone()))
+        }
+        NodeEnum::UnlistenStmt(unlisten) => {
+            let name = &unlisten.conditionname;
+            let channel = (!name.is_empty() && name != "*").then(|| name.clone());
+            Statement::new("unlisten", Class::Unlisten(channel))
+        }
+        NodeEnum::NotifyStmt(_) => Statement::new("notify", Class::Notify),
+        NodeEnum::CallStmt(call) => {
+            let mut walker = Walker::new(names);
+            if let Some(function) = &call.funccall {
+                walker.call(function);
+            }
+            // A procedure may do what its volatility does not say.
+            walker.effects.unknown_rows();
+            walker.effects.into_statement("call", true)
+        }
+        NodeEnum::DoStmt(stmt) => ddl::inline_code(stmt),
+        NodeEnum::CheckPointStmt(_) => {
+            Statement::maintenance("checkpoint", Maintenance::Everywhere)
+        }
+        _ => ddl::classify(piece, node),
+    }
+}
+
+fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
+    if into_clause(select) {
+        return create::select_into(piece, select);
+    }
+    let mut walker = Walker::new(piece.names);
+    walker.select(select);
+    let set_config = functions::bare_set_config(select);
+    if set_config.is_some() && walker.effects.refused.is_none() {
+        // The proxy does the same to the other connections of the session: nothing to hold on to.
+        walker.effects.hold = Hold::Statement;
+    }
+    let statement = finish(piece.names, walker, "select", true);
+    Statement {
+        set_config,
+        ..statement
+    }
+}
+
+/// SELECT … INTO, whose clause hangs on the leftmost query of a UNION.
+fn into_clause(select: &SelectStmt) -> bool {
+    select.into_clause.is_some() || select.larg.as_deref().is_some_and(into_clause)
+}
+
+/// The statement for these effects, seen from a session that may have temporary relations.
+fn finish(
+    names: Names<'_>,
+    mut walker: Walker<'_, '_>,
+    tag: &'static str,
+    returns_rows: bool,
+) -> Statement {
+    let temps = !names.scope.temp_tables.is_empty();
+    if temps && walker.effects.by_name {
+        walker.effects.on_leader(Hold::Session);
+    }
+    walker.effects.into_statement(tag, returns_rows)
+}
+
+fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
+    let mut walker = Walker::new(names);
+    let (tag, keyed, returning) = match node {
+        NodeEnum::InsertStmt(insert) => {
+            walker.insert(insert);
+            (
+                "insert",
+                keyed::insert(names, insert),
+                insert.returning_clause.is_some(),
+            )
+        }
+        NodeEnum::UpdateStmt(update) => {
+            walker.update(update);
+            (
+                "update",
+                keyed::update(names, update),
+                update.returning_clause.is_some(),
+            )
+        }
+        NodeEnum::DeleteStmt(delete) => {
+            walker.delete(delete);
+            (
+                "delete",
+                keyed::delete(names, delete),
+                delete.returning_clause.is_some(),
+            )
+        }
+        NodeEnum::MergeStmt(merge) => {
+            walker.merge(merge);
+            ("merge", false, merge.returning_clause.is_some())
+        }
+        _ => return Statement::opaque("other"),
+    };
+    let statement = finish(names, walker, tag, returning);
+    if keyed && matches!(statement.class, Class::Captured { .. }) {
+        // Nothing is left to defaults, so no sequence moves.
+        let sequences = super::statement::Sequences::None;
+        return Statement {
+            class: Class::Keyed,
+            sequences,
+            clock: false,
+            ..statement
+        };
+    }
+    statement
+}
+
+fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
+    let Some(query) = explain.query.as_deref().and_then(|node| node.node.as_ref()) else {
+        return Statement::opaque("explain");
+    };
+    let inner = classify(piece, query);
+    let runs = names::option_on(&explain.options, "analyze");
+    let class = match (inner.class, runs) {
+        (Class::Refused(refusal), true) => Class::Refused(refusal),
+        (Class::LeaderRead { hold }, _) => Class::LeaderRead { hold },
+        (Class::Read, _) => Class::Read,
+        (Class::Execute(_), true) => Class::Captured {
+            hold: Hold::Session,
+        },
+        (Class::Execute(_), false) => Class::LeaderRead {
+            hold: Hold::Statement,
+        },
+        (Class::Captured { hold }, true) => Class::Captured { hold },
+        (Class::Keyed, true) => Class::Captured {
+            hold: Hold::Statement,
+        },
+        (_, true) => Class::Refused(Refusal::unsupported(
+            "EXPLAIN ANALYZE of a statement that changes the schema is not replicated",
+            "Use EXPLAIN without ANALYZE.",
+        )),
+        // Planning a write changes nothing, but only the leader knows the session's temporary
+        // tables and what the transaction has done so far.
+        (_, false) => Class::LeaderRead {
+            hold: Hold::Statement,
+        },
+    };
+    let nothing = Statement::new("explain", class);
+    if runs {
+        let class = nothing.class;
+        return Statement {
+            class,
+            tag: "explain",
+            returns_rows: true,
+            creates_temp: Vec::new(),
+            drops: Vec::new(),
+            set_config: None,
+            ..inner
+        };
+    }
+    Statement {
+        reads: inner.reads,
+        clock: inner.clock,
+        returns_rows: true,
+        ..nothing
+    }
+}
+
+fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
+    let Some(query) = prepare.query.as_deref().and_then(|node| node.node.as_ref()) else {
+        return Statement::opaque("prepare");
+    };
+    let body_range = piece.tokens().and_then(|tokens| {
+        let after = tokens.range(tokens.find(0, Token::As)?)?.end;
+        let rest = piece.own_text().get(after..)?;
+        let start = piece.range.end - rest.trim_start().len();
+        Some(start..piece.range.end)
+    });
+    let range = body_range.unwrap_or_else(|| piece.range.clone());
+    let mut body = statement(
+        Piece {
+            range,
+            ..piece.clone()
+        },
+        query,
+    );
+    // A value declared as a date or time reads the clock where its text says so, whatever column
+    // it ends up in.
+    let time = prepare.argtypes.iter().any(|node| match &node.node {
+        Some(NodeEnum::TypeName(name)) => piece.names.type_class(name) != TypeClass::Plain,
+        _ => true,
+    });
+    if time && body.class == Class::Keyed {
+        body.class = Class::Captured {
+            hold: Hold::Statement,
+        };
+    }
+    let class = Class::PrepareSql {
+        name: prepare.name.clone(),
+        body: Box::new(body),
+    };
+    Statement::new("prepare", class)
+}
+
+fn execute(names: Names<'_>, execute: &ExecuteStmt) -> Statement {
+    let constants = Proof {
+        names,
+        table: None,
+        alias: "",
+    };
+    if constants.all(&execute.params) {
+        let class = Class::Execute(execute.name.clone());
+        return Statement {
+            returns_rows: true,
+            ..Statement::new("execute", class)
+        };
+    }
+    // The arguments are evaluated wherever the statement runs: they must be evaluated once.
+    let mut walker = Walker::new(names);
+    walker.nodes(&execute.params);
+    walker.effects.unknown_rows();
+    walker.effects.into_statement("execute", true)
+}
+
+/// A text that nests deeper than the parse tree's decoder goes: statement by statement, what cannot
+/// be read is judged by its first word.
+fn deep(text: &str, names: Names<'_>) -> Option<Script> {
+    if !names.scope.standard_conforming_strings && text.contains('\\') {
+        return None;
+    }
+    let pieces = pg_query::split_with_parser(text).ok()?;
+    let mut statements = Vec::with_capacity(pieces.len());
+    for own in pieces {
+        // Each piece is a part of the text, so that the distance is its place.
+        let start = (own.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+        let range = range_of(
+            text,
+            i32::try_from(start).ok()?,
+            i32::try_from(own.len()).ok()?,
+        );
+        let piece = Piece {
+            names,
+            text,
+            range: range.clone(),
+            base: range.start,
+        };
+        let parsed = parse(piece.own_text(), names.scope).ok();
+        let node = parsed.as_deref().and_then(|stmts| match stmts {
+            [only] => only
+                .stmt
+                .as_deref()
+                .and_then(|stmt: &Node| stmt.node.as_ref()),
+            _ => None,
+        });
+        statements.push(match node {
+            Some(node) => statement(piece, node),
+            None => Statement {
+                range,
+                ..too_deep(&piece)
+            },
+        });
+    }
+    Some(Script { statements })
+}
+
+fn too_deep(piece: &Piece<'_, '_>) -> Statement {
+    let tokens = piece.tokens();
+    let reserved = piece.own_text().to_ascii_lowercase().contains("lockstep");
+    let tag = match tokens.as_ref().and_then(|tokens| tokens.kind(0)) {
+        Some(Token::Select | Token::With | Token::Values | Token::Table | Token::Ascii40) => {
+            Some("select")
+        }
+        Some(Token::Insert) => Some("insert"),
+        Some(Token::Update) => Some("update"),
+        Some(Token::DeleteP) => Some("delete"),
+        Some(Token::Merge) => Some("merge"),
+        _ => None,
+    };
+    match tag {
+        Some(tag) if !reserved => Statement::opaque(tag),
+        _ => Statement::refused(
+            "other",
+            Refusal {
+                sqlstate: "54001",
+                message: "the statement nests too deeply to be judged".to_owned(),
+                hint: "Split it into smaller statements or views.".to_owned(),
+            },
+        ),
+    }
 }

@@ -6,14 +6,39 @@
 //! guessed from the text, no name is trusted before the [`Catalog`] has been asked what it stands
 //! for, and a node of the parse tree that nobody thought of counts as the worst it could be.
 //!
-//! The whole folder is pure: no clock, no randomness, no I/O.
+//! Two walks judge a query. [`walk`] gathers everything that is *bad*: functions that may write,
+//! locks, sequences, the clock. [`determine`] accepts only what is known to be *good*, and carries
+//! the proof that a write may be sent to the followers as the same bytes ([`keyed`]).
+//!
+//! The whole folder is pure: no clock, no randomness, no I/O. Each file imports only files listed
+//! after it here.
 
+mod alter;
 mod analyze;
+mod build;
 mod catalog;
+mod copy;
+mod create;
+mod ddl;
+mod determine;
+mod dml;
+mod effects;
+mod facts;
+mod functions;
+mod keyed;
+mod names;
+mod piece;
+mod queries;
+mod resolve;
+mod role;
+mod session;
 mod statement;
+mod tokens;
+mod walk;
 
 pub use analyze::analyze;
 pub use catalog::Catalog;
+pub use names::mentions_clock;
 pub use statement::{
     Class, CopyIn, Ddl, Discard, Hold, Isolation, Maintenance, Modes, ParseError, Password,
     Refusal, Scope, Script, Sequences, SetOp, Split, Statement, Touched, TxOp,

@@ -32,6 +32,9 @@ pub struct Statement {
     /// It reads a value that belongs to the transaction (`now()`, `txid_current()`): inside a
     /// transaction only the leader knows the right answer.
     pub clock: bool,
+    /// It may set a sequence to a value behind the last one (`setval()`, RESTART): a bound that
+    /// only ever moves forward is not enough, the followers need the exact value.
+    pub resets_sequences: bool,
     /// It calls `currval()` or `lastval()`: what it reads was left in the server session by an
     /// earlier `nextval()`, so it must run on the connection that ran that one.
     pub uses_currval: bool,
@@ -63,6 +66,37 @@ pub enum Touched {
     Unknown,
 }
 
+impl Touched {
+    /// Whether a table may be in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, _) | (_, Self::None) => false,
+            (Self::Unknown, _) | (_, Self::Unknown) => true,
+            (Self::Tables(a), Self::Tables(b)) => a.iter().any(|table| b.contains(table)),
+        }
+    }
+
+    pub(super) fn add(&mut self, table: &str) {
+        match self {
+            Self::None => *self = Self::Tables(vec![table.to_owned()]),
+            Self::Tables(tables) => {
+                if !tables.iter().any(|known| known == table) {
+                    tables.push(table.to_owned());
+                }
+            }
+            Self::Unknown => {}
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        match other {
+            Self::None => {}
+            Self::Tables(tables) => tables.iter().for_each(|table| self.add(table)),
+            Self::Unknown => *self = Self::Unknown,
+        }
+    }
+}
+
 /// A set of sequences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sequences {
@@ -72,6 +106,28 @@ pub enum Sequences {
     Named(Vec<String>),
     /// Not known: any.
     Any,
+}
+
+impl Sequences {
+    pub(super) fn add(&mut self, sequence: &str) {
+        match self {
+            Self::None => *self = Self::Named(vec![sequence.to_owned()]),
+            Self::Named(names) => {
+                if !names.iter().any(|known| known == sequence) {
+                    names.push(sequence.to_owned());
+                }
+            }
+            Self::Any => {}
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        match other {
+            Self::None => {}
+            Self::Named(names) => names.iter().for_each(|name| self.add(name)),
+            Self::Any => *self = Self::Any,
+        }
+    }
 }
 
 /// How long state that a statement leaves in the server session lives.
@@ -312,6 +368,92 @@ pub struct Scope {
     pub temp_tables: BTreeSet<String>,
     /// How the server reads backslashes in plain literals.
     pub standard_conforming_strings: bool,
+}
+
+impl Statement {
+    /// A statement of this class that touches nothing; the caller adds what it knows.
+    pub(super) fn new(tag: &'static str, class: Class) -> Self {
+        Self {
+            range: 0..0,
+            class,
+            tag,
+            reads: Touched::None,
+            writes: Touched::None,
+            sequences: Sequences::None,
+            locks_rows: false,
+            clock: false,
+            resets_sequences: false,
+            uses_currval: false,
+            creates_temp: Vec::new(),
+            drops: Vec::new(),
+            temp_until_commit: false,
+            returns_rows: false,
+            set_config: None,
+            modes: None,
+            cursor: None,
+        }
+    }
+
+    /// Of a statement that nobody could look into: whatever it may do, it may do.
+    pub(super) fn opaque(tag: &'static str) -> Self {
+        Self {
+            reads: Touched::Unknown,
+            writes: Touched::Unknown,
+            sequences: Sequences::Any,
+            clock: true,
+            returns_rows: true,
+            ..Self::new(
+                tag,
+                Class::Captured {
+                    hold: Hold::Session,
+                },
+            )
+        }
+    }
+
+    /// A change of the schema that runs everywhere.
+    pub(super) fn ddl(ddl: Ddl) -> Self {
+        Self {
+            writes: Touched::Unknown,
+            ..Self::new("ddl", Class::Ddl(ddl))
+        }
+    }
+
+    /// A change of temporary objects only.
+    pub(super) fn temporary(hold: Hold) -> Self {
+        Self::new("ddl", Class::LeaderRead { hold })
+    }
+
+    pub(super) fn maintenance(tag: &'static str, kind: Maintenance) -> Self {
+        Self::new(tag, Class::Maintenance(kind))
+    }
+
+    pub(super) fn refused(tag: &'static str, refusal: Refusal) -> Self {
+        Self::new(tag, Class::Refused(refusal))
+    }
+}
+
+impl Refusal {
+    /// What has no way to be the same on all backends.
+    pub(super) fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            sqlstate: "0A000",
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// What belongs to the proxy alone.
+    pub(super) fn reserved(message: impl Into<String>) -> Self {
+        Self {
+            sqlstate: "42501",
+            message: message.into(),
+            hint:
+                "The schema \"lockstep\" and the settings \"lockstep.*\" keep the backends equal; \
+                   use the console's commands instead."
+                    .to_owned(),
+        }
+    }
 }
 
 impl Default for Scope {
