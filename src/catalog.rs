@@ -31,11 +31,6 @@ pub struct Plan {
 pub struct Snapshot {
     /// What statements are classified with.
     pub catalog: Catalog,
-    /// Whether a catalog has been read at all.
-    pub fn is_loaded(&self) -> bool {
-        self.current.load().0 > 0
-    }
-
     /// Whether any constraint may be checked as late as at the commit.
     pub deferrable: bool,
 }
@@ -82,6 +77,11 @@ impl Catalogs {
         }
     }
 
+    /// Whether a catalog has been read at all.
+    pub fn is_loaded(&self) -> bool {
+        self.current.load().0 > 0
+    }
+
     /// Whether any constraint may be checked as late as at the commit.
     pub fn has_deferrable(&self) -> bool {
         self.current.load().1.deferrable
@@ -122,6 +122,7 @@ fn unreadable(sql: &str) -> Script {
         reads: Touched::Unknown,
         writes: Touched::Unknown,
         sequences: Sequences::Any,
+        resets_sequences: true,
         locks_rows: false,
         clock: true,
         uses_currval: false,

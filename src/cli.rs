@@ -1,7 +1,6 @@
 //! The command line. Each subcommand reads what it was given and calls one function.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,8 +8,12 @@ use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Log};
+use crate::control::{Address, describe};
+use crate::proxy::{self, Surroundings};
+use crate::store::check::{self as store_check, CheckOptions, Severity};
+use crate::store::init::{InitOptions, Target, init};
+use crate::trace::{self, Level};
 use crate::demo;
-use crate::trace;
 
 /// Two or more ordinary PostgreSQL servers as one database that does not die.
 #[derive(Debug, Parser)]
@@ -165,7 +168,7 @@ async fn check(config: Config) -> Result<(), String> {
         connections: config.pool.size * 2 * u32::try_from(config.users.len()).unwrap_or(1),
     };
     let findings = store_check::check(&backends, &options).await;
-    let findings = findings.map_err(|e| e.to_string())?;
+    let findings = findings.map_err(|(name, e)| format!("{name}: {}", describe(&e)))?;
     let mut errors = unreachable;
     for finding in &findings {
         errors += usize::from(finding.severity == Severity::Error);

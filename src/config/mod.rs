@@ -233,6 +233,30 @@ impl Config {
         })
     }
 
+    /// A connection URL of the administrator for the database's own tools. It holds the password.
+    #[must_use]
+    pub fn tools_url(&self, backend: &Backend) -> String {
+        let admin = self.admin_of(backend);
+        let mode = match &backend.tls {
+            BackendTls::Disable => "sslmode=disable".to_owned(),
+            BackendTls::Require => "sslmode=require".to_owned(),
+            BackendTls::VerifyCa { ca } => {
+                format!("sslmode=verify-ca&sslrootcert={}", percent(&ca.display().to_string()))
+            }
+            BackendTls::VerifyFull { ca } => {
+                format!("sslmode=verify-full&sslrootcert={}", percent(&ca.display().to_string()))
+            }
+        };
+        format!(
+            "postgresql://{}:{}@{}:{}/{}?{mode}",
+            percent(&admin.user),
+            percent(admin.password.reveal()),
+            percent(&backend.host),
+            backend.port,
+            percent(self.database_of(backend)),
+        )
+    }
+
     /// The database's name on `backend`.
     #[must_use]
     pub fn database_of<'a>(&'a self, backend: &'a Backend) -> &'a str {
@@ -247,6 +271,21 @@ impl Config {
     pub fn may_use_console(&self, user: &str) -> bool {
         user == self.admin.user || self.cluster.console_users.iter().any(|known| known == user)
     }
+}
+
+/// Percent-encodes what must not be taken for a part of a URL's structure.
+fn percent(text: &str) -> String {
+    use std::fmt::Write;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing into a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
 }
 
 impl BackendTls {

@@ -51,7 +51,7 @@ impl<P: Protocol> Session<P> {
             }
             self.check_size()?;
         } else if capture {
-            self.add_captured(step.statement.writes.clone(), outcome)?;
+            self.add_captured(step.statement.writes.clone(), outcome, false)?;
         }
         self.stream(from).await
     }

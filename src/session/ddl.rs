@@ -136,7 +136,7 @@ impl<P: Protocol> Session<P> {
         }
         self.client.buffer().truncate(mark);
         let rows = outcome.rows.unwrap_or(0);
-        self.add_captured(Touched::Unknown, outcome)?;
+        self.add_captured(Touched::Unknown, outcome, false)?;
         self.stream(from).await?;
         self.answered(step, &format!("{} {rows}", split.verb))
     }

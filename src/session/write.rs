@@ -57,7 +57,8 @@ impl<P: Protocol> Session<P> {
             if keyed {
                 self.add_keyed(step, &outcome)?;
             } else {
-                self.add_captured(step.statement.writes.clone(), outcome)?;
+                let resets = step.statement.resets_sequences;
+                self.add_captured(step.statement.writes.clone(), outcome, resets)?;
                 self.stays.other |= hold == Hold::Session;
                 self.note_temporary(step.statement);
             }
@@ -95,7 +96,12 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Turns the rows and sequences that were reported into effects.
-    pub(super) fn add_captured(&mut self, writes: Touched, outcome: Outcome) -> Result<(), Stop> {
+    pub(super) fn add_captured(
+        &mut self,
+        writes: Touched,
+        outcome: Outcome,
+        resets: bool,
+    ) -> Result<(), Stop> {
         let mut changes = Changes::new(0);
         for captured in outcome.captured {
             match captured {
@@ -126,8 +132,11 @@ impl<P: Protocol> Session<P> {
         for (sequence, value, increment) in outcome.sequences {
             let bound = self.shared.ledger.bound(&sequence);
             let passed = bound.is_none_or(|b| if increment > 0 { value > b } else { value < b });
-            if passed {
-                let value = value.saturating_add(increment.saturating_mul(SEQUENCE_STRIDE));
+            let value = value.saturating_add(increment.saturating_mul(SEQUENCE_STRIDE));
+            if resets {
+                tx.bounds.push((sequence.clone(), value));
+                tx.add(Effect::ResetSequence { sequence, value, called: true }, true);
+            } else if passed {
                 tx.bounds.push((sequence.clone(), value));
                 tx.add(Effect::Advance { sequence, value }, true);
             }
@@ -184,7 +193,7 @@ impl<P: Protocol> Session<P> {
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));
         }
-        self.add_captured(Touched::Unknown, outcome)
+        self.add_captured(Touched::Unknown, outcome, false)
     }
 }
 
