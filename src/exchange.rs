@@ -153,6 +153,8 @@ pub trait Client: Sink {
     fn relay_error(&mut self, error: &ServerError);
     /// Tells that the next batch may come.
     fn ready(&mut self, state: TxState);
+    /// Tells what the server reports of its session now.
+    fn report(&mut self, name: &str, value: &str);
     /// Sends a warning.
     fn warn(&mut self, code: &str, message: &str);
     /// Waits for the next piece of a bulk load that the application sends.
@@ -257,6 +259,8 @@ pub struct Watch<'a> {
     pub sequences: Option<&'a crate::sql::Sequences>,
     /// The rows of the answer are hashed.
     pub digest: bool,
+    /// The statement opens a bulk load: nothing can be asked before that has ended.
+    pub bulk: bool,
 }
 
 /// How a transaction is opened.
@@ -282,6 +286,8 @@ pub trait Link: Send + 'static {
 
     /// Brings the session's settings to `wanted`, without waiting for the answer.
     fn adopt(&mut self, wanted: &Settings);
+    /// What the server reports of its session.
+    fn reported(&self) -> &std::collections::BTreeMap<String, String>;
     /// The settings the server's session has.
     fn settings(&self) -> &Settings;
     /// Notes that the application's own statement has brought the session to these settings.
@@ -294,10 +300,8 @@ pub trait Link: Send + 'static {
     fn begin_share(&mut self);
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
-    /// Has deferred constraints checked now; the answer is the client's if it is an error.
-    fn check_deferred(
-        &mut self,
-    ) -> impl Future<Output = Result<Result<(), ServerError>, Broken>> + Send;
+    /// Has deferred constraints and triggers run now, and watches what they change.
+    fn check_deferred(&mut self) -> impl Future<Output = Result<Outcome, Broken>> + Send;
     /// Queues the end of the transaction.
     fn queue_commit(&mut self);
     /// Queues the undoing of the transaction.

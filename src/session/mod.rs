@@ -230,6 +230,10 @@ impl<P: Protocol> Session<P> {
                 Err(_) => self.undo().await,
             }
         }
+        if end == End::Flush && stopped.is_err() && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+            // Everything up to the end of the pipeline is passed over: nothing of it will be kept.
+            self.undo().await;
+        }
         match stopped {
             Ok(()) => {}
             Err(Stop::Gone) => return Err(Gone),

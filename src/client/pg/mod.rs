@@ -120,11 +120,15 @@ impl PgClient {
         Gone
     }
 
-    fn take_batch(&mut self, end: End, failure: Option<Failure>) -> Batch<PgWork> {
+    fn end_steps(&mut self) {
         if !self.steps.is_empty() {
             let steps = std::mem::take(&mut self.steps);
             self.items.push(Item { text: None, work: PgWork::Steps(steps) });
         }
+    }
+
+    fn take_batch(&mut self, end: End, failure: Option<Failure>) -> Batch<PgWork> {
+        self.end_steps();
         self.end = end;
         Batch { items: std::mem::take(&mut self.items), end, failure }
     }
@@ -279,6 +283,7 @@ impl Client for PgClient {
                     self.unnamed = None;
                     let shared = self.statements.intern(&text, &[]).text.clone();
                     let work = PgWork::Query(Bytes::from(text));
+                    self.end_steps();
                     self.items.push(Item { text: Some(shared), work });
                     return Ok(self.take_batch(End::Ready, None));
                 }
@@ -297,7 +302,6 @@ impl Client for PgClient {
                 _ => {
                     self.extended = true;
                     if let Err(failure) = self.extended(&frame) {
-                        self.steps.clear();
                         return Ok(self.take_batch(End::Flush, Some(failure)));
                     }
                 }
@@ -381,6 +385,10 @@ impl Client for PgClient {
             TxState::Failed => server::FAILED,
         };
         server::ready_for_query(&mut self.outgoing, status);
+    }
+
+    fn report(&mut self, name: &str, value: &str) {
+        server::parameter_status(&mut self.outgoing, name, value);
     }
 
     fn warn(&mut self, code: &str, message: &str) {
