@@ -11,7 +11,7 @@ use super::catalog::Function;
 use super::effects::Volatility;
 use super::names;
 use super::resolve::Found;
-use super::statement::{Hold, Refusal};
+use super::statement::{Hold, Refusal, Sequences, Touched};
 use super::walk::Walker;
 
 /// What one of PostgreSQL's own functions that is not immutable does.
@@ -108,7 +108,7 @@ impl<'t> Walker<'_, 't> {
         );
         self.effects.unordered |= ordered && call.agg_order.is_empty();
         let mut found = false;
-        for function in self.names.functions(schema, name) {
+        for function in self.names.functions(schema, name, names::arguments(call)) {
             found = true;
             if function.builtin {
                 self.builtin(name, function.volatility, &call.args);
@@ -151,7 +151,7 @@ impl<'t> Walker<'_, 't> {
         self.effects.by_name = true;
         if function.volatility == Volatility::Stable {
             self.effects.clock = true;
-            self.effects.reads = super::statement::Touched::Unknown;
+            self.effects.reads = Touched::Unknown;
         } else if !HARMLESS_EXTENSIONS.contains(&function.extension.as_str()) {
             self.effects.hold = self.effects.hold.max(function.hold);
             self.effects.unknown_rows();
@@ -212,7 +212,28 @@ impl<'t> Walker<'_, 't> {
         match found {
             Some(Found::Known(relation)) => self.effects.sequences.add(&relation.quoted),
             Some(Found::Temp) => self.effects.on_leader(Hold::Session),
-            _ => self.effects.sequences = super::statement::Sequences::Any,
+            _ => match args.first().and_then(|node| self.serial_of(node)) {
+                Some(owned) => self.effects.sequences.merge(&owned),
+                None => self.effects.sequences = Sequences::Any,
+            },
+        }
+    }
+
+    /// `pg_get_serial_sequence('table', 'column')`: one of those that the table's defaults use.
+    fn serial_of(&self, node: &Node) -> Option<Sequences> {
+        let Some(NodeEnum::FuncCall(call)) = &node.node else {
+            return None;
+        };
+        let (_, "pg_get_serial_sequence") = names::qualified(&call.funcname)? else {
+            return None;
+        };
+        let table = names::parse_qualified(names::string_constant(call.args.first()?)?)?;
+        match self.names.relation_named(&table.0, &table.1) {
+            Found::Known(table) => match &table.default_effects.sequences {
+                Sequences::None => None,
+                some => Some(some.clone()),
+            },
+            _ => None,
         }
     }
 
