@@ -343,7 +343,9 @@ fn only_what_is_used(text: &str) -> String {
         used.push_str(&fs::read_to_string(path).unwrap().to_lowercase());
     }
     // What the grammar and the server's deparser write in other words.
-    used.push_str(" btrim date_part extract timezone numeric int4 pg_collation_for overlay position ");
+    used.push_str(
+        " btrim date_part extract timezone numeric int4 pg_collation_for overlay position ",
+    );
     let words: BTreeSet<&str> = used
         .split(|c: char| !(c.is_alphanumeric() || c == '_'))
         .collect();

@@ -1,6 +1,6 @@
 //! Statements about the schema, roles and the server.
 
-use pg_query::protobuf::{DoStmt, ObjectType, RangeVar, Token};
+use pg_query::protobuf::{CreateFunctionStmt, CreateSeqStmt, DoStmt, ObjectType, RangeVar, Token};
 use pg_query::{Node, NodeEnum};
 
 use super::names;
@@ -59,25 +59,12 @@ fn on_relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::IndexStmt(stmt) => create::index(names, stmt),
         NodeEnum::RefreshMatViewStmt(stmt) => create::refresh(names, stmt),
         NodeEnum::AlterTableStmt(stmt) => alter::table(names, stmt),
-        NodeEnum::CreateSeqStmt(stmt) => match &stmt.sequence {
-            Some(var) if names.makes_temp(var) => Statement {
-                creates_temp: vec![var.relname.clone()],
-                ..Statement::temporary(Hold::Session)
-            },
-            _ => Statement::ddl(Ddl::default()),
+        NodeEnum::CreateSeqStmt(stmt) => create_sequence(names, stmt),
+        NodeEnum::AlterSeqStmt(stmt) => Statement {
+            resets_sequences: names::option(&stmt.options, "restart").is_some(),
+            sequences: sequence(names, &stmt.sequence),
+            ..on(&stmt.sequence)
         },
-        NodeEnum::AlterSeqStmt(stmt) => {
-            let restarts = names::option(&stmt.options, "restart").is_some();
-            let sequences = match stmt.sequence.as_ref().map(|var| names.relation(var)) {
-                Some(Found::Known(sequence)) => Sequences::Named(vec![sequence.quoted.clone()]),
-                _ => Sequences::Any,
-            };
-            Statement {
-                resets_sequences: restarts,
-                sequences,
-                ..on(&stmt.sequence)
-            }
-        }
         NodeEnum::DropStmt(stmt) => relations::drop(names, stmt),
         NodeEnum::TruncateStmt(stmt) => relations::truncate(names, stmt),
         NodeEnum::RenameStmt(stmt) => relations::rename(names, stmt),
@@ -112,23 +99,41 @@ fn on_relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
             },
         },
         NodeEnum::ReindexStmt(stmt) => relations::reindex(names, stmt),
-        NodeEnum::CreateFunctionStmt(stmt) => {
-            let temp =
-                matches!(names::qualified(&stmt.funcname), Some((s, _)) if is_temp_schema(s));
-            if mentions_own(&stmt.options) {
-                return reserved_code();
-            }
-            if let Some(refused) = create::storing(names, &[&stmt.sql_body]) {
-                return refused;
-            }
-            if temp {
-                Statement::temporary(Hold::Session)
-            } else {
-                Statement::ddl(Ddl::default())
-            }
-        }
+        NodeEnum::CreateFunctionStmt(stmt) => create_function(names, stmt),
         _ => others(piece, node),
     }
+}
+
+fn create_sequence(names: Names<'_>, create: &CreateSeqStmt) -> Statement {
+    match &create.sequence {
+        Some(var) if names.makes_temp(var) => Statement {
+            creates_temp: vec![var.relname.clone()],
+            ..Statement::temporary(Hold::Session)
+        },
+        _ => Statement::ddl(Ddl::default()),
+    }
+}
+
+fn sequence(names: Names<'_>, var: &Option<RangeVar>) -> Sequences {
+    match var.as_ref().map(|var| names.relation(var)) {
+        Some(Found::Known(sequence)) => Sequences::Named(vec![sequence.quoted.clone()]),
+        Some(Found::Temp) => Sequences::None,
+        _ => Sequences::Any,
+    }
+}
+
+fn create_function(names: Names<'_>, create: &CreateFunctionStmt) -> Statement {
+    if mentions_own(&create.options) {
+        return reserved_code();
+    }
+    let temp = names::qualified(&create.funcname).is_some_and(|(s, _)| is_temp_schema(s));
+    create::storing(names, &[&create.sql_body]).unwrap_or_else(|| {
+        if temp {
+            Statement::temporary(Hold::Session)
+        } else {
+            Statement::ddl(Ddl::default())
+        }
+    })
 }
 
 /// Statements about everything else.

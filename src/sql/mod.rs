@@ -10,10 +10,10 @@
 //! locks, sequences, the clock. `determine` accepts only what is known to be *good*, and carries
 //! the proof that a write may be sent to the followers as the same bytes (`keyed`).
 //!
-//! The whole folder is pure: no clock, no randomness, no I/O. From top to bottom, each file importing
-//! only files that come later: `analyze`; `ddl`, `relations`, `alter`, `create`, `role`, `copy`,
-//! `session`, `keyed`; `build`, `facts`; `dml`, `functions`, `walk`; `determine`; `piece`, `resolve`,
-//! `catalog`, `queries`, `effects`, `tokens`, `value`, `names`, `scope`, `statement`.
+//! The whole folder is pure: no clock, no randomness, no I/O. From top to bottom, each file
+//! importing only files that come later: `analyze`; `ddl`, `relations`, `alter`, `create`, `role`,
+//! `copy`, `session`, `keyed`; `build`, `facts`; `dml`, `functions`, `walk`; `determine`; `piece`,
+//! `resolve`, `catalog`, `queries`, `effects`, `tokens`, `value`, `names`, `scope`, `statement`.
 
 mod alter;
 mod analyze;

@@ -1,7 +1,7 @@
 //! What to ask a backend about itself.
 
-/// Name and text. They are run with `search_path = pg_catalog`, every column comes as text, and they
-/// must work on every supported version.
+/// Name and text. They are run with `search_path = pg_catalog`, every column comes as text, and
+/// they must work on every supported version.
 pub(super) const QUERIES: &[(&str, &str)] = &[
     ("relations", RELATIONS),
     ("columns", COLUMNS),
@@ -107,8 +107,8 @@ WHERE c.relkind IN ('v', 'm')
   AND n.nspname !~ '^pg_(toast_)?temp_'
 ORDER BY c.oid";
 
-/// relation, function's schema, function's name, events as bits. Internal triggers are those of constraints; the
-/// copies that partitions get of their parent's triggers count as the user's own.
+/// relation, function's schema, function's name, events as bits. Internal triggers are those of
+/// constraints; the copies that partitions get of their parent's triggers count as the user's own.
 const TRIGGERS: &str = "
 SELECT t.tgrelid::text, n.nspname::text, p.proname::text, t.tgtype::text
 FROM pg_trigger t
@@ -140,8 +140,8 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.oid < 16384
 GROUP BY p.proname, 5, 6
 ORDER BY p.proname, 5, 6";
 
-/// schema, name, volatility, extension, takes a date/time, plain function, language, body, fewest and
-/// most arguments
+/// schema, name, volatility, extension, takes a date/time, plain function, language, body, fewest
+/// and most arguments
 const FUNCTIONS: &str = "
 WITH times AS (
   SELECT array_agg(oid) AS types FROM pg_type
@@ -176,8 +176,8 @@ WHERE NOT (p.pronamespace = 'pg_catalog'::regnamespace AND p.oid < 16384)
   AND n.nspname <> 'lockstep' AND n.nspname !~ '^pg_(toast_)?temp_'
 ORDER BY n.nspname, p.proname, p.oid";
 
-/// name, worst of PostgreSQL's own without dates and times, worst of the users', whether a user made
-/// one on PostgreSQL's own types
+/// name, worst of PostgreSQL's own without dates and times, worst of the users', whether a user
+/// made one on PostgreSQL's own types
 const OPERATORS: &str = "
 WITH times AS (
   SELECT array_agg(oid) AS types FROM pg_type

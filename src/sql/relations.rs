@@ -1,4 +1,5 @@
-//! Statements about relations of which some may be temporary: DROP, TRUNCATE, RENAME, GRANT, VACUUM.
+//! Statements about relations of which some may be temporary: DROP, TRUNCATE, RENAME, GRANT,
+//! VACUUM.
 
 use pg_query::protobuf::{
     DropBehavior, DropStmt, GrantStmt, ObjectType, ReindexObjectType, ReindexStmt, RenameStmt,
@@ -58,46 +59,45 @@ fn mixed(what: &str) -> Statement {
 /// DROP. Temporary relations are dropped on the leader only.
 pub(super) fn drop(names: Names<'_>, drop: &DropStmt) -> Statement {
     use ObjectType as O;
+    if drop.concurrent {
+        return Statement::maintenance("ddl", Maintenance::Journaled);
+    }
     let kind = ObjectType::try_from(drop.remove_type);
-    let relations = matches!(
-        kind,
-        Ok(O::ObjectTable
+    match kind {
+        Ok(
+            O::ObjectTable
             | O::ObjectView
             | O::ObjectSequence
             | O::ObjectIndex
             | O::ObjectMatview
-            | O::ObjectForeignTable)
-    );
-    if drop.concurrent {
-        return Statement::maintenance("ddl", Maintenance::Journaled);
-    }
-    let parts = |node: &'_ Node| match &node.node {
-        Some(NodeEnum::List(list)) => {
-            names::qualified(&list.items).map(|(schema, name)| (schema.to_owned(), name.to_owned()))
-        }
-        _ => None,
-    };
-    if !relations {
-        // Triggers, rules and policies hang on a table; functions and types may be temporary too.
-        let on_temp = drop.objects.iter().any(|node| match &node.node {
-            Some(NodeEnum::List(list)) => list.items.split_last().is_some_and(|(_, table)| {
-                names::qualified(table)
-                    .is_some_and(|(s, n)| matches!(names.relation_named(s, n), Found::Temp))
-            }),
-            _ => false,
-        });
-        let hangs = matches!(kind, Ok(O::ObjectTrigger | O::ObjectRule | O::ObjectPolicy));
-        return if hangs && on_temp {
+            | O::ObjectForeignTable,
+        ) => drop_relations(names, drop, kind == Ok(O::ObjectTable)),
+        Ok(O::ObjectTrigger | O::ObjectRule | O::ObjectPolicy) if hangs_on_temp(names, drop) => {
             Statement::temporary(Hold::Session)
-        } else {
-            Statement::ddl(Ddl::default())
-        };
+        }
+        _ => Statement::ddl(Ddl::default()),
     }
-    let named: Vec<(String, String)> = drop.objects.iter().filter_map(parts).collect();
-    let (temps, lasting): (Vec<_>, Vec<_>) = named
-        .into_iter()
-        .partition(|(schema, name)| matches!(names.relation_named(schema, name), Found::Temp));
-    let drops: Vec<String> = temps.into_iter().map(|(_, name)| name).collect();
+}
+
+/// Whether what is dropped hangs on a temporary table, whose name is all but the last part.
+fn hangs_on_temp(names: Names<'_>, drop: &DropStmt) -> bool {
+    drop.objects.iter().any(|node| match &node.node {
+        Some(NodeEnum::List(list)) => list.items.split_last().is_some_and(|(_, table)| {
+            names::qualified(table)
+                .is_some_and(|(s, n)| matches!(names.relation_named(s, n), Found::Temp))
+        }),
+        _ => false,
+    })
+}
+
+fn drop_relations(names: Names<'_>, drop: &DropStmt, tables: bool) -> Statement {
+    let named = drop.objects.iter().filter_map(|node| match &node.node {
+        Some(NodeEnum::List(list)) => names::qualified(&list.items),
+        _ => None,
+    });
+    let (temps, lasting): (Vec<_>, Vec<_>) =
+        named.partition(|(schema, name)| matches!(names.relation_named(schema, name), Found::Temp));
+    let drops: Vec<String> = temps.into_iter().map(|(_, name)| name.to_owned()).collect();
     if drops.is_empty() {
         return Statement::ddl(Ddl::default());
     }
@@ -107,14 +107,14 @@ pub(super) fn drop(names: Names<'_>, drop: &DropStmt) -> Statement {
             ..Statement::temporary(Hold::Session)
         };
     }
-    let (Ok(O::ObjectTable), false) = (kind, lasting.is_empty()) else {
+    if !tables {
         return mixed("DROP");
-    };
+    }
     let list: Vec<String> = lasting
         .iter()
-        .map(|(schema, name)| match schema.as_str() {
+        .map(|(schema, name)| match *schema {
             "" => quote(name),
-            _ => format!("{}.{}", quote(schema), quote(name)),
+            schema => format!("{}.{}", quote(schema), quote(name)),
         })
         .collect();
     let exists = if drop.missing_ok { "IF EXISTS " } else { "" };
