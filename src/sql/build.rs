@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::catalog::{
-    Catalog, Column, DefaultKind, Function, Operator, Reference, Relation, RelationKind, TypeClass,
-    UserType,
+    Catalog, Column, DefaultKind, Function, Operator, Reference, Relation, RelationKind, Triggers,
+    TypeClass, UserType,
 };
 use super::effects::{Effects, Volatility};
 use super::facts;
@@ -88,6 +88,12 @@ fn flag(row: &[Option<String>], at: usize) -> bool {
     matches!(value(row, at), Some("t" | "true"))
 }
 
+fn count(row: &[Option<String>], at: usize) -> usize {
+    value(row, at)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
 /// The relation behind an object number.
 pub(super) fn by_number<'c>(
     catalog: &'c mut Catalog,
@@ -99,7 +105,7 @@ pub(super) fn by_number<'c>(
 }
 
 fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
-    for row in table(rows, "builtins", 4)? {
+    for row in table(rows, "builtins", 6)? {
         let function = Function {
             schema: "pg_catalog".to_owned(),
             volatility: Volatility::from_letter(&text(row, 1)),
@@ -108,6 +114,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             takes_time: flag(row, 2),
             scalar: flag(row, 3),
             hold: Hold::Statement,
+            args: count(row, 4)..=count(row, 5),
         };
         catalog
             .functions
@@ -115,7 +122,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             .or_default()
             .push(function);
     }
-    let users = table(rows, "functions", 8)?;
+    let users = table(rows, "functions", 10)?;
     let holds = facts::function_holds(users);
     for (row, hold) in users.iter().zip(holds) {
         let function = Function {
@@ -126,6 +133,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             takes_time: flag(row, 4),
             scalar: flag(row, 5),
             hold,
+            args: count(row, 8)..=count(row, 9),
         };
         catalog
             .functions
@@ -218,7 +226,7 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
             kind,
             columns: Vec::new(),
             keys: Vec::new(),
-            triggers: false,
+            triggers: Triggers::default(),
             trigger_hold: Hold::Statement,
             rules: flag(row, 6),
             row_security: flag(row, 5),
@@ -227,6 +235,7 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
             referenced: Vec::new(),
             reach: Vec::new(),
             reach_hidden: false,
+            insert_hidden: false,
             read_effects: Effects::default(),
             refresh_effects: Effects::default(),
             check_effects: Effects::default(),
@@ -328,7 +337,7 @@ fn references(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Resu
 }
 
 fn triggers(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result<(), String> {
-    for row in table(rows, "triggers", 3)? {
+    for row in table(rows, "triggers", 4)? {
         let (schema, name) = (text(row, 1), text(row, 2));
         let hold = catalog
             .functions
@@ -340,7 +349,11 @@ fn triggers(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
             .max()
             .unwrap_or(Hold::Statement);
         if let Some(relation) = by_number(catalog, numbers, &text(row, 0)) {
-            relation.triggers = true;
+            // What is not understood fires on everything.
+            let bits = value(row, 3)
+                .and_then(|bits| bits.parse().ok())
+                .unwrap_or(u32::MAX);
+            relation.triggers.add(bits);
             relation.trigger_hold = relation.trigger_hold.max(hold);
         }
     }
@@ -370,7 +383,7 @@ fn reach(catalog: &mut Catalog) {
                     .cloned()
                     .chain(children)
                     .collect(),
-                hidden: relation.triggers || relation.rules,
+                hidden: relation.triggers.any_row() || relation.rules,
                 hold: relation.trigger_hold,
             };
             (relation.full.clone(), node)
@@ -388,8 +401,12 @@ fn reach(catalog: &mut Catalog) {
             }
         }
         found.sort();
-        for node in found.iter().filter_map(|child| graph.get(child)) {
+        for child in &found {
+            let Some(node) = graph.get(child) else {
+                continue;
+            };
             relation.reach_hidden |= node.hidden;
+            relation.insert_hidden |= node.hidden && relation.descendants.contains(child);
             relation.trigger_hold = relation.trigger_hold.max(node.hold);
         }
         relation.reach = found;

@@ -68,7 +68,7 @@ fn copy_in(names: Names<'_>, copy: &CopyStmt) -> Statement {
 fn may_go_to_all(names: Names<'_>, table: &Relation, copy: &CopyStmt) -> bool {
     let plain = table.kind == RelationKind::Table
         && table.descendants.is_empty()
-        && !table.triggers
+        && !table.triggers.insert
         && !table.rules
         && !table.row_security
         && table.plain_checks

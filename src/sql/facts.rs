@@ -7,12 +7,13 @@ use pg_query::protobuf::{ParseResult, node};
 use pg_query::{Node, NodeEnum};
 
 use super::build::{Numbers, Rows, by_number, find_type, table, text, value};
-use super::catalog::{Catalog, Column, DefaultKind, Relation, RelationKind, TypeClass};
+use super::catalog::{Catalog, Column, DefaultKind, Relation, RelationKind, Triggers, TypeClass};
 use super::determine::Proof;
 use super::effects::{Effects, Volatility};
 use super::names;
 use super::resolve::Names;
-use super::statement::{Hold, Scope, Sequences};
+use super::scope::Scope;
+use super::statement::{Hold, Sequences};
 use super::walk::Walker;
 
 /// The server's own texts name everything by schema, but for its own.
@@ -162,7 +163,7 @@ fn value_row(class: TypeClass) -> Relation {
         kind: RelationKind::Other,
         columns: vec![column],
         keys: Vec::new(),
-        triggers: false,
+        triggers: Triggers::default(),
         trigger_hold: Hold::Statement,
         rules: false,
         row_security: false,
@@ -171,6 +172,7 @@ fn value_row(class: TypeClass) -> Relation {
         referenced: Vec::new(),
         reach: Vec::new(),
         reach_hidden: false,
+        insert_hidden: false,
         read_effects: Effects::default(),
         refresh_effects: Effects::default(),
         check_effects: Effects::default(),
@@ -352,6 +354,20 @@ fn words(body: &str) -> Vec<String> {
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
         .collect()
+}
+
+/// What an anonymous block in PL/pgSQL may leave in the server session.
+pub(super) fn block_hold(catalog: &Catalog, body: &str) -> Hold {
+    let words = words(body);
+    let calls = words
+        .iter()
+        .flat_map(|word| catalog.functions.get(word).into_iter().flatten())
+        .any(|function| function.hold == Hold::Session);
+    if calls || leaves_state(&words) {
+        Hold::Session
+    } else {
+        Hold::Statement
+    }
 }
 
 fn leaves_state(words: &[String]) -> bool {
