@@ -1,6 +1,6 @@
 //! Builds the catalog from what a backend says about itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::catalog::{
     Catalog, Column, DefaultKind, Function, Operator, Reference, Relation, RelationKind, Triggers,
@@ -10,10 +10,8 @@ use super::effects::{Effects, Volatility};
 use super::facts;
 use super::queries::QUERIES;
 use super::resolve::builtin_type;
+use super::rows::{Numbers, Rows, by_number, count, find_type, flag, table, text, value};
 use super::statement::{Hold, Sequences};
-
-/// The answers, by the name of the query.
-pub(super) type Rows<'r> = BTreeMap<&'r str, Vec<Vec<Option<String>>>>;
 
 impl Catalog {
     /// What to ask a backend: name and text, to be run with `search_path = pg_catalog`, every
@@ -27,12 +25,14 @@ impl Catalog {
     /// A query that was not asked, or a row of another shape, is an error: a catalog that lacks
     /// half of what it should know would take writes for reads.
     pub fn from_rows(rows: &Rows<'_>) -> Result<Self, String> {
+        let casts = table(rows, "casts", 1)?;
         let mut catalog = Self {
             system: table(rows, "system", 1)?
                 .iter()
                 .map(|row| text(row, 0))
                 .collect(),
-            wild_casts: !table(rows, "casts", 1)?.is_empty(),
+            wild_casts: casts.iter().any(|row| value(row, 0) == Some("v")),
+            loose_casts: !casts.is_empty(),
             ..Self::default()
         };
         functions(&mut catalog, rows)?;
@@ -53,55 +53,6 @@ impl Catalog {
         reach(&mut catalog);
         Ok(catalog)
     }
-}
-
-/// Where a relation's object number leads to: its bare name and its place among those of that name.
-pub(super) type Numbers = HashMap<String, (String, usize)>;
-
-/// The rows of a query, each of at least this width.
-pub(super) fn table<'r>(
-    rows: &'r Rows<'_>,
-    name: &str,
-    width: usize,
-) -> Result<&'r [Vec<Option<String>>], String> {
-    let found = rows
-        .get(name)
-        .ok_or_else(|| format!("the catalog query {name} was not asked"))?;
-    match found.iter().find(|row| row.len() < width) {
-        Some(row) => Err(format!(
-            "{name}: a row of {} columns, not {width}",
-            row.len()
-        )),
-        None => Ok(found),
-    }
-}
-
-pub(super) fn value(row: &[Option<String>], at: usize) -> Option<&str> {
-    row.get(at)?.as_deref()
-}
-
-pub(super) fn text(row: &[Option<String>], at: usize) -> String {
-    value(row, at).unwrap_or("").to_owned()
-}
-
-fn flag(row: &[Option<String>], at: usize) -> bool {
-    matches!(value(row, at), Some("t" | "true"))
-}
-
-fn count(row: &[Option<String>], at: usize) -> usize {
-    value(row, at)
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
-}
-
-/// The relation behind an object number.
-pub(super) fn by_number<'c>(
-    catalog: &'c mut Catalog,
-    numbers: &Numbers,
-    number: &str,
-) -> Option<&'c mut Relation> {
-    let (name, at) = numbers.get(number)?;
-    catalog.relations.get_mut(name)?.get_mut(*at)
 }
 
 fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
@@ -127,7 +78,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
     for (row, hold) in users.iter().zip(holds) {
         let function = Function {
             schema: text(row, 0),
-            volatility: Volatility::from_letter(&text(row, 2)),
+            volatility: facts::honest_volatility(row),
             builtin: false,
             extension: text(row, 3),
             takes_time: flag(row, 4),
@@ -192,18 +143,6 @@ fn types(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-pub(super) fn find_type<'c>(
-    catalog: &'c mut Catalog,
-    schema: &str,
-    name: &str,
-) -> Option<&'c mut UserType> {
-    catalog
-        .types
-        .get_mut(name)?
-        .iter_mut()
-        .find(|kind| kind.schema == schema)
 }
 
 fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> {

@@ -20,6 +20,8 @@ pub struct Catalog {
     pub(super) system: HashSet<String>,
     /// Somebody made an implicit cast with a volatile function: any expression may call it.
     pub(super) wild_casts: bool,
+    /// … or with one that is not immutable: no expression is proved to be the same everywhere.
+    pub(super) loose_casts: bool,
 }
 
 /// A table, view, sequence, …

@@ -72,7 +72,7 @@ fn may_go_to_all(names: Names<'_>, table: &Relation, copy: &CopyStmt) -> bool {
         && !table.rules
         && !table.row_security
         && table.plain_checks
-        && !names.catalog.wild_casts;
+        && !names.catalog.loose_casts;
     let given = |name: &str| {
         copy.attlist.is_empty()
             || copy

@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use pg_query::protobuf::{ParseResult, node};
 use pg_query::{Node, NodeEnum};
 
-use super::build::{Numbers, Rows, by_number, find_type, table, text, value};
 use super::catalog::{Catalog, Column, DefaultKind, Relation, RelationKind, Triggers, TypeClass};
 use super::determine::Proof;
 use super::effects::{Effects, Volatility};
 use super::names;
 use super::resolve::Names;
+use super::rows::{Numbers, Rows, by_number, find_type, table, text, value};
 use super::scope::Scope;
 use super::statement::{Hold, Sequences};
 use super::walk::Walker;
@@ -328,6 +328,28 @@ pub(super) fn function_holds(rows: &[Vec<Option<String>>]) -> Vec<Hold> {
         .into_iter()
         .map(|held| if held { Hold::Session } else { Hold::Statement })
         .collect()
+}
+
+/// The volatility that a function was declared with, or the worse one that its body gives away: a
+/// read-only function may still move a sequence or read the clock.
+pub(super) fn honest_volatility(row: &[Option<String>]) -> Volatility {
+    let declared = Volatility::from_letter(&text(row, 2));
+    let (Some("sql" | "plpgsql"), Some(body)) = (value(row, 6), value(row, 7)) else {
+        return declared;
+    };
+    let found = words(body)
+        .iter()
+        .map(|word| match word.as_str() {
+            "nextval" | "setval" | "set_config" | "pg_notify" | "setseed" | "random"
+            | "clock_timestamp" | "timeofday" | "gen_random_uuid" => Volatility::Volatile,
+            "now" | "current_timestamp" | "current_date" | "current_time" | "localtime"
+            | "localtimestamp" | "current_user" | "session_user" | "current_setting"
+            | "txid_current" => Volatility::Stable,
+            word if word.contains("advisory") || word.starts_with("dblink") => Volatility::Volatile,
+            _ => Volatility::Immutable,
+        })
+        .max();
+    declared.max(found.unwrap_or_default())
 }
 
 /// The words of a body in lower case, comments left out, `;` as a word of its own.

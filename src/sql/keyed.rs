@@ -128,7 +128,7 @@ fn target<'c, 'a>(names: Names<'c>, var: &'a Option<RangeVar>) -> Option<(&'c Re
         && !table.rules
         && !table.row_security
         && table.plain_checks
-        && !names.catalog.wild_casts;
+        && !names.catalog.loose_casts;
     let alias = var
         .alias
         .as_ref()

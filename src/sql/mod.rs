@@ -12,7 +12,7 @@
 //!
 //! The whole folder is pure: no clock, no randomness, no I/O. From top to bottom, each file
 //! importing only files that come later: `analyze`; `ddl`, `relations`, `alter`, `create`, `role`,
-//! `copy`, `session`, `keyed`; `build`, `facts`; `dml`, `functions`, `walk`; `determine`; `piece`,
+//! `copy`, `session`, `keyed`; `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`,
 //! `resolve`, `catalog`, `queries`, `effects`, `tokens`, `value`, `names`, `scope`, `statement`.
 
 mod alter;
@@ -34,6 +34,7 @@ mod queries;
 mod relations;
 mod resolve;
 mod role;
+mod rows;
 mod scope;
 mod session;
 mod statement;

@@ -217,11 +217,11 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'lockste
        OR (t.typtype = 'b' AND t.typrelid = 0))
 ORDER BY n.nspname, t.typname";
 
-/// Casts that users made with volatile functions.
+/// The volatility of casts that users made with functions that are not immutable.
 const CASTS: &str = "
-SELECT c.oid::text
+SELECT p.provolatile::text
 FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc
-WHERE c.oid >= 16384 AND p.provolatile = 'v'";
+WHERE c.oid >= 16384 AND p.provolatile <> 'i'";
 
 /// The relations of pg_catalog.
 const SYSTEM: &str = "
