@@ -52,6 +52,10 @@ pub trait Sink: Send {
     fn limit(&self) -> usize;
     /// How often something has been sent: what was sent cannot be taken back.
     fn flushes(&self) -> u64;
+    /// Takes note of what the server reports of its session; the client is told at the end of its batch.
+    fn report(&mut self, name: &str, value: &str) {
+        let _ = (name, value);
+    }
 }
 
 /// A sink for answers that nobody wants to see.
@@ -153,8 +157,6 @@ pub trait Client: Sink {
     fn relay_error(&mut self, error: &ServerError);
     /// Tells that the next batch may come.
     fn ready(&mut self, state: TxState);
-    /// Tells what the server reports of its session now.
-    fn report(&mut self, name: &str, value: &str);
     /// Sends a warning.
     fn warn(&mut self, code: &str, message: &str);
     /// Waits for the next piece of a bulk load that the application sends.
@@ -273,6 +275,9 @@ pub struct TxMode {
     /// DEFERRABLE, where the application chose.
     pub deferrable: Option<bool>,
 }
+
+/// The start of the key of a prepared statement among the settings; its quoted name follows.
+pub const PREPARED: &str = "prepared ";
 
 /// Session settings: for each key the statement that establishes it.
 pub type Settings = Arc<std::collections::BTreeMap<String, String>>;

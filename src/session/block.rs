@@ -19,7 +19,9 @@ impl<P: Protocol> Session<P> {
                     deferrable: *deferrable,
                 };
                 self.begin(mode);
-                self.answered(step, "BEGIN")
+                let first = step.sql.split_whitespace().next().unwrap_or_default();
+                let started = first.eq_ignore_ascii_case("start");
+                self.answered(step, if started { "START TRANSACTION" } else { "BEGIN" })
             }
             TxOp::Commit { chain } => self.end(step, true, *chain).await,
             TxOp::Rollback { chain } => self.end(step, false, *chain).await,

@@ -5,7 +5,7 @@ use super::transaction::{Lock, Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Client, Discard, Link, Outcome, Protocol, Sink, TxState, Watch, Work};
+use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, Watch, Work};
 use crate::keeper::Verdict;
 
 /// How often a statement is started again before the client is told.

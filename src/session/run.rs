@@ -34,7 +34,13 @@ impl<P: Protocol> Session<P> {
                 None => self.unexecuted(&item.work).await?,
             }
         }
-        batch.failure.map_or(Ok(()), |failure| Err(failure.into()))
+        match batch.failure {
+            None => Ok(()),
+            Some(failure) => {
+                self.after_error().await;
+                Err(failure.into())
+            }
+        }
     }
 
     async fn item(
@@ -120,11 +126,7 @@ impl<P: Protocol> Session<P> {
             Class::Discard(Discard::Plans) => self.answered(step, "DISCARD PLANS"),
             Class::Discard(Discard::Sequences) => self.answered(step, "DISCARD SEQUENCES"),
             Class::Execute(name) => self.execute(step, name).await,
-            Class::PrepareSql { name, body } => {
-                self.leader_read(step, Hold::Session).await?;
-                self.prepared.insert(name.clone(), (**body).clone());
-                Ok(())
-            }
+            Class::PrepareSql { name, body } => self.prepare(step, name, body).await,
             Class::Listen(channel) => {
                 self.leader_read(step, Hold::Statement).await?;
                 self.stays.listens.insert(channel.clone());
@@ -278,14 +280,16 @@ impl<P: Protocol> Session<P> {
     async fn deallocate(&mut self, step: &Step<'_, P::Work>, name: Option<&str>) -> Result<(), Stop> {
         let Some(name) = name else {
             for name in std::mem::take(&mut self.prepared).into_keys() {
-                if let Some(held) = &mut self.held {
-                    held.queue(&format!("DEALLOCATE {}", crate::store::capture::quoted(&name)));
-                }
+                self.drop_prepared(&name);
             }
             self.client.forget_prepared(None);
             return self.answered(step, "DEALLOCATE ALL");
         };
-        if self.prepared.remove(name).is_none() && self.client.forget_prepared(Some(name)) {
+        if self.prepared.remove(name).is_some() {
+            self.drop_prepared(name);
+            return self.answered(step, "DEALLOCATE");
+        }
+        if self.client.forget_prepared(Some(name)) {
             return self.answered(step, "DEALLOCATE");
         }
         self.leader_read(step, Hold::Statement).await
@@ -301,6 +305,7 @@ impl<P: Protocol> Session<P> {
             Class::Keyed => self.write(&step, false, Hold::Statement).await,
             Class::Captured { hold } => self.write(&step, false, *hold).await,
             Class::Refused(_) => Box::pin(self.dispatch(&step)).await,
+            Class::Read => self.read(&step).await,
             _ => self.leader_read(&step, Hold::Statement).await,
         }
     }

@@ -8,8 +8,9 @@ use super::transaction::Place;
 use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
-use crate::sql::{Isolation, Modes, Scope, SetOp};
+use crate::exchange::{Broken, Link, Protocol, Settings, Sink, Watch};
+use crate::exchange::PREPARED;
+use crate::sql::{Isolation, Modes, Scope, SetOp, Statement};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
@@ -96,6 +97,31 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
         }
+    }
+
+    /// SQL's own PREPARE: it follows the session like a setting.
+    pub(super) async fn prepare(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        name: &str,
+        body: &Statement,
+    ) -> Result<(), Stop> {
+        self.establish(step).await?;
+        self.keep(&prepared_key(name), Some(step.sql.to_owned()), None, &[]);
+        self.note_context(step.sql);
+        self.prepared.insert(name.to_owned(), body.clone());
+        // Not even a rollback takes a prepared statement back.
+        if let Some(tx) = &mut self.tx {
+            let mut before = (*tx.before.0).clone();
+            before.insert(prepared_key(name), step.sql.to_owned());
+            tx.before.0 = Settings::new(before);
+        }
+        Ok(())
+    }
+
+    /// Forgets one of SQL's prepared statements.
+    pub(super) fn drop_prepared(&mut self, name: &str) {
+        self.keep(&prepared_key(name), None, None, &[]);
     }
 
     /// `SELECT set_config(…)` with constants: a SET in other clothes.
@@ -276,6 +302,11 @@ fn characteristics(modes: Modes) -> Vec<(&'static str, String)> {
         }
     }
     found
+}
+
+/// Under which key a prepared statement follows its session.
+fn prepared_key(name: &str) -> String {
+    format!("{PREPARED}{}", quoted(name))
 }
 
 /// What a setting means for reading statements.

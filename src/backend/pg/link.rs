@@ -408,7 +408,10 @@ impl PgLink {
     }
 
     fn note_parameter(&mut self, total: usize) {
-        if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total]) {
+        if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total])
+            // A reader's own limit is none of the application's settings.
+            && !(self.reader && name == "default_transaction_read_only")
+        {
             self.parameters.insert(name.to_owned(), value.to_owned());
         }
     }
@@ -509,7 +512,15 @@ impl PgLink {
                     return Ok(false);
                 }
             }
-            b'S' => self.note_parameter(header.total),
+            b'S' => {
+                if let Ok((name, value)) = server::parameter_status_of(&message[5..])
+                    && !(self.reader && name == "default_transaction_read_only")
+                {
+                    sink.report(name, value);
+                }
+                self.note_parameter(header.total);
+                return Ok(false);
+            }
             b's' => outcome.suspended = true,
             b'G' => outcome.bulk = true,
             _ => {}
@@ -588,7 +599,9 @@ impl PgLink {
                 b'E' => return Err(Broken::Lost(read_error(message).to_string())),
                 b'A' | b'N' => sink.buffer().extend_from_slice(message),
                 b'S' => {
-                    sink.buffer().extend_from_slice(message);
+                    if let Ok((name, value)) = server::parameter_status_of(&message[5..]) {
+                        sink.report(name, value);
+                    }
                     self.note_parameter(header.total);
                 }
                 _ => {}

@@ -12,7 +12,7 @@ pub use link::{Canceller, PgLink, Shared};
 use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
-use crate::exchange::{Broken, BulkPiece, Discard, Link, Outcome, ServerError, Settings, Sink, TxMode, TxState, Watch};
+use crate::exchange::{Broken, BulkPiece, Discard, Link, Outcome, PREPARED, ServerError, Settings, Sink, TxMode, TxState, Watch};
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
@@ -186,9 +186,9 @@ impl Link for PgLink {
         }
         let mut change = String::new();
         for key in self.settings.keys().filter(|key| !wanted.contains_key(*key)) {
-            change.push_str("RESET ");
-            change.push_str(key);
-            change.push(';');
+            let (verb, name) =
+                key.strip_prefix(PREPARED).map_or(("RESET", &**key), |name| ("DEALLOCATE", name));
+            change.push_str(&format!("{verb} {name};"));
         }
         for (key, statement) in wanted.iter() {
             // A reader stays read-only, whatever the application has chosen for its writes.
