@@ -11,7 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{
     Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, Text, TxMode, Watch, Work,
 };
-use crate::sql::{Class, Discard, Hold, Statement, TxOp};
+use crate::sql::{Catalog, Class, Discard, Hold, Statement, TxOp, analyze};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -142,12 +142,39 @@ impl<P: Protocol> Session<P> {
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
             Class::Refused(refusal) => {
+                if let Some(other) = self.second_look(step).await? {
+                    let step = Step { statement: &other, ..*step };
+                    return Box::pin(self.dispatch(&step)).await;
+                }
                 Err(Failure::new(Kind::Refused, refusal.message.clone())
                     .code(refusal.sqlstate)
                     .hint(refusal.hint.clone())
                     .into())
             }
         }
+    }
+
+    /// A refusal may come from not knowing what the same transaction has just made: the catalog as
+    /// the transaction sees it decides. `None` when the refusal stands.
+    async fn second_look(&mut self, step: &Step<'_, P::Work>) -> Result<Option<Statement>, Stop> {
+        let Some(tx) = self.tx.as_mut().filter(|tx| tx.ddl) else { return Ok(None) };
+        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(None) };
+        let mut answers = std::collections::BTreeMap::new();
+        for (name, sql) in Catalog::queries() {
+            match leader.ask(sql, &[]).await {
+                Ok(Ok(rows)) => answers.insert(*name, rows),
+                Ok(Err(error)) => return Err(Stop::Server(error)),
+                Err(broken) => {
+                    self.leader_lost(&broken).await?;
+                    return Err(Failure::retry("its backend died in the middle of DDL").into());
+                }
+            };
+        }
+        let catalog = Catalog::from_rows(&answers).map_err(|e| internal(&e))?;
+        let Ok(script) = analyze(&step.text.sql, &catalog, &self.scope) else { return Ok(None) };
+        let mut statements = script.statements.into_iter();
+        let same = statements.find(|s| s.range == step.statement.range);
+        Ok(same.filter(|s| !matches!(s.class, Class::Refused(_))))
     }
 
     pub(super) fn answered(&mut self, step: &Step<'_, P::Work>, tag: &str) -> Result<(), Stop> {
