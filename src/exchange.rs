@@ -35,6 +35,9 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn rewritten(&self, text: &str) -> Option<Self>;
     /// The effect that repeats this statement with the same bytes on a follower.
     fn effect(&self, text: &str, rows: Option<u64>) -> Option<Effect>;
+    /// Whether the same bytes mean the same on every server: no bound value reads the clock, and
+    /// the values that the classifier was not sure of are fixed.
+    fn is_fixed(&self, doubtful: &[crate::sql::TimeParam]) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
     fn is_partial(&self) -> bool;
 }
@@ -222,6 +225,21 @@ impl std::fmt::Display for ServerError {
     }
 }
 
+/// What went wrong among answers that no application sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mishap {
+    /// SQLSTATE, where a server gave one.
+    pub code: String,
+    /// What was under way, and what the server said.
+    pub what: String,
+}
+
+impl std::fmt::Display for Mishap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
 /// Why a conversation with a database broke.
 #[derive(Debug)]
 pub enum Broken {
@@ -339,7 +357,7 @@ pub trait Link: Send + 'static {
     /// Sends what is queued. Reads answers while the backend does not take more.
     fn flush(&mut self) -> impl Future<Output = Result<(), Broken>> + Send;
     /// Waits until everything queued is answered. The first error among the answers.
-    fn drain(&mut self) -> impl Future<Output = Result<Option<String>, Broken>> + Send;
+    fn drain(&mut self) -> impl Future<Output = Result<Option<Mishap>, Broken>> + Send;
     /// How many queued requests have no answer yet.
     fn outstanding(&self) -> usize;
     /// Runs a statement for the proxy itself and gives its rows.

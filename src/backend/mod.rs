@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::BackendMetrics;
-pub use pool::{CheckoutError, Lease, Limits, Pool};
+pub use pool::{CheckoutError, Identity, Lease, Limits, Pool};
 
 /// What a connection is used for. Readers refuse writes at the server, so that a write that was
 /// taken for a read is noticed before it has happened.

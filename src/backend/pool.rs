@@ -4,7 +4,7 @@
 //! closed, never used again.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 use super::{Backend, ConnectError, Purpose};
 use crate::exchange::{Link, TxState};
+
+/// Numbers the connections of this process.
+static LINKS: AtomicU64 = AtomicU64::new(1);
 
 /// How many connections, for how long.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +41,26 @@ pub enum CheckoutError {
 
 struct Idle<L> {
     link: L,
+    identity: Identity,
     generation: u64,
     opened: Instant,
     used: Instant,
+}
+
+/// Which connection it is, and how often it has been used: who finds both as they were left knows
+/// that nobody else has used it meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    link: u64,
+    uses: u64,
+}
+
+impl Identity {
+    /// What it is when the same user takes it the next time.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { uses: self.uses + 1, ..self }
+    }
 }
 
 /// The connections of one user to one backend, for one purpose.
@@ -69,15 +89,26 @@ impl<L: Link> Pool<L> {
 
     /// Takes a connection, opening one when none is idle.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease<L>, CheckoutError> {
+        self.checkout_again(None).await
+    }
+
+    /// Takes a connection: the one that was used before, if it is idle and nobody has used it since.
+    pub async fn checkout_again(
+        self: &Arc<Self>,
+        before: Option<Identity>,
+    ) -> Result<Lease<L>, CheckoutError> {
         let permit = self.permit().await?;
         let generation = self.backend.generation();
-        if let Some(idle) = self.take_idle(generation) {
-            return Ok(Lease::new(self.clone(), idle.link, permit, generation, idle.opened));
+        if let Some(idle) = self.take_idle(generation, before) {
+            let identity = idle.identity.next();
+            return Ok(Lease { pool: self.clone(), link: idle.link, permit, generation, opened: idle.opened, identity });
         }
         let gone = self.backend.gone();
         let link = self.backend.dial.dial(&self.user, self.purpose, gone).await;
         let link = link.map_err(CheckoutError::Connect)?;
-        Ok(Lease::new(self.clone(), link, permit, generation, Instant::now()))
+        let identity = Identity { link: LINKS.fetch_add(1, Ordering::Relaxed), uses: 0 };
+        let opened = Instant::now();
+        Ok(Lease { pool: self.clone(), link, permit, generation, opened, identity })
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, CheckoutError> {
@@ -95,8 +126,13 @@ impl<L: Link> Pool<L> {
     }
 
     /// The connection used last: it is the warmest, and the others can grow old and be closed.
-    fn take_idle(&self, generation: u64) -> Option<Idle<L>> {
+    fn take_idle(&self, generation: u64, before: Option<Identity>) -> Option<Idle<L>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = before
+            && let Some(at) = idle.iter().position(|i| i.identity == before && i.generation == generation)
+        {
+            return Some(idle.remove(at));
+        }
         while let Some(candidate) = idle.pop() {
             if candidate.generation == generation {
                 return Some(candidate);
@@ -105,13 +141,13 @@ impl<L: Link> Pool<L> {
         None
     }
 
-    fn put_back(&self, link: L, generation: u64, opened: Instant) {
+    fn put_back(&self, link: L, generation: u64, opened: Instant, identity: Identity) {
         let fit = link.outstanding() == 0 && link.tx_state() == TxState::Idle;
         let now = Instant::now();
         let fresh = now - opened < self.backend.limits.lifetime;
         if fit && fresh && generation == self.backend.generation() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(Idle { link, generation, opened, used: now });
+            idle.push(Idle { link, identity, generation, opened, used: now });
         }
     }
 
@@ -142,29 +178,25 @@ pub struct Lease<L: Link> {
     permit: OwnedSemaphorePermit,
     generation: u64,
     opened: Instant,
+    identity: Identity,
 }
 
 impl<L: Link> Lease<L> {
-    fn new(
-        pool: Arc<Pool<L>>,
-        link: L,
-        permit: OwnedSemaphorePermit,
-        generation: u64,
-        opened: Instant,
-    ) -> Self {
-        Self { pool, link, permit, generation, opened }
-    }
-
     /// Gives the connection back, if nothing is under way on it.
     pub fn release(self) {
-        let Self { pool, link, permit, generation, opened } = self;
-        pool.put_back(link, generation, opened);
+        let Self { pool, link, permit, generation, opened, identity } = self;
+        pool.put_back(link, generation, opened, identity);
         drop(permit);
     }
 
     /// The backend at the other end.
     pub fn backend(&self) -> &Arc<Backend<L>> {
         &self.pool.backend
+    }
+
+    /// Which connection it is, and how often it has been used.
+    pub fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// What it is used for.

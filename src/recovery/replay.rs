@@ -79,12 +79,12 @@ async fn together<P: Protocol>(
     entries: &[Entry],
 ) -> Result<(), String> {
     let user = &records[0].user;
-    let mut lease = lease(shared, backend, user).await?;
     // Settings are the session's: one transaction serves all records only while they stay the same.
     let first = settings_of(&entries[0]);
     if entries.iter().any(|entry| settings_of(entry) != first || changes_settings(entry)) && entries.len() > 1 {
         return Err("the settings differ".into());
     }
+    let mut lease = lease(shared, backend, user).await?;
     lease.adopt(&first);
     lease.begin_share();
     for (record, entry) in records.iter().zip(entries) {
@@ -100,7 +100,7 @@ async fn together<P: Protocol>(
             return match lease.drain().await {
                 Ok(_) => {
                     lease.release();
-                    Err(error)
+                    Err(error.what)
                 }
                 Err(broken) => Err(broken.to_string()),
             };
@@ -110,7 +110,7 @@ async fn together<P: Protocol>(
     lease.queue_commit();
     match lease.drain().await {
         Ok(None) => Ok(()),
-        Ok(Some(error)) => Err(error),
+        Ok(Some(error)) => Err(error.what),
         Err(broken) => Err(broken.to_string()),
     }
 }
@@ -148,7 +148,7 @@ async fn outside<P: Protocol>(
     lease.queue_record(record.seq, record.id, &record.user, &record.entry);
     match lease.drain().await {
         Ok(None) => Ok(()),
-        Ok(Some(error)) => Err(error),
+        Ok(Some(error)) => Err(error.what),
         Err(broken) => Err(broken.to_string()),
     }
 }

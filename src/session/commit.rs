@@ -11,7 +11,7 @@ use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::cluster::ledger::Ticket;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Protocol, Settings};
+use crate::exchange::{Broken, Link, Mishap, Protocol, Settings};
 use crate::keeper::Verdict;
 use crate::sql::{Isolation, Touched};
 use crate::store::journal::Entry;
@@ -94,7 +94,7 @@ impl<P: Protocol> Session<P> {
             }
             Ok(Some(error)) => {
                 self.give_back(leader);
-                Err(Failure::new(Kind::Retry, "the transaction could not be committed").detail(error).into())
+                Err(refused_commit(&error).into())
             }
             Err(broken) => {
                 let (backend, generation) = (leader.backend().index, leader.generation());
@@ -181,9 +181,12 @@ impl<P: Protocol> Session<P> {
             Ok(None) => Ok(Some(leader)),
             Ok(Some(error)) => {
                 self.drop_all(leader, std::mem::take(shares)).await;
+                if error.code.starts_with("40") {
+                    return Err(refused_commit(&error).into());
+                }
                 tracing::error!(%error, seq = ticket.seq, "the leader refused the record");
                 Err(Failure::new(Kind::Internal, "the journal refused the transaction's record")
-                    .detail(error)
+                    .detail(error.what)
                     .into())
             }
             Err(broken) => {
@@ -259,7 +262,7 @@ impl<P: Protocol> Session<P> {
             Ok(None) => Ok(share),
             Ok(Some(error)) => {
                 shares::abandon(&self.shared, vec![share]).await;
-                Err(error)
+                Err(error.what)
             }
             Err(broken) => Err(broken.to_string()),
         }
@@ -285,7 +288,7 @@ impl<P: Protocol> Session<P> {
                 Ok(Some(error)) => {
                     shares::abandon(&self.shared, shares).await;
                     self.give_back(first);
-                    return Err(Failure::new(Kind::Retry, error).hint("run the transaction again").into());
+                    return Err(refused_commit(&error).into());
                 }
                 Err(broken) => self.put_out(&first, &broken.to_string()).await,
             }
@@ -310,7 +313,7 @@ impl<P: Protocol> Session<P> {
                         lease.release();
                     }
                 }
-                Ok(Some(error)) => self.put_out(&lease, &error).await,
+                Ok(Some(error)) => self.put_out(&lease, &error.what).await,
                 Err(broken) => self.put_out(&lease, &broken.to_string()).await,
             }
         }
@@ -352,4 +355,13 @@ impl<P: Protocol> Session<P> {
             Err(_) => Err(in_doubt().into()),
         }
     }
+}
+
+/// The leader refused the transaction at its end: another one came first.
+fn refused_commit(error: &Mishap) -> Failure {
+    let code = if error.code == "40P01" { "40P01" } else { "40001" };
+    Failure::new(Kind::Retry, "could not serialize access: the transaction could not be committed")
+        .code(code)
+        .detail(error.what.clone())
+        .hint("The transaction might succeed if retried.")
 }

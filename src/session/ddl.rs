@@ -153,10 +153,13 @@ impl<P: Protocol> Session<P> {
             return self.leader_read(step, Hold::Statement).await;
         }
         let outcome = self.leader_alone(step.work).await?;
+        self.settle_last();
         if let Some(error) = outcome.error {
+            if kind == Maintenance::Journaled {
+                self.fail_alike(step.sql).await;
+            }
             return Err(Stop::Server(error));
         }
-        self.settle_last();
         let failed = self.on_followers(step.sql).await;
         if kind == Maintenance::Everywhere {
             for (backend, why) in failed {
@@ -171,6 +174,20 @@ impl<P: Protocol> Session<P> {
             self.shared.keeper.lost(backend, generation, cause, true).await;
         }
         self.record_outside(step.sql).await
+    }
+
+    /// What failed on the leader may have left something behind there (an invalid index): the same
+    /// is left behind everywhere. A follower where it succeeds differs, and leaves.
+    async fn fail_alike(&self, sql: &str) {
+        let failed = self.on_followers(sql).await;
+        let view = self.shared.keeper.view();
+        for &follower in view.followers() {
+            if failed.iter().all(|(backend, _)| *backend != follower) {
+                let cause = "took DDL outside a transaction that the leader refused".to_owned();
+                let generation = self.shared.backends[follower].generation();
+                self.shared.keeper.lost(follower, generation, cause, true).await;
+            }
+        }
     }
 
     /// Runs a statement on every follower at once; those on which it failed.
@@ -216,7 +233,7 @@ impl<P: Protocol> Session<P> {
                         lease.release();
                         Ok(())
                     }
-                    Ok(Some(error)) => Err(error),
+                    Ok(Some(error)) => Err(error.what),
                     Err(broken) => Err(broken.to_string()),
                 }
             };

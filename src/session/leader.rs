@@ -3,7 +3,7 @@
 
 use super::transaction::{Lock, Place, Transaction};
 use super::{Session, Stop, shares};
-use crate::backend::{CheckoutError, Lease, Purpose};
+use crate::backend::{CheckoutError, Identity, Lease, Purpose};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, Watch, Work};
 use crate::keeper::Verdict;
@@ -23,8 +23,11 @@ impl<P: Protocol> Session<P> {
             let Some(leader) = view.leader() else { continue };
             let backend = self.shared.backends[leader].clone();
             let generation = backend.generation();
-            match backend.pool(&self.user, Purpose::Write).checkout().await {
+            let pool = backend.pool(&self.user, Purpose::Write);
+            match pool.checkout_again(self.drawn).await {
                 Ok(mut lease) => {
+                    // Somebody else's draw must not be taken for this session's.
+                    self.drawn = self.drawn.map(Identity::next).filter(|d| *d == lease.identity());
                     for channel in &self.stays.listens {
                         lease.queue(&format!("LISTEN {}", crate::store::capture::quoted(channel)));
                     }
@@ -253,7 +256,10 @@ impl<P: Protocol> Session<P> {
                 lease.queue_rollback();
                 if let Ok(None) = lease.drain().await {
                     self.report_changes(before, lease.reported());
-                    lease.release();
+                    // What was prepared stays in the server's session, against its settings' word.
+                    if !tx.sets {
+                        lease.release();
+                    }
                 }
             }
             Place::Leading { mut leader, shares, .. } => {
@@ -265,6 +271,7 @@ impl<P: Protocol> Session<P> {
                     self.report_changes(before, leader.reported());
                 }
                 match ended {
+                    Ok(_) if tx.sets && !self.stays.any() => {}
                     Ok(_) => self.give_back(leader),
                     Err(broken) => {
                         let (backend, generation) = (leader.backend().index, leader.generation());

@@ -30,7 +30,7 @@ pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Shared, SharedSettings};
 
-use crate::backend::Lease;
+use crate::backend::{Identity, Lease};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
@@ -98,6 +98,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// The connection on which this session last drew from a sequence.
+    drawn: Option<Identity>,
     /// The length of the message that said the last statement was complete.
     completion: usize,
     /// SQL-level prepared statements: name and body, with its classification.
@@ -137,6 +139,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            drawn: None,
             completion: 0,
             prepared: std::collections::HashMap::new(),
             cancel,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::leader::internal;
 use super::transaction::{Place, Transaction};
 use super::{Session, Stop, shares};
-use crate::backend::Purpose;
+use crate::backend::{Lease, Purpose};
 use crate::catalog::Plan;
 use crate::error::{Failure, Kind};
 use crate::exchange::{
@@ -92,7 +92,10 @@ impl<P: Protocol> Session<P> {
             .into());
         }
         let metrics = self.shared.metrics.statements(step.statement.tag);
-        let done = self.dispatch(step).await;
+        let done = match self.check_drawn(step).await {
+            Ok(()) => self.dispatch(step).await,
+            Err(stop) => Err(stop),
+        };
         self.settle_last();
         match &done {
             Ok(()) => metrics.ok.inc(),
@@ -103,6 +106,31 @@ impl<P: Protocol> Session<P> {
             self.after_error().await;
         }
         done
+    }
+
+    /// currval() and lastval() are right only on the connection where this session drew last.
+    async fn check_drawn(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if !step.statement.uses_currval {
+            return Ok(());
+        }
+        if self.tx.is_some() {
+            self.ensure_leading().await?;
+        } else if self.held.is_none() {
+            self.held = Some(self.leader_lease().await?);
+        }
+        let leader = match self.tx.as_ref().map(|tx| &tx.place) {
+            Some(Place::Leading { leader, .. }) => Some(leader),
+            _ => self.held.as_ref(),
+        };
+        let there = leader.map(Lease::identity);
+        if there.is_some() && there == self.drawn {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Refused, "the sequence is not yet defined in this session")
+            .code("55000")
+            .detail("currval() and lastval() answer only on the connection that called nextval()")
+            .hint("use RETURNING, or call both in one transaction")
+            .into())
     }
 
     async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
@@ -349,6 +377,7 @@ impl<P: Protocol> Session<P> {
         self.client.forget_prepared(None);
         self.settings = self.initial.clone();
         self.scope = self.initial_scope();
+        self.report_settings().await?;
         self.answered(step, "DISCARD ALL")
     }
 }

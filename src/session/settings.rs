@@ -108,13 +108,16 @@ impl<P: Protocol> Session<P> {
     ) -> Result<(), Stop> {
         self.establish(step).await?;
         self.keep(&prepared_key(name), Some(step.sql.to_owned()), None, &[]);
-        self.note_context(step.sql);
+        if self.tx.is_none() {
+            self.note_context(step.sql);
+        }
         self.prepared.insert(name.to_owned(), body.clone());
         // Not even a rollback takes a prepared statement back.
         if let Some(tx) = &mut self.tx {
             let mut before = (*tx.before.0).clone();
             before.insert(prepared_key(name), step.sql.to_owned());
             tx.before.0 = Settings::new(before);
+            tx.sets = true;
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ pub(super) async fn drain<P: Protocol>(shared: &Shared<P>, shares: &mut Vec<Shar
         match answer {
             Ok(None) => {}
             Ok(Some(error)) => {
-                shares[n].failed.get_or_insert(error);
+                shares[n].failed.get_or_insert(error.to_string());
             }
             Err(why) => broken.push((n, why)),
         }

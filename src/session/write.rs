@@ -6,7 +6,7 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
-use crate::sql::{Class, Hold, Sequences, Touched};
+use crate::sql::{Hold, Sequences, Touched};
 use crate::store::capture::Captured;
 use crate::store::changes::Changes;
 use crate::store::journal::{Effect, push_row};
@@ -31,7 +31,11 @@ impl<P: Protocol> Session<P> {
         // Inside a transaction that changed the catalog nothing the catalog says is true; and a
         // portal that was bound earlier has no bytes that could be repeated.
         let changed = self.tx.as_ref().is_some_and(|tx| tx.ddl);
-        let keyed = keyed && !changed && step.work.effect(step.sql, None).is_some();
+        let doubtful = &step.statement.keyed_if;
+        let keyed = (keyed || !doubtful.is_empty())
+            && !changed
+            && step.work.effect(step.sql, None).is_some()
+            && step.work.is_fixed(doubtful);
         for attempt in 0.. {
             let watch = Watch {
                 rows: !keyed,
@@ -60,12 +64,23 @@ impl<P: Protocol> Session<P> {
             } else {
                 let resets = step.statement.resets_sequences;
                 self.add_captured(step.statement.writes.clone(), outcome, resets)?;
+                self.note_draw(&step.statement.sequences);
                 self.stays.other |= hold == Hold::Session;
                 self.note_temporary(step.statement);
             }
             return self.stream(from).await;
         }
         Ok(())
+    }
+
+    /// Notes on which connection the session has drawn from a sequence: currval() knows it only there.
+    fn note_draw(&mut self, sequences: &Sequences) {
+        if *sequences != Sequences::None
+            && let Some(tx) = &self.tx
+            && let Place::Leading { leader, .. } = &tx.place
+        {
+            self.drawn = Some(leader.identity());
+        }
     }
 
     /// Whether a keyed statement is one still, with the newest catalog.
@@ -79,7 +94,7 @@ impl<P: Protocol> Session<P> {
         let mut statements = plan.script.statements.iter();
         statements
             .find(|s| s.range == step.statement.range)
-            .is_some_and(|s| s.class == Class::Keyed && s.writes == step.statement.writes)
+            .is_some_and(|s| s.class == step.statement.class && s.writes == step.statement.writes && s.keyed_if == step.statement.keyed_if)
     }
 
     fn add_keyed(&mut self, step: &Step<'_, P::Work>, outcome: &Outcome) -> Result<(), Stop> {

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use lockstep_protocol::pg::client;
+
 use crate::exchange::{Text, Work};
+use crate::sql::{TimeParam, value_reads_clock};
 use crate::store::journal::Effect;
 
 /// A prepared statement as all sessions share it.
@@ -122,6 +125,34 @@ impl Work for PgWork {
                 })
             }
         }
+    }
+
+    fn is_fixed(&self, doubtful: &[TimeParam]) -> bool {
+        let Self::Steps(steps) = self else { return doubtful.is_empty() };
+        let bind = steps.iter().rev().find_map(|step| match step {
+            Step::Bind { portal, statement, rest } => Some((portal, statement, rest)),
+            _ => None,
+        });
+        let Some((portal, statement, rest)) = bind else { return false };
+        let types = &statement.prepared.types;
+        if doubtful.is_empty() && types.is_empty() {
+            return true;
+        }
+        let bind = client::Bind { portal, statement: "", rest };
+        let Ok(params) = bind.params() else { return false };
+        let declared = types.iter().zip(&params.values).enumerate().all(|(n, (oid, value))| {
+            let text = value.filter(|_| params.format(n) == 0);
+            text.is_none_or(|text| !value_reads_clock(*oid, text))
+        });
+        declared
+            && doubtful.iter().all(|param| {
+                let Some(n) = usize::try_from(param.number).ok().and_then(|n| n.checked_sub(1)) else {
+                    return false;
+                };
+                let oid = types.get(n).copied().unwrap_or(0);
+                let value = params.values.get(n).copied().flatten();
+                param.is_fixed(oid, params.format(n) == 1, value)
+            })
     }
 
     fn is_partial(&self) -> bool {

@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use lockstep_protocol::pg::{client, frame, server};
 use tokio_util::sync::CancellationToken;
 
-use crate::exchange::{Broken, Outcome, ServerError, Settings, Sink, TxState};
+use crate::exchange::{Broken, Mishap, Outcome, ServerError, Settings, Sink, TxState};
 use crate::net::Stream;
 use crate::store::capture::{self, Captured};
 use crate::wire::pg::{Prepared, Reference, Statements, Step};
@@ -100,7 +100,7 @@ pub struct PgLink {
     /// The bulk load under way was opened by an extended query.
     pub(super) bulk_by_steps: bool,
     expected: VecDeque<Expected>,
-    first_error: Option<String>,
+    first_error: Option<Mishap>,
     /// Statements the server knows, and those whose Parse is under way.
     prepared: HashSet<u64>,
     unnamed: Option<u64>,
@@ -365,7 +365,8 @@ impl PgLink {
                 }
                 if self.first_error.is_none() {
                     let what = self.expected.front().map_or("request", |e| e.what);
-                    self.first_error = Some(format!("{what}: {error}"));
+                    let what = format!("{what}: {error}");
+                    self.first_error = Some(Mishap { code: error.code, what });
                 }
             }
             b'C' => {
@@ -376,8 +377,8 @@ impl PgLink {
                     && self.first_error.is_none()
                 {
                     let got = rows.map_or("none".to_owned(), |r| r.to_string());
-                    self.first_error =
-                        Some(format!("{wanted} rows on the leader, {got} on the follower"));
+                    let what = format!("{wanted} rows on the leader, {got} on the follower");
+                    self.first_error = Some(Mishap { code: String::new(), what });
                 }
             }
             b'1' => {
@@ -417,7 +418,7 @@ impl PgLink {
     }
 
     /// The first error among the answers since the last call.
-    pub(super) fn take_error(&mut self) -> Option<String> {
+    pub(super) fn take_error(&mut self) -> Option<Mishap> {
         self.first_error.take()
     }
 

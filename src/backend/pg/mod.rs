@@ -12,7 +12,7 @@ pub use link::{Canceller, PgLink, Shared};
 use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
-use crate::exchange::{Broken, BulkPiece, Discard, Link, Outcome, PREPARED, ServerError, Settings, Sink, TxMode, TxState, Watch};
+use crate::exchange::{Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink, TxMode, TxState, Watch};
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
@@ -62,6 +62,25 @@ const CAPTURED: Own = Own {
 };
 
 impl PgLink {
+    /// Whether the client's encoding cannot carry UTF-8 as it is.
+    fn wants_armour(&self) -> bool {
+        let encoding = self.settings.get("client_encoding");
+        encoding.is_some_and(|statement| !statement.to_ascii_lowercase().contains("utf"))
+    }
+
+    fn queue_rows(&mut self, relation: &str, op: journal::Op, old: &[String], new: &[String]) {
+        let token = self.shared.token.clone();
+        let (old, new) = (text_array(old), text_array(new));
+        let rest = bind_rest(&[
+            (0, Some(token.as_bytes())),
+            (0, Some(relation.as_bytes())),
+            (0, Some(op.letter().as_bytes())),
+            (1, Some(&old)),
+            (1, Some(&new)),
+        ]);
+        self.queue_own(&APPLY, &rest);
+    }
+
     /// Queues the questions that follow a watched statement; how many.
     fn queue_watched(&mut self, watch: Watch<'_>) -> usize {
         let mut queued = 0;
@@ -196,6 +215,9 @@ impl Link for PgLink {
                 continue;
             }
             if self.settings.get(key) != Some(statement) {
+                if let (Some(name), true) = (key.strip_prefix(PREPARED), self.settings.contains_key(key)) {
+                    change.push_str(&format!("DEALLOCATE {name};"));
+                }
                 change.push_str(statement);
                 change.push(';');
             }
@@ -284,17 +306,16 @@ impl Link for PgLink {
                 let prepared = self.shared.statements.intern(sql, types);
                 self.queue_bound(&prepared, bind, *rows);
             }
-            Effect::Rows { relation, op, old, new } => {
-                let (old, new) = (text_array(old), text_array(new));
-                let rest = bind_rest(&[
-                    token,
-                    (0, Some(relation.as_bytes())),
-                    (0, Some(op.letter().as_bytes())),
-                    (1, Some(&old)),
-                    (1, Some(&new)),
-                ]);
-                self.queue_own(&APPLY, &rest);
+            Effect::Rows { relation, op, old, new } if self.wants_armour() => {
+                // Rows are UTF-8 whatever the client's encoding is: they travel in hexadecimal.
+                let all = |rows: &[String]| -> Vec<String> {
+                    rows.iter().map(|row| journal::armoured(row)).collect()
+                };
+                let (old, new) = (all(old), all(new));
+                let relation = journal::armoured(relation);
+                self.queue_rows(&relation, *op, &old, &new);
             }
+            Effect::Rows { relation, op, old, new } => self.queue_rows(relation, *op, old, new),
             Effect::Advance { sequence, value } => {
                 let value = value.to_string();
                 let sequence = (0, Some(sequence.as_bytes()));
@@ -356,7 +377,7 @@ impl Link for PgLink {
         self.send().await?;
         self.settle(1 + after).await?;
         if let Some(error) = self.take_error() {
-            return Err(Broken::Setup(error));
+            return Err(Broken::Setup(error.to_string()));
         }
         let mut outcome = self.relay(sink).await?;
         if !bulk {
@@ -394,7 +415,7 @@ impl Link for PgLink {
         self.send().await
     }
 
-    async fn drain(&mut self) -> Result<Option<String>, Broken> {
+    async fn drain(&mut self) -> Result<Option<Mishap>, Broken> {
         self.send().await?;
         let limit = self.shared.dead_after;
         match tokio::time::timeout(limit, self.settle(0)).await {
