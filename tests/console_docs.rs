@@ -22,5 +22,7 @@ fn the_readme_has_every_console_command() {
         std::fs::write(&file, updated).expect("README.md can be written");
         return;
     }
-    panic!("README.md is behind: run with UPDATE_EXPECT=1. It should have\n{expected}\nand has\n{table}");
+    panic!(
+        "README.md is behind: run with UPDATE_EXPECT=1. It should have\n{expected}\nand has\n{table}"
+    );
 }

@@ -26,9 +26,8 @@ pub(super) async fn act<P: Protocol>(
         Command::Deactivate(name) => {
             let backend = find(shared, name)?;
             let done = shared.keeper.deactivate(backend).await;
-            done.map(|()| Reply::done("DEACTIVATE")).map_err(|why| {
-                refused(format!("{} stays: {why}", shared.backends[backend].name))
-            })
+            done.map(|()| Reply::done("DEACTIVATE"))
+                .map_err(|why| refused(format!("{} stays: {why}", shared.backends[backend].name)))
         }
         Command::Pause => pause(shared, levers).await,
         Command::Resume => Ok(resume(levers).await),
@@ -60,9 +59,12 @@ fn find<P: Protocol>(shared: &Shared<P>, name: &Name) -> Result<usize, Failure> 
     let names = shared.backends.iter().map(|backend| backend.name.as_str());
     name.find(names.clone()).ok_or_else(|| {
         let known = names.collect::<Vec<_>>().join(", ");
-        Failure::new(Kind::Refused, format!("backend \"{}\" does not exist", name.text))
-            .code("42704")
-            .hint(format!("The backends are {known}."))
+        Failure::new(
+            Kind::Refused,
+            format!("backend \"{}\" does not exist", name.text),
+        )
+        .code("42704")
+        .hint(format!("The backends are {known}."))
     })
 }
 
@@ -78,7 +80,9 @@ async fn activate<P: Protocol>(
     let backend = find(shared, name)?;
     if sync != Sync::Replay {
         return Err(refused("this version catches up from the journal only")
-            .detail("bringing a backend back by a full or differential copy comes in a later version")
+            .detail(
+                "bringing a backend back by a full or differential copy comes in a later version",
+            )
             .hint("Write USING replay, or leave it out."));
     }
     shared.keeper.release(backend).await;
@@ -99,17 +103,29 @@ async fn pause<P: Protocol>(shared: &Shared<P>, levers: &Levers) -> Result<Reply
     }
     let closing = shared.keeper.gate.clone().write_owned();
     let Ok(gate) = tokio::time::timeout(PAUSE, closing).await else {
-        return Err(refused(format!("the commits under way did not end within {PAUSE:?}"))
-            .hint("Nothing is paused. Try again."));
+        return Err(refused(format!(
+            "the commits under way did not end within {PAUSE:?}"
+        ))
+        .hint("Nothing is paused. Try again."));
     };
     *paused = Some(gate);
-    tracing::warn!(from = "running", to = "paused", cause = "console", "commits");
+    tracing::warn!(
+        from = "running",
+        to = "paused",
+        cause = "console",
+        "commits"
+    );
     Ok(Reply::done("PAUSE"))
 }
 
 async fn resume(levers: &Levers) -> Reply {
     if levers.resume().await {
-        tracing::warn!(from = "paused", to = "running", cause = "console", "commits");
+        tracing::warn!(
+            from = "paused",
+            to = "running",
+            cause = "console",
+            "commits"
+        );
         Reply::done("RESUME")
     } else {
         Reply::done("RESUME").warn("commits were not paused")
@@ -119,19 +135,27 @@ async fn resume(levers: &Levers) -> Reply {
 async fn reload(levers: &Levers) -> Result<Reply, Failure> {
     match (levers.reload)().await {
         Ok(what) => Ok(Reply::rows(&["result"], vec![vec![Some(what)]], "RELOAD")),
-        Err(why) => Err(Failure::new(Kind::Refused, "the configuration was not taken over")
-            .code("F0000")
-            .detail(why)
-            .hint("The old one stays in force.")),
+        Err(why) => Err(
+            Failure::new(Kind::Refused, "the configuration was not taken over")
+                .code("F0000")
+                .detail(why)
+                .hint("The old one stays in force."),
+        ),
     }
 }
 
 fn set_level(levers: &Levers, level: &str) -> Result<Reply, Failure> {
     let Some(handle) = &levers.level else {
-        return Err(refused("the level of the logs cannot be changed in this process"));
+        return Err(refused(
+            "the level of the logs cannot be changed in this process",
+        ));
     };
     handle.set(level).map_err(|error| {
-        let code = if matches!(error, TraceError::Level(_)) { "22023" } else { "55000" };
+        let code = if matches!(error, TraceError::Level(_)) {
+            "22023"
+        } else {
+            "55000"
+        };
         Failure::new(Kind::Refused, error.to_string()).code(code)
     })?;
     tracing::info!(to = level, "log level set");

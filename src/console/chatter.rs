@@ -7,7 +7,7 @@ use super::words::Token;
 
 /// What drivers say on their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chatter {
+pub(super) enum Chatter {
     /// Answered with this tag, and nothing else.
     Tag(&'static str),
     /// Answered with one value.
@@ -55,9 +55,11 @@ const FUNCTIONS: [(&str, &str); 5] = [
 ];
 
 /// What a driver says, if this is something drivers say.
-pub fn recognize(tokens: &[Token]) -> Option<Chatter> {
+pub(super) fn recognize(tokens: &[Token]) -> Option<Chatter> {
     let (first, rest) = tokens.split_first()?;
-    let Token::Word(first) = first else { return None };
+    let Token::Word(first) = first else {
+        return None;
+    };
     match first.to_ascii_uppercase().as_str() {
         "BEGIN" => Some(Chatter::Tag("BEGIN")),
         "START" if begins(rest, &["TRANSACTION"]) => Some(Chatter::Tag("START TRANSACTION")),
@@ -85,8 +87,12 @@ fn is_setting(rest: &[Token]) -> bool {
         [scope, rest @ ..] if scope.is("SESSION") || scope.is("LOCAL") => rest,
         rest => rest,
     };
-    let forms: [&[&str]; 4] =
-        [&["TIME", "ZONE"], &["NAMES"], &["TRANSACTION"], &["CHARACTERISTICS", "AS"]];
+    let forms: [&[&str]; 4] = [
+        &["TIME", "ZONE"],
+        &["NAMES"],
+        &["TRANSACTION"],
+        &["CHARACTERISTICS", "AS"],
+    ];
     let assigned = matches!(rest, [Token::Word(_) | Token::Name(_), sign, _, ..]
         if sign.is("TO") || *sign == Token::Sign('='));
     assigned || forms.iter().any(|form| begins(rest, form))
@@ -118,12 +124,18 @@ fn value(rest: &[Token]) -> Option<Chatter> {
     };
     let (column, value) = match rest {
         [Token::Text(text)] => ("?column?", text.clone()),
-        [Token::Word(word)] if word.bytes().all(|b| b.is_ascii_digit()) => ("?column?", word.clone()),
+        [Token::Word(word)] if word.bytes().all(|b| b.is_ascii_digit()) => {
+            ("?column?", word.clone())
+        }
         [Token::Word(word)] => function(word).filter(|(name, _)| *name == "current_catalog")?,
         [Token::Word(word), Token::Sign('('), Token::Sign(')')] => function(word)?,
         _ => return None,
     };
-    Some(found(&alias.unwrap_or_else(|| column.to_owned()), &value, "SELECT 1"))
+    Some(found(
+        &alias.unwrap_or_else(|| column.to_owned()),
+        &value,
+        "SELECT 1",
+    ))
 }
 
 fn function(word: &str) -> Option<(&'static str, String)> {
@@ -134,7 +146,11 @@ fn function(word: &str) -> Option<(&'static str, String)> {
 }
 
 fn found(column: &str, value: &str, tag: &'static str) -> Chatter {
-    Chatter::Value { column: column.to_owned(), value: value.to_owned(), tag }
+    Chatter::Value {
+        column: column.to_owned(),
+        value: value.to_owned(),
+        tag,
+    }
 }
 
 #[cfg(test)]
@@ -162,20 +178,32 @@ mod tests {
             ("SET datestyle TO ISO, DMY", "SET"),
             ("SET NAMES 'utf8'", "SET"),
             ("SET TIME ZONE 'UTC'", "SET"),
-            ("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", "SET"),
+            (
+                "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+                "SET",
+            ),
         ] {
             assert_eq!(heard(text), Some(Chatter::Tag(tag)), "{text}");
         }
         for (text, column, value) in [
             ("SHOW transaction_read_only", "transaction_read_only", "off"),
-            ("show TRANSACTION ISOLATION LEVEL", "transaction_isolation", "read committed"),
+            (
+                "show TRANSACTION ISOLATION LEVEL",
+                "transaction_isolation",
+                "read committed",
+            ),
             ("SHOW TimeZone", "timezone", "UTC"),
             ("SELECT 1", "?column?", "1"),
             ("select 'x' as y", "y", "x"),
             ("SELECT pg_catalog.version()", "version", SERVER),
             ("select pg_is_in_recovery()", "pg_is_in_recovery", "f"),
         ] {
-            let Some(Chatter::Value { column: c, value: v, .. }) = heard(text) else {
+            let Some(Chatter::Value {
+                column: c,
+                value: v,
+                ..
+            }) = heard(text)
+            else {
                 panic!("{text}");
             };
             assert_eq!((c.as_str(), v.as_str()), (column, value), "{text}");

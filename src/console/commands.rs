@@ -7,17 +7,17 @@ use super::parse::{Arguments, Command, Show, Sync};
 
 /// A command as people know it, and how the words behind it are read.
 #[derive(Debug)]
-pub struct Entry {
+pub(super) struct Entry {
     /// The words it begins with, in capitals.
-    pub words: &'static str,
+    pub(super) words: &'static str,
     /// Other words for the same.
-    pub also: &'static [&'static str],
+    pub(super) also: &'static [&'static str],
     /// What follows the words.
-    pub arguments: &'static str,
+    pub(super) arguments: &'static str,
     /// What it does, in one line.
-    pub help: &'static str,
+    pub(super) help: &'static str,
     /// Reads what follows the words.
-    pub read: fn(&mut Arguments<'_>) -> Result<Command, String>,
+    pub(super) read: fn(&mut Arguments<'_>) -> Result<Command, String>,
 }
 
 impl Entry {
@@ -27,31 +27,42 @@ impl Entry {
         help: &'static str,
         read: fn(&mut Arguments<'_>) -> Result<Command, String>,
     ) -> Self {
-        Self { words, also, arguments: "", help, read }
+        Self {
+            words,
+            also,
+            arguments: "",
+            help,
+            read,
+        }
     }
 
     /// The whole command, as it is typed.
-    pub fn syntax(&self) -> String {
-        format!("{} {}", self.words, self.arguments).trim_end().to_owned()
+    pub(super) fn syntax(&self) -> String {
+        format!("{} {}", self.words, self.arguments)
+            .trim_end()
+            .to_owned()
     }
 
     /// All ways to begin it.
-    pub fn beginnings(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn beginnings(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.words).chain(self.also.iter().copied())
     }
 }
 
 /// Every command.
-pub static COMMANDS: &[Entry] = &[
+pub(super) static COMMANDS: &[Entry] = &[
     Entry::show(
         "SHOW BACKENDS",
         &["SHOW DATABASES", "SHOW CLUSTER", "SHOW POOL_NODES"],
         "the servers: state, role, load, what one still lacks, why and since when",
         |_| Ok(Command::Show(Show::Backends)),
     ),
-    Entry::show("SHOW VIEW", &[], "who takes part in every write, and whether commits run", |_| {
-        Ok(Command::Show(Show::View))
-    }),
+    Entry::show(
+        "SHOW VIEW",
+        &[],
+        "who takes part in every write, and whether commits run",
+        |_| Ok(Command::Show(Show::View)),
+    ),
     Entry::show(
         "SHOW CLIENTS",
         &["SHOW POOL_PROCESSES"],
@@ -76,12 +87,18 @@ pub static COMMANDS: &[Entry] = &[
         "all counters: the numbers that /metrics has, without histograms' buckets",
         |_| Ok(Command::Show(Show::Stats)),
     ),
-    Entry::show("SHOW CONFIG", &[], "every setting in force; passwords are masked", |_| {
-        Ok(Command::Show(Show::Config))
-    }),
-    Entry::show("SHOW VERSION", &["SHOW POOL_VERSION"], "the version of lockstep", |_| {
-        Ok(Command::Show(Show::Version))
-    }),
+    Entry::show(
+        "SHOW CONFIG",
+        &[],
+        "every setting in force; passwords are masked",
+        |_| Ok(Command::Show(Show::Config)),
+    ),
+    Entry::show(
+        "SHOW VERSION",
+        &["SHOW POOL_VERSION"],
+        "the version of lockstep",
+        |_| Ok(Command::Show(Show::Version)),
+    ),
     Entry {
         words: "ACTIVATE",
         also: &["ENABLE"],
@@ -89,7 +106,11 @@ pub static COMMANDS: &[Entry] = &[
         help: "bring a server back: it catches up from the journal while writes go on",
         read: |arguments| {
             let name = arguments.name("the name of a backend")?;
-            let sync = if arguments.keyword("USING") { arguments.sync()? } else { Sync::Replay };
+            let sync = if arguments.keyword("USING") {
+                arguments.sync()?
+            } else {
+                Sync::Replay
+            };
             Ok(Command::Activate(name, sync))
         },
     },
@@ -98,7 +119,11 @@ pub static COMMANDS: &[Entry] = &[
         also: &["DISABLE"],
         arguments: "name",
         help: "take a server out until ACTIVATE; the last active one stays",
-        read: |arguments| Ok(Command::Deactivate(arguments.name("the name of a backend")?)),
+        read: |arguments| {
+            Ok(Command::Deactivate(
+                arguments.name("the name of a backend")?,
+            ))
+        },
     },
     Entry {
         words: "PAUSE",
@@ -136,14 +161,17 @@ pub static COMMANDS: &[Entry] = &[
         read: |arguments| {
             let name = arguments.name("the name of a backend")?;
             arguments.equals();
-            Ok(Command::SetWeight(name, arguments.number("a weight, 0 or more")?))
+            Ok(Command::SetWeight(
+                name,
+                arguments.number("a weight, 0 or more")?,
+            ))
         },
     },
     Entry {
         words: "SET LOG LEVEL",
         also: &["SET LOG_LEVEL"],
         arguments: "level",
-        help: "error, warn, info, debug, trace, or directives as info,lockstep=debug",
+        help: "what is logged: error, warn, info, debug, trace, or as info,lockstep::keeper=debug",
         read: |arguments| {
             arguments.equals();
             Ok(Command::SetLogLevel(arguments.rest("a level")?))
@@ -168,19 +196,30 @@ pub fn markdown() -> String {
             also => format!(" (also `{}`)", also.join("`, `")),
         };
         let syntax = entry.syntax().replace('|', "\\|");
-        table.push_str(&format!("| `{syntax}` | {}{also} |\n", entry.help.replace('|', "\\|")));
+        table.push_str(&format!(
+            "| `{syntax}` | {}{also} |\n",
+            entry.help.replace('|', "\\|")
+        ));
     }
     table
 }
 
 /// What to write instead of something that no command begins with.
-pub fn hint(said: &[String]) -> String {
+pub(super) fn hint(said: &[String]) -> String {
     const HELP: &str = "HELP lists the commands.";
     match nearest(said) {
         Some(entry) => format!("Did you mean {}? {HELP}", entry.syntax()),
-        None if said.first().is_some_and(|word| word.eq_ignore_ascii_case("SHOW")) => {
-            let known = COMMANDS.iter().filter_map(|entry| entry.words.strip_prefix("SHOW "));
-            format!("SHOW knows {}. {HELP}", known.collect::<Vec<_>>().join(", "))
+        None if said
+            .first()
+            .is_some_and(|word| word.eq_ignore_ascii_case("SHOW")) =>
+        {
+            let known = COMMANDS
+                .iter()
+                .filter_map(|entry| entry.words.strip_prefix("SHOW "));
+            format!(
+                "SHOW knows {}. {HELP}",
+                known.collect::<Vec<_>>().join(", ")
+            )
         }
         None => format!("This is lockstep's console, not a database. {HELP}"),
     }
@@ -188,7 +227,9 @@ pub fn hint(said: &[String]) -> String {
 
 /// The command that differs least from what was said, if that is a slip rather than something else.
 fn nearest(said: &[String]) -> Option<&'static Entry> {
-    let ways = COMMANDS.iter().flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
+    let ways = COMMANDS
+        .iter()
+        .flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
     // Who leaves SHOW out means the same.
     let ways = ways.flat_map(|(entry, way)| {
         std::iter::once((entry, way)).chain(way.strip_prefix("SHOW ").map(|bare| (entry, bare)))
@@ -200,7 +241,9 @@ fn nearest(said: &[String]) -> Option<&'static Entry> {
         (distance(&begun, way), way.len(), entry)
     });
     let likely = far.filter(|(distance, length, _)| *distance <= (*length / 4).clamp(1, 3));
-    likely.min_by_key(|(distance, _, _)| *distance).map(|(_, _, entry)| entry)
+    likely
+        .min_by_key(|(distance, _, _)| *distance)
+        .map(|(_, _, entry)| entry)
 }
 
 /// How many letters have to be put in, left out, changed or swapped with the next.
@@ -243,10 +286,23 @@ mod tests {
             ("RESUM", "RESUME?"),
             ("SET WIEGHT a 3", "SET WEIGHT name n?"),
         ] {
-            assert!(hint_for(text).contains(&format!("Did you mean {meant}")), "{text}");
+            assert!(
+                hint_for(text).contains(&format!("Did you mean {meant}")),
+                "{text}"
+            );
         }
-        for text in ["DROP TABLE x", "SELECT now()", "x", "SHOW NONSENSE", "INSERT INTO t"] {
-            assert!(!hint_for(text).contains("Did you mean"), "{text}: {}", hint_for(text));
+        for text in [
+            "DROP TABLE x",
+            "SELECT now()",
+            "x",
+            "SHOW NONSENSE",
+            "INSERT INTO t",
+        ] {
+            assert!(
+                !hint_for(text).contains("Did you mean"),
+                "{text}: {}",
+                hint_for(text)
+            );
         }
         assert!(hint_for("SHOW NONSENSE").contains("SHOW knows BACKENDS, VIEW, CLIENTS"));
         assert!(hint_for("DROP TABLE x").contains("HELP"));

@@ -6,7 +6,7 @@ use super::words::{self, Token};
 
 /// What the console is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(super) enum Command {
     /// Show a table.
     Show(Show),
     /// Bring a backend back.
@@ -31,7 +31,7 @@ pub enum Command {
 
 /// What can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Show {
+pub(super) enum Show {
     /// The servers.
     Backends,
     /// Who takes part in writes.
@@ -54,7 +54,7 @@ pub enum Show {
 
 /// How a backend is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sync {
+pub(super) enum Sync {
     /// From the journal.
     Replay,
     /// By copying everything.
@@ -65,17 +65,20 @@ pub enum Sync {
 
 /// A name as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name {
+pub(super) struct Name {
     /// Its letters.
-    pub text: String,
+    pub(super) text: String,
     /// It stood in quotes: capitals count.
-    pub exact: bool,
+    pub(super) exact: bool,
 }
 
 impl Name {
     /// Where it stands in a list of names. Without quotes capitals do not count, unless only they
     /// tell two names apart.
-    pub fn find<'a>(&self, mut names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
+    pub(super) fn find<'a>(
+        &self,
+        mut names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<usize> {
         let mut alike = names.clone();
         names.position(|name| name == self.text).or_else(|| {
             let same = |name: &str| !self.exact && name.eq_ignore_ascii_case(&self.text);
@@ -87,18 +90,18 @@ impl Name {
 
 /// A text that is no command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub(super) struct Mistake {
     /// What is wrong.
-    pub message: String,
+    pub(super) message: String,
     /// What to write instead.
-    pub hint: String,
+    pub(super) hint: String,
 }
 
 /// The commands of a text. One mistake and none of them is run, as in a database.
 ///
 /// # Errors
 /// With the first mistake.
-pub fn parse(text: &str) -> Result<Vec<Command>, Mistake> {
+pub(super) fn parse(text: &str) -> Result<Vec<Command>, Mistake> {
     let split = words::commands(text).map_err(|message| {
         let hint = "Close the quote or the comment. HELP lists the commands.".to_owned();
         Mistake { message, hint }
@@ -108,7 +111,9 @@ pub fn parse(text: &str) -> Result<Vec<Command>, Mistake> {
 
 fn command(tokens: &[Token]) -> Result<Command, Mistake> {
     if let Some((entry, length)) = begun(tokens) {
-        let mut arguments = Arguments { rest: &tokens[length..] };
+        let mut arguments = Arguments {
+            rest: &tokens[length..],
+        };
         let read = (entry.read)(&mut arguments).and_then(|command| match arguments.rest.first() {
             None => Ok(command),
             Some(token) => Err(format!("nothing belongs where \"{}\" stands", token.said())),
@@ -132,23 +137,34 @@ fn command(tokens: &[Token]) -> Result<Command, Mistake> {
 
 /// The command that the tokens begin with, and the number of its words.
 fn begun(tokens: &[Token]) -> Option<(&'static Entry, usize)> {
-    let ways = COMMANDS.iter().flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
+    let ways = COMMANDS
+        .iter()
+        .flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
     let fitting = ways.filter(|(_, way)| {
         let length = way.split(' ').count();
-        length <= tokens.len() && way.split(' ').zip(tokens).all(|(word, token)| token.is(word))
+        length <= tokens.len()
+            && way
+                .split(' ')
+                .zip(tokens)
+                .all(|(word, token)| token.is(word))
     });
-    fitting.map(|(entry, way)| (entry, way.split(' ').count())).max_by_key(|(_, length)| *length)
+    fitting
+        .map(|(entry, way)| (entry, way.split(' ').count()))
+        .max_by_key(|(_, length)| *length)
 }
 
 /// What follows the words of a command.
 #[derive(Debug)]
-pub struct Arguments<'a> {
+pub(super) struct Arguments<'a> {
     rest: &'a [Token],
 }
 
 impl Arguments<'_> {
     fn next(&mut self, what: &str) -> Result<&Token, String> {
-        let (first, rest) = self.rest.split_first().ok_or_else(|| format!("{what} is missing"))?;
+        let (first, rest) = self
+            .rest
+            .split_first()
+            .ok_or_else(|| format!("{what} is missing"))?;
         self.rest = rest;
         Ok(first)
     }
@@ -157,23 +173,29 @@ impl Arguments<'_> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn name(&mut self, what: &str) -> Result<Name, String> {
+    pub(super) fn name(&mut self, what: &str) -> Result<Name, String> {
         match self.next(what)? {
-            Token::Word(text) => Ok(Name { text: text.clone(), exact: false }),
-            Token::Name(text) | Token::Text(text) => Ok(Name { text: text.clone(), exact: true }),
+            Token::Word(text) => Ok(Name {
+                text: text.clone(),
+                exact: false,
+            }),
+            Token::Name(text) | Token::Text(text) => Ok(Name {
+                text: text.clone(),
+                exact: true,
+            }),
             Token::Sign(sign) => Err(format!("{what} belongs where \"{sign}\" stands")),
         }
     }
 
     /// Whether a keyword comes next, which is then passed over.
-    pub fn keyword(&mut self, keyword: &str) -> bool {
+    pub(super) fn keyword(&mut self, keyword: &str) -> bool {
         let comes = self.rest.first().is_some_and(|token| token.is(keyword));
         self.rest = &self.rest[usize::from(comes)..];
         comes
     }
 
     /// Passes over a `TO` or `=`, which some write and some do not.
-    pub fn equals(&mut self) {
+    pub(super) fn equals(&mut self) {
         if !self.keyword("TO") && self.rest.first() == Some(&Token::Sign('=')) {
             self.rest = &self.rest[1..];
         }
@@ -183,9 +205,10 @@ impl Arguments<'_> {
     ///
     /// # Errors
     /// When there is none, or it does not fit.
-    pub fn number(&mut self, what: &str) -> Result<u32, String> {
+    pub(super) fn number(&mut self, what: &str) -> Result<u32, String> {
         let said = self.next(what)?.said();
-        said.parse().map_err(|_| format!("{what} belongs where \"{said}\" stands"))
+        said.parse()
+            .map_err(|_| format!("{what} belongs where \"{said}\" stands"))
     }
 
     /// A way to bring a backend up to date.
@@ -203,7 +226,7 @@ impl Arguments<'_> {
     ///
     /// # Errors
     /// When nothing is left.
-    pub fn rest(&mut self, what: &str) -> Result<String, String> {
+    pub(super) fn rest(&mut self, what: &str) -> Result<String, String> {
         if self.rest.is_empty() {
             return Err(format!("{what} is missing"));
         }
@@ -217,7 +240,10 @@ mod tests {
     use super::*;
 
     fn name(text: &str, exact: bool) -> Name {
-        Name { text: text.into(), exact }
+        Name {
+            text: text.into(),
+            exact,
+        }
     }
 
     fn one(text: &str) -> Command {
@@ -239,15 +265,33 @@ mod tests {
             ("show pool_nodes", Command::Show(Show::Backends)),
             ("Help;", Command::Show(Show::Help)),
             ("show help", Command::Show(Show::Help)),
-            ("activate db1", Command::Activate(name("db1", false), Sync::Replay)),
-            ("ACTIVATE \"Db1\" USING REPLAY", Command::Activate(name("Db1", true), Sync::Replay)),
-            ("ACTIVATE 'a' using full", Command::Activate(name("a", true), Sync::Full)),
-            ("DEACTIVATE eu.db-1", Command::Deactivate(name("eu.db-1", false))),
+            (
+                "activate db1",
+                Command::Activate(name("db1", false), Sync::Replay),
+            ),
+            (
+                "ACTIVATE \"Db1\" USING REPLAY",
+                Command::Activate(name("Db1", true), Sync::Replay),
+            ),
+            (
+                "ACTIVATE 'a' using full",
+                Command::Activate(name("a", true), Sync::Full),
+            ),
+            (
+                "DEACTIVATE eu.db-1",
+                Command::Deactivate(name("eu.db-1", false)),
+            ),
             ("SET WEIGHT a 0", Command::SetWeight(name("a", false), 0)),
             ("set weight a to 3", Command::SetWeight(name("a", false), 3)),
-            ("set weight a = '3'", Command::SetWeight(name("a", false), 3)),
+            (
+                "set weight a = '3'",
+                Command::SetWeight(name("a", false), 3),
+            ),
             ("SET LOG LEVEL debug", Command::SetLogLevel("debug".into())),
-            ("SET LOG LEVEL to 'warn'", Command::SetLogLevel("warn".into())),
+            (
+                "SET LOG LEVEL to 'warn'",
+                Command::SetLogLevel("warn".into()),
+            ),
             (
                 "set log level info,lockstep::keeper=debug",
                 Command::SetLogLevel("info,lockstep::keeper=debug".into()),
@@ -270,9 +314,15 @@ mod tests {
 
     #[test]
     fn several_commands_or_none_are_run() {
-        assert_eq!(parse("PAUSE; RESUME;"), Ok(vec![Command::Pause, Command::Resume]));
+        assert_eq!(
+            parse("PAUSE; RESUME;"),
+            Ok(vec![Command::Pause, Command::Resume])
+        );
         assert_eq!(parse(" ; -- nothing"), Ok(Vec::new()));
-        assert!(parse("PAUSE; RESUMING").is_err(), "nothing is run when one is wrong");
+        assert!(
+            parse("PAUSE; RESUMING").is_err(),
+            "nothing is run when one is wrong"
+        );
     }
 
     #[test]
@@ -284,7 +334,10 @@ mod tests {
         assert!(hint("ACTIVATE a USING magic").contains("[USING replay]"));
         assert!(hint("PAUSE now").contains("Write PAUSE."));
         assert!(hint("DEACTIVATE ,").contains("DEACTIVATE name"));
-        assert!(hint("\"PAUSE\"").contains("HELP"), "a name in quotes is no keyword");
+        assert!(
+            hint("\"PAUSE\"").contains("HELP"),
+            "a name in quotes is no keyword"
+        );
         let mistake = parse("CREATE TABLE a (b int, c int)").expect_err("no command");
         assert_eq!(mistake.message, "unknown command \"CREATE TABLE a ( …\"");
     }
