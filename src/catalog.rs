@@ -133,6 +133,7 @@ fn unreadable(sql: &str) -> Script {
         set_config: None,
         modes: None,
         cursor: None,
+        keyed_if: Vec::new(),
     };
     Script { statements: vec![statement] }
 }

@@ -52,6 +52,10 @@ pub trait Sink: Send {
     fn limit(&self) -> usize;
     /// How often something has been sent: what was sent cannot be taken back.
     fn flushes(&self) -> u64;
+    /// Takes note of what the server reports of its session; the client is told at the end of its batch.
+    fn report(&mut self, name: &str, value: &str) {
+        let _ = (name, value);
+    }
 }
 
 /// A sink for answers that nobody wants to see.
@@ -257,6 +261,8 @@ pub struct Watch<'a> {
     pub sequences: Option<&'a crate::sql::Sequences>,
     /// The rows of the answer are hashed.
     pub digest: bool,
+    /// The statement opens a bulk load: nothing can be asked before that has ended.
+    pub bulk: bool,
 }
 
 /// How a transaction is opened.
@@ -270,6 +276,9 @@ pub struct TxMode {
     pub deferrable: Option<bool>,
 }
 
+/// The start of the key of a prepared statement among the settings; its quoted name follows.
+pub const PREPARED: &str = "prepared ";
+
 /// Session settings: for each key the statement that establishes it.
 pub type Settings = Arc<std::collections::BTreeMap<String, String>>;
 
@@ -282,6 +291,8 @@ pub trait Link: Send + 'static {
 
     /// Brings the session's settings to `wanted`, without waiting for the answer.
     fn adopt(&mut self, wanted: &Settings);
+    /// What the server reports of its session.
+    fn reported(&self) -> &std::collections::BTreeMap<String, String>;
     /// The settings the server's session has.
     fn settings(&self) -> &Settings;
     /// Notes that the application's own statement has brought the session to these settings.
@@ -294,10 +305,8 @@ pub trait Link: Send + 'static {
     fn begin_share(&mut self);
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
-    /// Has deferred constraints checked now; the answer is the client's if it is an error.
-    fn check_deferred(
-        &mut self,
-    ) -> impl Future<Output = Result<Result<(), ServerError>, Broken>> + Send;
+    /// Has deferred constraints and triggers run now, and watches what they change.
+    fn check_deferred(&mut self) -> impl Future<Output = Result<Outcome, Broken>> + Send;
     /// Queues the end of the transaction.
     fn queue_commit(&mut self);
     /// Queues the undoing of the transaction.

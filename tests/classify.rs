@@ -5,6 +5,8 @@
 //! writes what was found instead of comparing; `LOCKSTEP_PG_BIN=<directory>` besides builds
 //! `catalog.txt` anew.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -36,7 +38,10 @@ fn parse_catalog(text: &str) -> BTreeMap<&str, Vec<Vec<Option<String>>>> {
                 name = next;
                 rows.entry(name).or_default();
             }
-            None => rows.entry(name).or_default().push(line.split('\t').map(unescape).collect()),
+            None => rows
+                .entry(name)
+                .or_default()
+                .push(line.split('\t').map(unescape).collect()),
         }
     }
     rows
@@ -70,7 +75,11 @@ fn every_statement_has_the_class_that_it_must_have() {
     for path in case_files() {
         let text = fs::read_to_string(&path).unwrap();
         let mut out = String::new();
-        for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
+        for block in text
+            .split("\n\n")
+            .map(str::trim)
+            .filter(|block| !block.is_empty())
+        {
             let Some((input, expected)) = block.split_once("\n----") else {
                 // A remark between cases.
                 writeln!(out, "{}\n", block.trim_end_matches("\n----")).unwrap();
@@ -80,7 +89,11 @@ fn every_statement_has_the_class_that_it_must_have() {
             let found = judge(input);
             if found.trim() != expected.trim() {
                 let name = path.file_name().unwrap().to_string_lossy();
-                writeln!(wrong, "{name}:\n{input}\nexpected:\n{expected}\nfound:\n{found}\n").unwrap();
+                writeln!(
+                    wrong,
+                    "{name}:\n{input}\nexpected:\n{expected}\nfound:\n{found}\n"
+                )
+                .unwrap();
             }
             writeln!(out, "{input}\n----\n{}\n", found.trim()).unwrap();
         }
@@ -105,7 +118,10 @@ fn case_files() -> Vec<PathBuf> {
 
 /// Runs a case: lines that begin with `@` say what the session is like, the rest is SQL.
 fn judge(input: &str) -> String {
-    let mut scope = Scope { user: "alice".to_owned(), ..Scope::default() };
+    let mut scope = Scope {
+        user: "alice".to_owned(),
+        ..Scope::default()
+    };
     let mut sql = Vec::new();
     for line in input.lines() {
         let list = |text: &str| -> Vec<String> {
@@ -128,8 +144,11 @@ fn judge(input: &str) -> String {
         Err(error) => format!("error: {error}"),
         Ok(script) if script.statements.is_empty() => "empty".to_owned(),
         Ok(script) => {
-            let lines: Vec<String> =
-                script.statements.iter().map(|statement| describe(&sql, statement)).collect();
+            let lines: Vec<String> = script
+                .statements
+                .iter()
+                .map(|statement| describe(&sql, statement))
+                .collect();
             lines.join("\n")
         }
     }
@@ -175,6 +194,14 @@ fn describe(sql: &str, statement: &Statement) -> String {
     if let Some(modes) = &statement.modes {
         write!(out, " {modes:?}").unwrap();
     }
+    if !statement.keyed_if.is_empty() {
+        let params: Vec<String> = statement
+            .keyed_if
+            .iter()
+            .map(|param| format!("${}:{}", param.number, param.type_name))
+            .collect();
+        write!(out, " keyed-if={}", params.join(",")).unwrap();
+    }
     if let Some(cursor) = &statement.cursor {
         write!(out, " cursor={cursor}").unwrap();
     }
@@ -211,7 +238,11 @@ fn class(sql: &str, class: &Class) -> String {
             if let Some(after) = &ddl.after {
                 write!(out, " after=[{after}]").unwrap();
             }
-            out.push_str(if ddl.duplicate_trigger { " duplicate-trigger" } else { "" });
+            out.push_str(if ddl.duplicate_trigger {
+                " duplicate-trigger"
+            } else {
+                ""
+            });
             out.push_str(if ddl.reads_rows { " reads-rows" } else { "" });
             out
         }
@@ -222,7 +253,11 @@ fn class(sql: &str, class: &Class) -> String {
         Class::Tx(TxOp::Begin { .. }) => "BEGIN".to_owned(),
         Class::Tx(op) => format!("TX {op:?}"),
         Class::PrepareSql { name, body } => {
-            format!("PREPARE {name} [{}] as {}", &sql[body.range.clone()], describe(sql, body))
+            format!(
+                "PREPARE {name} [{}] as {}",
+                &sql[body.range.clone()],
+                describe(sql, body)
+            )
         }
         Class::Refused(refusal) => format!("REFUSED {} {}", refusal.sqlstate, refusal.message),
         other => format!("{other:?}"),
@@ -232,30 +267,61 @@ fn class(sql: &str, class: &Class) -> String {
 /// With a server at hand, the catalog is what that server says, and all queries are good SQL.
 #[test]
 fn the_catalog_is_read_from_a_real_server() {
-    let Some(bin) = std::env::var_os("LOCKSTEP_PG_BIN").map(PathBuf::from) else { return };
+    let Some(bin) = std::env::var_os("LOCKSTEP_PG_BIN").map(PathBuf::from) else {
+        return;
+    };
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let run = |program: &str, args: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
         let output = command.arg(bin.join(program)).args(args).output().unwrap();
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{program}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     };
-    Command::new("chown").arg("postgres").arg(home.path()).status().unwrap();
+    Command::new("chown")
+        .arg("postgres")
+        .arg(home.path())
+        .status()
+        .unwrap();
     let (data, socket) = (data.to_str().unwrap(), home.path().to_str().unwrap());
-    run("initdb", &["-D", data, "-A", "trust", "-E", "UTF8", "--locale=C"]);
+    run(
+        "initdb",
+        &["-D", data, "-A", "trust", "-E", "UTF8", "--locale=C"],
+    );
     let options = format!("-k {socket} -c listen_addresses= -c fsync=off");
     let log = format!("{socket}/log");
-    run("pg_ctl", &["-D", data, "-w", "-l", &log, "-o", &options, "start"]);
+    run(
+        "pg_ctl",
+        &["-D", data, "-w", "-l", &log, "-o", &options, "start"],
+    );
     let schema = fs::read_to_string(folder().join("schema.sql")).unwrap();
     let psql = |command: &str| {
-        run("psql", &["-h", socket, "-d", "postgres", "-qXAt", "-v", "ON_ERROR_STOP=1", "-c", command])
+        run(
+            "psql",
+            &[
+                "-h",
+                socket,
+                "-d",
+                "postgres",
+                "-qXAt",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-c",
+                command,
+            ],
+        )
     };
     psql(&schema);
     let mut text = String::new();
     for (name, query) in Catalog::queries() {
-        let rows = psql(&format!("SET search_path = pg_catalog; COPY ({query}) TO STDOUT"));
+        let rows = psql(&format!(
+            "SET search_path = pg_catalog; COPY ({query}) TO STDOUT"
+        ));
         writeln!(text, "== {name}\n{}", rows.trim_end_matches('\n')).unwrap();
     }
     run("pg_ctl", &["-D", data, "-m", "immediate", "stop"]);
@@ -270,13 +336,19 @@ fn the_catalog_is_read_from_a_real_server() {
 /// the others would only be ballast.
 fn only_what_is_used(text: &str) -> String {
     let mut used = String::new();
-    for path in case_files().into_iter().chain([folder().join("schema.sql")]) {
+    for path in case_files()
+        .into_iter()
+        .chain([folder().join("schema.sql")])
+    {
         used.push_str(&fs::read_to_string(path).unwrap().to_lowercase());
     }
     // What the grammar and the server's deparser write in other words.
-    used.push_str(" date_part extract timezone numeric int4 pg_collation_for overlay position ");
-    let words: BTreeSet<&str> =
-        used.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    used.push_str(
+        " btrim date_part extract timezone numeric int4 pg_collation_for overlay position ",
+    );
+    let words: BTreeSet<&str> = used
+        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .collect();
     let mut name = "";
     let mut out = String::new();
     for line in text.lines() {
@@ -316,11 +388,51 @@ proptest! {
     }
 }
 
+/// The parse tree's decoder stops at a certain depth: what lies deeper is judged by its first word,
+/// and everything around it as ever.
+#[test]
+fn what_nests_too_deeply_is_judged_by_its_first_word() {
+    let deep = format!("SELECT 1{}", " + 1".repeat(200));
+    let judged = judge(&format!(
+        "BEGIN; {deep}; DELETE FROM plain WHERE id = 1; COMMIT"
+    ));
+    let lines: Vec<&str> = judged.lines().collect();
+    assert!(lines[0].starts_with("begin BEGIN"), "{judged}");
+    assert!(lines[1].starts_with("select CAPTURED(session)"), "{judged}");
+    assert!(lines[2].starts_with("delete KEYED"), "{judged}");
+    assert!(lines[3].starts_with("commit"), "{judged}");
+    assert!(judge(&format!("CREATE VIEW v AS {deep}")).starts_with("other REFUSED 54001"));
+    assert!(judge(&deep.replacen('1', "lockstep.apply()", 1)).contains("REFUSED 54001"));
+    let union = format!("SELECT 1 INTO x{}", " UNION SELECT 1".repeat(20));
+    assert!(
+        judge(&format!("{deep}; {union}")).contains("create=[CREATE TABLE \"x\" AS SELECT 1 UNION")
+    );
+    // Far deeper the parser itself gives up: an error, not an overflow.
+    for text in [
+        "SELECT 1".to_owned() + &"+1".repeat(200_000),
+        "SELECT ".to_owned() + &"(".repeat(200_000),
+    ] {
+        let _ = judge(&text);
+    }
+}
+
+/// Not a benchmark, only a guard against something quadratic: a long statement is read in time.
+#[test]
+fn a_long_statement_is_read_in_time() {
+    let rows: Vec<String> = (0..20_000).map(|n| format!("({n}, 'x')")).collect();
+    let text = format!("INSERT INTO plain (id, name) VALUES {}", rows.join(","));
+    assert!(judge(&text).starts_with("insert KEYED"));
+    let list: Vec<String> = (0..20_000).map(|n| n.to_string()).collect();
+    let text = format!("SELECT * FROM plain WHERE id IN ({})", list.join(","));
+    assert!(judge(&text).starts_with("select READ"));
+}
+
 const WORDS: &[&str] = &[
-    "SELECT", "INSERT", "INTO", "plain", "VALUES", "(", ")", "1", "'now'", ",", ";", "UPDATE", "SET",
-    "n", "=", "WHERE", "id", "DELETE", "FROM", "CREATE", "TABLE", "AS", "t", "IF", "NOT", "EXISTS",
-    "WITH", "DATA", "NO", "INTO", "TEMP", "--", "/*", "*/", "\"ü\"", "$1", "$$", "E'\\''", "DROP",
-    "FUNCTION", "f_vol", "(1)", "ALTER", "ROLE", "PASSWORD", "'x'", "COPY", "STDIN", "EXPLAIN",
-    "ANALYZE", "PREPARE", "p", "EXECUTE", "BEGIN", "COMMIT", "SET", "LOCAL", "TO", "DEFAULT", "::",
-    "date", "UNION", "ALL", "ORDER", "BY", "LIMIT", "TRIGGER", "SCHEMA", "lockstep", ".", "ONLY",
+    "SELECT", "INSERT", "INTO", "plain", "VALUES", "(", ")", "1", "'now'", ",", ";", "UPDATE",
+    "SET", "n", "=", "WHERE", "id", "DELETE", "FROM", "CREATE", "TABLE", "AS", "t", "IF", "NOT",
+    "EXISTS", "WITH", "DATA", "NO", "INTO", "TEMP", "--", "/*", "*/", "\"ü\"", "$1", "$$",
+    "E'\\''", "DROP", "FUNCTION", "f_vol", "(1)", "ALTER", "ROLE", "PASSWORD", "'x'", "COPY",
+    "STDIN", "EXPLAIN", "ANALYZE", "PREPARE", "p", "EXECUTE", "BEGIN", "COMMIT", "SET", "LOCAL",
+    "TO", "DEFAULT", "::", "date", "UNION", "ALL", "ORDER", "BY", "LIMIT", "TRIGGER", "SCHEMA",
+    "lockstep", ".", "ONLY",
 ];

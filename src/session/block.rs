@@ -4,7 +4,7 @@ use super::leader::internal;
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::exchange::{Client, Link, Protocol, TxMode, Watch};
 use crate::sql::TxOp;
 
@@ -19,7 +19,9 @@ impl<P: Protocol> Session<P> {
                     deferrable: *deferrable,
                 };
                 self.begin(mode);
-                self.answered(step, "BEGIN")
+                let first = step.sql.split_whitespace().next().unwrap_or_default();
+                let started = first.eq_ignore_ascii_case("start");
+                self.answered(step, if started { "START TRANSACTION" } else { "BEGIN" })
             }
             TxOp::Commit { chain } => self.end(step, true, *chain).await,
             TxOp::Rollback { chain } => self.end(step, false, *chain).await,
@@ -76,10 +78,17 @@ impl<P: Protocol> Session<P> {
         self.answered(step, tag)
     }
 
-    async fn savepoint(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
-        if self.tx.is_none() {
-            return self.leader_read(step, crate::sql::Hold::Statement).await;
+    /// Savepoints need a transaction that the client has opened.
+    fn check_block(&self, what: &str) -> Result<(), Stop> {
+        if self.tx.as_ref().is_some_and(|tx| tx.explicit) {
+            return Ok(());
         }
+        let what = format!("{what} can only be used in transaction blocks");
+        Err(Failure::new(Kind::Protocol, what).code("25P01").into())
+    }
+
+    async fn savepoint(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
+        self.check_block("SAVEPOINT")?;
         self.on_leader_checked(step).await?;
         let (settings, scope) = (self.settings.clone(), self.scope.clone());
         if let Some(tx) = &mut self.tx {
@@ -90,9 +99,7 @@ impl<P: Protocol> Session<P> {
     }
 
     async fn release(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
-        if self.tx.is_none() {
-            return self.leader_read(step, crate::sql::Hold::Statement).await;
-        }
+        self.check_block("RELEASE SAVEPOINT")?;
         self.on_leader_checked(step).await?;
         if let Some(tx) = &mut self.tx {
             tx.release(name);
@@ -102,14 +109,13 @@ impl<P: Protocol> Session<P> {
     }
 
     async fn return_to(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
-        let Some(tx) = &mut self.tx else {
-            return self.leader_read(step, crate::sql::Hold::Statement).await;
-        };
+        self.check_block("ROLLBACK TO SAVEPOINT")?;
+        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
         if tx.failed && matches!(tx.place, Place::Nowhere) {
             let why = "its savepoints went with the backend that died";
             return Err(if tx.savepoints.is_empty() {
                 Failure::new(
-                    crate::error::Kind::InFailedTransaction,
+                    Kind::InFailedTransaction,
                     format!("savepoint \"{name}\" does not exist"),
                 )
                 .code("3B001")

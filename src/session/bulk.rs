@@ -29,6 +29,7 @@ impl<P: Protocol> Session<P> {
             rows: capture,
             sequences: capture.then_some(&step.statement.sequences),
             digest: false,
+            bulk: true,
         };
         let outcome = self.on_leader(step.work, watch).await?;
         if let Some(error) = outcome.error {

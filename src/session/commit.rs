@@ -13,7 +13,7 @@ use crate::cluster::ledger::Ticket;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
-use crate::sql::Isolation;
+use crate::sql::{Isolation, Touched};
 use crate::store::journal::Entry;
 
 /// The record of a transaction.
@@ -25,6 +25,10 @@ struct Record {
 impl<P: Protocol> Session<P> {
     /// Commits the transaction.
     pub(super) async fn commit(&mut self) -> Result<(), Stop> {
+        if let Err(stop) = self.run_deferred().await {
+            self.undo().await;
+            return Err(stop);
+        }
         let Some(mut tx) = self.tx.take() else { return Ok(()) };
         if tx.writing > 0 {
             let settings = tx.before.0.clone();
@@ -47,6 +51,31 @@ impl<P: Protocol> Session<P> {
             (self.settings, self.scope) = tx.before;
         }
         committed
+    }
+
+    /// Constraints and triggers that wait for the commit run before the commit point, on the leader:
+    /// what they refuse must be refused before anybody has committed, and what they change is captured.
+    async fn run_deferred(&mut self) -> Result<(), Stop> {
+        let late = self.shared.catalogs.has_deferrable();
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(()) };
+        if tx.writing == 0 || !(late || tx.ddl) {
+            return Ok(());
+        }
+        let from = tx.effects.len();
+        match leader.check_deferred().await {
+            Ok(outcome) => {
+                if let Some(error) = outcome.error {
+                    return Err(Stop::Server(error));
+                }
+                self.add_captured(Touched::Unknown, outcome, false)?;
+                self.stream(from).await
+            }
+            Err(broken) => {
+                self.leader_lost(&broken).await?;
+                Err(Failure::retry("its backend died while constraints were checked").into())
+            }
+        }
     }
 
     /// A transaction without effects ends on the leader alone.
@@ -98,22 +127,9 @@ impl<P: Protocol> Session<P> {
     async fn commit_members(
         &mut self,
         tx: &Transaction<P::Link>,
-        mut leader: Lease<P::Link>,
+        leader: Lease<P::Link>,
         mut shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
-        if self.shared.catalogs.has_deferrable() || tx.ddl {
-            match leader.check_deferred().await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    self.drop_all(leader, shares).await;
-                    return Err(Stop::Server(error));
-                }
-                Err(broken) => {
-                    shares::abandon(&self.shared, shares).await;
-                    return Err(self.lost_before_commit(&leader, &broken).await);
-                }
-            }
-        }
         let shared = self.shared.clone();
         let gate = shared.keeper.gate.read().await;
         let ticket = shared.ledger.begin(tx.writes.clone());
@@ -136,13 +152,6 @@ impl<P: Protocol> Session<P> {
         drop(ticket);
         drop(gate);
         ended
-    }
-
-    async fn lost_before_commit(&mut self, leader: &Lease<P::Link>, broken: &Broken) -> Stop {
-        let (backend, generation) = (leader.backend().index, leader.generation());
-        let force = matches!(broken, Broken::Silent(_));
-        self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
-        Failure::retry("its session on the leader ended before the commit").into()
     }
 
     async fn drop_all(&mut self, mut leader: Lease<P::Link>, shares: Vec<Share<P::Link>>) {

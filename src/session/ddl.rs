@@ -68,7 +68,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Runs a statement of ours in the transaction on the leader.
-    async fn quietly(&mut self, sql: &str) -> Result<(), Stop> {
+    pub(super) async fn quietly(&mut self, sql: &str) -> Result<(), Stop> {
         let Some(tx) = &mut self.tx else { return Ok(()) };
         let Place::Leading { leader, .. } = &mut tx.place else { return Ok(()) };
         match leader.ask(sql, &[]).await {
@@ -129,6 +129,7 @@ impl<P: Protocol> Session<P> {
             rows: true,
             sequences: Some(&step.statement.sequences),
             digest: false,
+            bulk: false,
         };
         let outcome = self.on_leader(&fill, watch).await?;
         if let Some(error) = outcome.error {

@@ -248,11 +248,22 @@ impl<P: Protocol> Session<P> {
         (self.settings, self.scope) = tx.before;
         match tx.place {
             Place::Nowhere => {}
-            Place::Reading(lease) => self.end_reading(lease).await,
+            Place::Reading(mut lease) => {
+                let before = (!tx.context.is_empty()).then(|| lease.reported().clone());
+                lease.queue_rollback();
+                if let Ok(None) = lease.drain().await {
+                    self.report_changes(before, lease.reported());
+                    lease.release();
+                }
+            }
             Place::Leading { mut leader, shares, .. } => {
+                let before = (!tx.context.is_empty()).then(|| leader.reported().clone());
                 leader.queue_rollback();
                 let (ended, ()) =
                     tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
+                if ended.is_ok() {
+                    self.report_changes(before, leader.reported());
+                }
                 match ended {
                     Ok(_) => self.give_back(leader),
                     Err(broken) => {
@@ -262,6 +273,18 @@ impl<P: Protocol> Session<P> {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells the client which reported settings the end of a transaction has taken back.
+    fn report_changes(
+        &mut self,
+        before: Option<std::collections::BTreeMap<String, String>>,
+        now: &std::collections::BTreeMap<String, String>,
+    ) {
+        let Some(before) = before else { return };
+        for (name, value) in now.iter().filter(|(name, value)| before.get(*name) != Some(*value)) {
+            self.client.report(name, value);
         }
     }
 

@@ -188,7 +188,10 @@ impl<P: Protocol> Session<P> {
                         self.held_lost(&broken.to_string()).await;
                     } else {
                         use crate::exchange::Sink;
-                        self.client.buffer().extend_from_slice(&said.0);
+                        self.client.buffer().extend_from_slice(&said.messages);
+                        for (name, value) in &said.reports {
+                            self.client.report(name, value);
+                        }
                         self.client.flush().await?;
                     }
                 }
@@ -229,6 +232,10 @@ impl<P: Protocol> Session<P> {
                 }
                 Err(_) => self.undo().await,
             }
+        }
+        if end == End::Flush && stopped.is_err() && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+            // Everything up to the end of the pipeline is passed over: nothing of it will be kept.
+            self.undo().await;
         }
         match stopped {
             Ok(()) => {}
@@ -273,11 +280,18 @@ impl<P: Protocol> Session<P> {
 
 /// Holds what a server said unasked until it can be handed on.
 #[derive(Debug, Default)]
-struct Unasked(bytes::BytesMut);
+struct Unasked {
+    messages: bytes::BytesMut,
+    reports: Vec<(String, String)>,
+}
 
 impl crate::exchange::Sink for Unasked {
     fn buffer(&mut self) -> &mut bytes::BytesMut {
-        &mut self.0
+        &mut self.messages
+    }
+
+    fn report(&mut self, name: &str, value: &str) {
+        self.reports.push((name.to_owned(), value.to_owned()));
     }
 
     async fn flush(&mut self) -> Result<(), Gone> {

@@ -11,7 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{
     Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, Text, TxMode, Watch, Work,
 };
-use crate::sql::{Class, Discard, Hold, Statement, TxOp};
+use crate::sql::{Catalog, Class, Discard, Hold, Statement, TxOp, analyze};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -34,7 +34,13 @@ impl<P: Protocol> Session<P> {
                 None => self.unexecuted(&item.work).await?,
             }
         }
-        batch.failure.map_or(Ok(()), |failure| Err(failure.into()))
+        match batch.failure {
+            None => Ok(()),
+            Some(failure) => {
+                self.after_error().await;
+                Err(failure.into())
+            }
+        }
     }
 
     async fn item(
@@ -120,11 +126,7 @@ impl<P: Protocol> Session<P> {
             Class::Discard(Discard::Plans) => self.answered(step, "DISCARD PLANS"),
             Class::Discard(Discard::Sequences) => self.answered(step, "DISCARD SEQUENCES"),
             Class::Execute(name) => self.execute(step, name).await,
-            Class::PrepareSql { name, body } => {
-                self.leader_read(step, Hold::Session).await?;
-                self.prepared.insert(name.clone(), (**body).clone());
-                Ok(())
-            }
+            Class::PrepareSql { name, body } => self.prepare(step, name, body).await,
             Class::Listen(channel) => {
                 self.leader_read(step, Hold::Statement).await?;
                 self.stays.listens.insert(channel.clone());
@@ -140,12 +142,39 @@ impl<P: Protocol> Session<P> {
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
             Class::Refused(refusal) => {
+                if let Some(other) = self.second_look(step).await? {
+                    let step = Step { statement: &other, ..*step };
+                    return Box::pin(self.dispatch(&step)).await;
+                }
                 Err(Failure::new(Kind::Refused, refusal.message.clone())
                     .code(refusal.sqlstate)
                     .hint(refusal.hint.clone())
                     .into())
             }
         }
+    }
+
+    /// A refusal may come from not knowing what the same transaction has just made: the catalog as
+    /// the transaction sees it decides. `None` when the refusal stands.
+    async fn second_look(&mut self, step: &Step<'_, P::Work>) -> Result<Option<Statement>, Stop> {
+        let Some(tx) = self.tx.as_mut().filter(|tx| tx.ddl) else { return Ok(None) };
+        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(None) };
+        let mut answers = std::collections::BTreeMap::new();
+        for (name, sql) in Catalog::queries() {
+            match leader.ask(sql, &[]).await {
+                Ok(Ok(rows)) => answers.insert(*name, rows),
+                Ok(Err(error)) => return Err(Stop::Server(error)),
+                Err(broken) => {
+                    self.leader_lost(&broken).await?;
+                    return Err(Failure::retry("its backend died in the middle of DDL").into());
+                }
+            };
+        }
+        let catalog = Catalog::from_rows(&answers).map_err(|e| internal(&e))?;
+        let Ok(script) = analyze(&step.text.sql, &catalog, &self.scope) else { return Ok(None) };
+        let mut statements = script.statements.into_iter();
+        let same = statements.find(|s| s.range == step.statement.range);
+        Ok(same.filter(|s| !matches!(s.class, Class::Refused(_))))
     }
 
     pub(super) fn answered(&mut self, step: &Step<'_, P::Work>, tag: &str) -> Result<(), Stop> {
@@ -278,14 +307,16 @@ impl<P: Protocol> Session<P> {
     async fn deallocate(&mut self, step: &Step<'_, P::Work>, name: Option<&str>) -> Result<(), Stop> {
         let Some(name) = name else {
             for name in std::mem::take(&mut self.prepared).into_keys() {
-                if let Some(held) = &mut self.held {
-                    held.queue(&format!("DEALLOCATE {}", crate::store::capture::quoted(&name)));
-                }
+                self.drop_prepared(&name);
             }
             self.client.forget_prepared(None);
             return self.answered(step, "DEALLOCATE ALL");
         };
-        if self.prepared.remove(name).is_none() && self.client.forget_prepared(Some(name)) {
+        if self.prepared.remove(name).is_some() {
+            self.drop_prepared(name);
+            return self.answered(step, "DEALLOCATE");
+        }
+        if self.client.forget_prepared(Some(name)) {
             return self.answered(step, "DEALLOCATE");
         }
         self.leader_read(step, Hold::Statement).await
@@ -301,6 +332,7 @@ impl<P: Protocol> Session<P> {
             Class::Keyed => self.write(&step, false, Hold::Statement).await,
             Class::Captured { hold } => self.write(&step, false, *hold).await,
             Class::Refused(_) => Box::pin(self.dispatch(&step)).await,
+            Class::Read => self.read(&step).await,
             _ => self.leader_read(&step, Hold::Statement).await,
         }
     }

@@ -9,7 +9,8 @@ use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Link, Protocol, Settings, Sink, Watch};
-use crate::sql::{Isolation, Modes, Scope, SetOp};
+use crate::exchange::PREPARED;
+use crate::sql::{Isolation, Modes, Scope, SetOp, Statement};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
@@ -96,6 +97,31 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
         }
+    }
+
+    /// SQL's own PREPARE: it follows the session like a setting.
+    pub(super) async fn prepare(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        name: &str,
+        body: &Statement,
+    ) -> Result<(), Stop> {
+        self.establish(step).await?;
+        self.keep(&prepared_key(name), Some(step.sql.to_owned()), None, &[]);
+        self.note_context(step.sql);
+        self.prepared.insert(name.to_owned(), body.clone());
+        // Not even a rollback takes a prepared statement back.
+        if let Some(tx) = &mut self.tx {
+            let mut before = (*tx.before.0).clone();
+            before.insert(prepared_key(name), step.sql.to_owned());
+            tx.before.0 = Settings::new(before);
+        }
+        Ok(())
+    }
+
+    /// Forgets one of SQL's prepared statements.
+    pub(super) fn drop_prepared(&mut self, name: &str) {
+        self.keep(&prepared_key(name), None, None, &[]);
     }
 
     /// `SELECT set_config(…)` with constants: a SET in other clothes.
@@ -203,23 +229,39 @@ impl<P: Protocol> Session<P> {
         }
     }
 
+    /// RESET ALL, key by key: the proxy's own settings of a server's session must survive it.
     async fn reset_all(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
-        self.establish(step).await?;
+        let mut statements: Vec<String> =
+            self.settings.keys().map(|key| format!("RESET {key}")).collect();
+        statements.extend(self.initial.values().cloned());
         let temp_tables = self.scope.temp_tables.clone();
+        if self.tx.is_some() {
+            self.ensure_leading().await?;
+            for statement in &statements {
+                self.quietly(statement).await?;
+                self.note_context(statement);
+            }
+        }
         self.settings = self.initial.clone();
         let mut scope = (*self.initial_scope()).clone();
         scope.temp_tables = temp_tables;
         self.scope = Arc::new(scope);
-        // The server's session has lost what the start-up message chose for the client: it is told
-        // again when the connection is used the next time.
-        if let Some(tx) = &mut self.tx {
-            tx.add_context("RESET ALL");
-            for statement in self.initial.values() {
-                tx.add_context(statement);
+        self.report_settings().await?;
+        self.answered(step, "RESET")
+    }
+
+    /// Tells the client what the server reports now that the settings have changed behind its back.
+    pub(super) async fn report_settings(&mut self) -> Result<(), Stop> {
+        if self.tx.is_some() {
+            return Ok(());
+        }
+        let mut lease = self.read_lease().await?;
+        lease.adopt(&self.settings);
+        if let Ok(None) = lease.drain().await {
+            for (name, value) in lease.reported() {
+                self.client.report(name, value);
             }
-            tx.sets = true;
-        } else if let Some(lease) = &mut self.last {
-            lease.assume(Settings::default());
+            lease.release();
         }
         Ok(())
     }
@@ -260,6 +302,11 @@ fn characteristics(modes: Modes) -> Vec<(&'static str, String)> {
         }
     }
     found
+}
+
+/// Under which key a prepared statement follows its session.
+fn prepared_key(name: &str) -> String {
+    format!("{PREPARED}{}", quoted(name))
 }
 
 /// What a setting means for reading statements.

@@ -37,6 +37,7 @@ impl<P: Protocol> Session<P> {
                 rows: !keyed,
                 sequences: (!keyed).then_some(&step.statement.sequences),
                 digest: false,
+                bulk: false,
             };
             let mark = (self.client.buffer().len(), self.client.flushes());
             let outcome = self.on_leader(step.work, watch).await?;
@@ -188,7 +189,7 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn write_misjudged(&mut self, work: &P::Work) -> Result<(), Stop> {
         self.open_block(false, TxMode::default());
         let watch =
-            Watch { rows: true, sequences: Some(&Sequences::Any), digest: false };
+            Watch { rows: true, sequences: Some(&Sequences::Any), digest: false, bulk: false };
         let outcome = self.on_leader(work, watch).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));

@@ -144,8 +144,8 @@ fn fills(names: Names<'_>, column: &ColumnDef) -> Option<Refusal> {
                  backend finds them",
                 column.colname
             ),
-            "In three steps: ADD COLUMN as a plain integer; CREATE SEQUENCE … OWNED BY it and ALTER \
-             COLUMN … SET DEFAULT nextval(…); UPDATE the existing rows SET it = DEFAULT.",
+            "In three steps: ADD COLUMN as a plain integer; CREATE SEQUENCE … OWNED BY it and \
+             ALTER COLUMN … SET DEFAULT nextval(…); UPDATE the existing rows SET it = DEFAULT.",
         ));
     }
     varies.then(|| {

@@ -11,7 +11,8 @@ use super::functions;
 use super::names;
 use super::piece::Piece;
 use super::resolve::Names;
-use super::statement::{Class, Hold, Maintenance, ParseError, Refusal, Scope, Script, Statement};
+use super::scope::{ParseError, Scope};
+use super::statement::{Class, Hold, Maintenance, Refusal, Script, Sequences, SetOp, Statement};
 use super::walk::Walker;
 use super::{copy, create, ddl, keyed, session};
 
@@ -99,9 +100,7 @@ fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::TransactionStmt(tx) => session::transaction(tx),
         NodeEnum::VariableSetStmt(set) => session::set(set),
         NodeEnum::VariableShowStmt(show) => session::show(show),
-        NodeEnum::ConstraintsSetStmt(_) => {
-            Statement::new("set", Class::Set(super::statement::SetOp::Constraints))
-        }
+        NodeEnum::ConstraintsSetStmt(_) => Statement::new("set", Class::Set(SetOp::Constraints)),
         NodeEnum::DiscardStmt(discard) => session::discard(discard),
         NodeEnum::DeclareCursorStmt(declare) => session::declare(names, declare),
         NodeEnum::FetchStmt(fetch) => session::fetch(fetch),
@@ -125,7 +124,7 @@ fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
             walker.effects.unknown_rows();
             walker.effects.into_statement("call", true)
         }
-        NodeEnum::DoStmt(stmt) => ddl::inline_code(stmt),
+        NodeEnum::DoStmt(stmt) => ddl::inline_code(names, stmt),
         NodeEnum::CheckPointStmt(_) => {
             Statement::maintenance("checkpoint", Maintenance::Everywhere)
         }
@@ -145,8 +144,9 @@ fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
         walker.effects.hold = Hold::Statement;
     }
     let statement = finish(piece.names, walker, "select", true);
+    let refused = matches!(statement.class, Class::Refused(_));
     Statement {
-        set_config,
+        set_config: set_config.filter(|_| !refused),
         ..statement
     }
 }
@@ -199,22 +199,25 @@ fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
         }
         NodeEnum::MergeStmt(merge) => {
             walker.merge(merge);
-            ("merge", false, merge.returning_clause.is_some())
+            ("merge", None, merge.returning_clause.is_some())
         }
         _ => return Statement::opaque("other"),
     };
     let statement = finish(names, walker, tag, returning);
-    if keyed && matches!(statement.class, Class::Captured { .. }) {
+    match keyed {
         // Nothing is left to defaults, so no sequence moves.
-        let sequences = super::statement::Sequences::None;
-        return Statement {
+        Some(condition) if condition.is_empty() && statement.is_captured() => Statement {
             class: Class::Keyed,
-            sequences,
+            sequences: Sequences::None,
             clock: false,
             ..statement
-        };
+        },
+        Some(keyed_if) if statement.is_captured() => Statement {
+            keyed_if,
+            ..statement
+        },
+        _ => statement,
     }
-    statement
 }
 
 fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
@@ -223,13 +226,14 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
     };
     let inner = classify(piece, query);
     let runs = names::option_on(&explain.options, "analyze");
+    if runs && matches!(inner.class, Class::Execute(_)) {
+        return Statement::opaque("explain");
+    }
     let class = match (inner.class, runs) {
         (Class::Refused(refusal), true) => Class::Refused(refusal),
         (Class::LeaderRead { hold }, _) => Class::LeaderRead { hold },
         (Class::Read, _) => Class::Read,
-        (Class::Execute(_), true) => Class::Captured {
-            hold: Hold::Session,
-        },
+
         (Class::Execute(_), false) => Class::LeaderRead {
             hold: Hold::Statement,
         },
@@ -257,6 +261,7 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
             creates_temp: Vec::new(),
             drops: Vec::new(),
             set_config: None,
+            keyed_if: Vec::new(),
             ..inner
         };
     }
@@ -297,6 +302,8 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
             hold: Hold::Statement,
         };
     }
+    // What EXECUTE passes are expressions, not values that could be looked at.
+    body.keyed_if.clear();
     let class = Class::PrepareSql {
         name: prepare.name.clone(),
         body: Box::new(body),

@@ -1,19 +1,17 @@
 //! Builds the catalog from what a backend says about itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::catalog::{
-    Catalog, Column, DefaultKind, Function, Operator, Reference, Relation, RelationKind, TypeClass,
-    UserType,
+    Catalog, Column, DefaultKind, Function, Operator, Reference, Relation, RelationKind, Triggers,
+    TypeClass, UserType,
 };
 use super::effects::{Effects, Volatility};
 use super::facts;
 use super::queries::QUERIES;
 use super::resolve::builtin_type;
+use super::rows::{Numbers, Rows, by_number, count, find_type, flag, table, text, value};
 use super::statement::{Hold, Sequences};
-
-/// The answers, by the name of the query.
-pub(super) type Rows<'r> = BTreeMap<&'r str, Vec<Vec<Option<String>>>>;
 
 impl Catalog {
     /// What to ask a backend: name and text, to be run with `search_path = pg_catalog`, every
@@ -27,12 +25,14 @@ impl Catalog {
     /// A query that was not asked, or a row of another shape, is an error: a catalog that lacks
     /// half of what it should know would take writes for reads.
     pub fn from_rows(rows: &Rows<'_>) -> Result<Self, String> {
+        let casts = table(rows, "casts", 1)?;
         let mut catalog = Self {
             system: table(rows, "system", 1)?
                 .iter()
                 .map(|row| text(row, 0))
                 .collect(),
-            wild_casts: !table(rows, "casts", 1)?.is_empty(),
+            wild_casts: casts.iter().any(|row| value(row, 0) == Some("v")),
+            loose_casts: !casts.is_empty(),
             ..Self::default()
         };
         functions(&mut catalog, rows)?;
@@ -55,51 +55,8 @@ impl Catalog {
     }
 }
 
-/// Where a relation's object number leads to: its bare name and its place among those of that name.
-pub(super) type Numbers = HashMap<String, (String, usize)>;
-
-/// The rows of a query, each of at least this width.
-pub(super) fn table<'r>(
-    rows: &'r Rows<'_>,
-    name: &str,
-    width: usize,
-) -> Result<&'r [Vec<Option<String>>], String> {
-    let found = rows
-        .get(name)
-        .ok_or_else(|| format!("the catalog query {name} was not asked"))?;
-    match found.iter().find(|row| row.len() < width) {
-        Some(row) => Err(format!(
-            "{name}: a row of {} columns, not {width}",
-            row.len()
-        )),
-        None => Ok(found),
-    }
-}
-
-pub(super) fn value(row: &[Option<String>], at: usize) -> Option<&str> {
-    row.get(at)?.as_deref()
-}
-
-pub(super) fn text(row: &[Option<String>], at: usize) -> String {
-    value(row, at).unwrap_or("").to_owned()
-}
-
-fn flag(row: &[Option<String>], at: usize) -> bool {
-    matches!(value(row, at), Some("t" | "true"))
-}
-
-/// The relation behind an object number.
-pub(super) fn by_number<'c>(
-    catalog: &'c mut Catalog,
-    numbers: &Numbers,
-    number: &str,
-) -> Option<&'c mut Relation> {
-    let (name, at) = numbers.get(number)?;
-    catalog.relations.get_mut(name)?.get_mut(*at)
-}
-
 fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
-    for row in table(rows, "builtins", 4)? {
+    for row in table(rows, "builtins", 6)? {
         let function = Function {
             schema: "pg_catalog".to_owned(),
             volatility: Volatility::from_letter(&text(row, 1)),
@@ -108,6 +65,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             takes_time: flag(row, 2),
             scalar: flag(row, 3),
             hold: Hold::Statement,
+            args: count(row, 4)..=count(row, 5),
         };
         catalog
             .functions
@@ -115,17 +73,18 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             .or_default()
             .push(function);
     }
-    let users = table(rows, "functions", 8)?;
+    let users = table(rows, "functions", 10)?;
     let holds = facts::function_holds(users);
     for (row, hold) in users.iter().zip(holds) {
         let function = Function {
             schema: text(row, 0),
-            volatility: Volatility::from_letter(&text(row, 2)),
+            volatility: facts::honest_volatility(row),
             builtin: false,
             extension: text(row, 3),
             takes_time: flag(row, 4),
             scalar: flag(row, 5),
             hold,
+            args: count(row, 8)..=count(row, 9),
         };
         catalog
             .functions
@@ -186,18 +145,6 @@ fn types(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn find_type<'c>(
-    catalog: &'c mut Catalog,
-    schema: &str,
-    name: &str,
-) -> Option<&'c mut UserType> {
-    catalog
-        .types
-        .get_mut(name)?
-        .iter_mut()
-        .find(|kind| kind.schema == schema)
-}
-
 fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> {
     let mut numbers = Numbers::new();
     for row in table(rows, "relations", 7)? {
@@ -218,7 +165,7 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
             kind,
             columns: Vec::new(),
             keys: Vec::new(),
-            triggers: false,
+            triggers: Triggers::default(),
             trigger_hold: Hold::Statement,
             rules: flag(row, 6),
             row_security: flag(row, 5),
@@ -227,6 +174,7 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
             referenced: Vec::new(),
             reach: Vec::new(),
             reach_hidden: false,
+            insert_hidden: false,
             read_effects: Effects::default(),
             refresh_effects: Effects::default(),
             check_effects: Effects::default(),
@@ -328,7 +276,7 @@ fn references(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Resu
 }
 
 fn triggers(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result<(), String> {
-    for row in table(rows, "triggers", 3)? {
+    for row in table(rows, "triggers", 4)? {
         let (schema, name) = (text(row, 1), text(row, 2));
         let hold = catalog
             .functions
@@ -340,7 +288,11 @@ fn triggers(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
             .max()
             .unwrap_or(Hold::Statement);
         if let Some(relation) = by_number(catalog, numbers, &text(row, 0)) {
-            relation.triggers = true;
+            // What is not understood fires on everything.
+            let bits = value(row, 3)
+                .and_then(|bits| bits.parse().ok())
+                .unwrap_or(u32::MAX);
+            relation.triggers.add(bits);
             relation.trigger_hold = relation.trigger_hold.max(hold);
         }
     }
@@ -370,7 +322,7 @@ fn reach(catalog: &mut Catalog) {
                     .cloned()
                     .chain(children)
                     .collect(),
-                hidden: relation.triggers || relation.rules,
+                hidden: relation.triggers.any_row() || relation.rules,
                 hold: relation.trigger_hold,
             };
             (relation.full.clone(), node)
@@ -388,8 +340,12 @@ fn reach(catalog: &mut Catalog) {
             }
         }
         found.sort();
-        for node in found.iter().filter_map(|child| graph.get(child)) {
+        for child in &found {
+            let Some(node) = graph.get(child) else {
+                continue;
+            };
             relation.reach_hidden |= node.hidden;
+            relation.insert_hidden |= node.hidden && relation.descendants.contains(child);
             relation.trigger_hold = relation.trigger_hold.max(node.hold);
         }
         relation.reach = found;

@@ -1,6 +1,7 @@
 //! What the classifier knows of the database: plain data, looked up by name.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use super::effects::{Effects, Volatility};
 use super::statement::{Hold, Sequences};
@@ -19,6 +20,8 @@ pub struct Catalog {
     pub(super) system: HashSet<String>,
     /// Somebody made an implicit cast with a volatile function: any expression may call it.
     pub(super) wild_casts: bool,
+    /// … or with one that is not immutable: no expression is proved to be the same everywhere.
+    pub(super) loose_casts: bool,
 }
 
 /// A table, view, sequence, …
@@ -33,8 +36,8 @@ pub(super) struct Relation {
     pub columns: Vec<Column>,
     /// Immediate unique keys over NOT NULL columns, the primary key first.
     pub keys: Vec<Vec<String>>,
-    /// User triggers that can fire on rows.
-    pub triggers: bool,
+    /// User triggers.
+    pub triggers: Triggers,
     /// What the trigger functions may leave in the server session.
     pub trigger_hold: Hold,
     pub rules: bool,
@@ -49,6 +52,8 @@ pub(super) struct Relation {
     pub reach: Vec<String>,
     /// Triggers or rules in that reach.
     pub reach_hidden: bool,
+    /// Triggers or rules among the descendants, where new rows may go.
+    pub insert_hidden: bool,
     /// What reading does: a view's query, a table's policies.
     pub read_effects: Effects,
     /// What filling a materialized view again does.
@@ -57,6 +62,30 @@ pub(super) struct Relation {
     pub check_effects: Effects,
     /// What filling in the defaults does.
     pub default_effects: Effects,
+}
+
+/// What fires a table's triggers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Triggers {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+    pub truncate: bool,
+}
+
+impl Triggers {
+    /// Adds one, from `pg_trigger.tgtype`.
+    pub(super) fn add(&mut self, bits: u32) {
+        self.insert |= bits & 4 != 0;
+        self.delete |= bits & 8 != 0;
+        self.update |= bits & 16 != 0;
+        self.truncate |= bits & 32 != 0;
+    }
+
+    /// Whether any fires on rows.
+    pub(super) fn any_row(self) -> bool {
+        self.insert || self.update || self.delete
+    }
 }
 
 /// What stands behind a relation's name.
@@ -124,7 +153,7 @@ pub(super) struct Reference {
     pub child: String,
 }
 
-/// All functions of one name in one schema, taken together.
+/// Functions of one name in one schema that a call may mean, taken together.
 #[derive(Debug, Clone)]
 pub(super) struct Function {
     pub schema: String,
@@ -140,6 +169,8 @@ pub(super) struct Function {
     pub scalar: bool,
     /// What its body may leave in the server session.
     pub hold: Hold,
+    /// How many arguments it takes.
+    pub args: RangeInclusive<usize>,
 }
 
 /// All operators of one name, taken together.

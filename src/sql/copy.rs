@@ -68,11 +68,11 @@ fn copy_in(names: Names<'_>, copy: &CopyStmt) -> Statement {
 fn may_go_to_all(names: Names<'_>, table: &Relation, copy: &CopyStmt) -> bool {
     let plain = table.kind == RelationKind::Table
         && table.descendants.is_empty()
-        && !table.triggers
+        && !table.triggers.insert
         && !table.rules
         && !table.row_security
         && table.plain_checks
-        && !names.catalog.wild_casts;
+        && !names.catalog.loose_casts;
     let given = |name: &str| {
         copy.attlist.is_empty()
             || copy

@@ -1,8 +1,9 @@
 //! CREATE TABLE and its kin, and what is created and filled by one statement.
 
 use pg_query::protobuf::{
-    ColumnDef, ConstrType, Constraint, CreateStmt, CreateTableAsStmt, IndexStmt, IntoClause,
-    ObjectType, OnCommitAction, RangeVar, RefreshMatViewStmt, SelectStmt, Token, ViewStmt,
+    ColumnDef, ConstrType, Constraint, CreateDomainStmt, CreateStmt, CreateTableAsStmt, IndexStmt,
+    IntoClause, ObjectType, OnCommitAction, RangeVar, RefreshMatViewStmt, SelectStmt, Token,
+    ViewStmt,
 };
 use pg_query::{Node, NodeEnum};
 
@@ -81,6 +82,30 @@ pub(super) fn stored(effects: &Effects) -> Option<Statement> {
     })
 }
 
+/// The same of expressions that are stored with an object.
+pub(super) fn storing(names: Names<'_>, expressions: &[&Option<Box<Node>>]) -> Option<Statement> {
+    let mut walker = Walker::new(names);
+    for expression in expressions {
+        walker.opt(expression);
+    }
+    // A function's body may name temporary tables; it is not bound to them.
+    stored(&Effects {
+        temp: false,
+        ..walker.effects
+    })
+}
+
+/// CREATE DOMAIN.
+pub(super) fn domain(names: Names<'_>, domain: &CreateDomainStmt) -> Statement {
+    let mut walker = Walker::new(names);
+    for node in &domain.constraints {
+        if let Some(NodeEnum::Constraint(constraint)) = &node.node {
+            constraint_literals(&mut walker, constraint);
+        }
+    }
+    stored(&walker.effects).unwrap_or_else(|| Statement::ddl(Ddl::default()))
+}
+
 /// Literals in a column's definition.
 pub(super) fn column_literals<'t>(walker: &mut Walker<'_, 't>, column: &'t ColumnDef) {
     let class = column
@@ -120,9 +145,7 @@ pub(super) fn partition_literals<'t>(
     let mut inner = Walker::new(walker.names);
     inner.nodes(&bound.listdatums);
     for datum in bound.lowerdatums.iter().chain(&bound.upperdatums) {
-        if let Some(NodeEnum::PartitionRangeDatum(datum)) = &datum.node {
-            inner.opt(&datum.value);
-        }
+        inner.node(datum);
     }
     walker.effects.folded |= inner.effects.folded;
 }

@@ -1,18 +1,14 @@
 //! Statements about the schema, roles and the server.
 
-use pg_query::protobuf::{
-    DoStmt, DropStmt, GrantStmt, ObjectType, RangeVar, ReindexObjectType, ReindexStmt, RenameStmt,
-    Token, TruncateStmt, VacuumStmt,
-};
+use pg_query::protobuf::{CreateFunctionStmt, CreateSeqStmt, DoStmt, ObjectType, RangeVar, Token};
 use pg_query::{Node, NodeEnum};
 
-use super::catalog::Relation;
-use super::names::{self, quote};
+use super::names;
 use super::piece::Piece;
 use super::resolve::{Found, Names, is_temp_schema};
-use super::statement::{Class, Ddl, Hold, Maintenance, Refusal, Sequences, Statement, Touched};
+use super::statement::{Class, Ddl, Hold, Maintenance, Refusal, Sequences, Statement};
 use super::tokens::Tokens;
-use super::{alter, create, functions, role};
+use super::{alter, create, facts, functions, relations, role};
 
 fn refused(message: impl Into<String>, hint: &str) -> Statement {
     Statement::refused("ddl", Refusal::unsupported(message, hint))
@@ -33,17 +29,23 @@ pub(super) fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
     {
         return Statement::ddl(Ddl::default());
     }
-    if piece.tokens().is_none_or(|tokens| names_own(&tokens)) {
+    let Some(tokens) = piece.tokens() else {
+        return refused(
+            "a statement about the schema with backslashes in plain literals cannot be judged",
+            "SET standard_conforming_strings = on, or write E'…'.",
+        );
+    };
+    if names_own(&tokens) {
         return Statement::refused(
             "ddl",
             Refusal::reserved("what the proxy keeps in the database is changed by the proxy alone"),
         );
     }
-    relations(piece, node)
+    on_relations(piece, node)
 }
 
 /// Statements about relations.
-fn relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
+fn on_relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
     let names = piece.names;
     let on = |relation: &Option<RangeVar>| match relation {
         Some(var) if names.is_temp(var) => Statement::temporary(Hold::Session),
@@ -57,28 +59,15 @@ fn relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::IndexStmt(stmt) => create::index(names, stmt),
         NodeEnum::RefreshMatViewStmt(stmt) => create::refresh(names, stmt),
         NodeEnum::AlterTableStmt(stmt) => alter::table(names, stmt),
-        NodeEnum::CreateSeqStmt(stmt) => match &stmt.sequence {
-            Some(var) if names.makes_temp(var) => Statement {
-                creates_temp: vec![var.relname.clone()],
-                ..Statement::temporary(Hold::Session)
-            },
-            _ => Statement::ddl(Ddl::default()),
+        NodeEnum::CreateSeqStmt(stmt) => create_sequence(names, stmt),
+        NodeEnum::AlterSeqStmt(stmt) => Statement {
+            resets_sequences: names::option(&stmt.options, "restart").is_some(),
+            sequences: sequence(names, &stmt.sequence),
+            ..on(&stmt.sequence)
         },
-        NodeEnum::AlterSeqStmt(stmt) => {
-            let restarts = names::option(&stmt.options, "restart").is_some();
-            let sequences = match stmt.sequence.as_ref().map(|var| names.relation(var)) {
-                Some(Found::Known(sequence)) => Sequences::Named(vec![sequence.quoted.clone()]),
-                _ => Sequences::Any,
-            };
-            Statement {
-                resets_sequences: restarts,
-                sequences,
-                ..on(&stmt.sequence)
-            }
-        }
-        NodeEnum::DropStmt(stmt) => drop(names, stmt),
-        NodeEnum::TruncateStmt(stmt) => truncate(names, stmt),
-        NodeEnum::RenameStmt(stmt) => rename(names, stmt),
+        NodeEnum::DropStmt(stmt) => relations::drop(names, stmt),
+        NodeEnum::TruncateStmt(stmt) => relations::truncate(names, stmt),
+        NodeEnum::RenameStmt(stmt) => relations::rename(names, stmt),
         NodeEnum::AlterObjectSchemaStmt(stmt) => on(&stmt.relation),
         NodeEnum::AlterOwnerStmt(stmt) => match ObjectType::try_from(stmt.object_type) {
             Ok(ObjectType::ObjectLargeobject) => {
@@ -86,18 +75,22 @@ fn relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
             }
             _ => on(&stmt.relation),
         },
-        NodeEnum::CreateTrigStmt(stmt) => on(&stmt.relation),
+        NodeEnum::CreateTrigStmt(stmt) => {
+            create::storing(names, &[&stmt.when_clause]).unwrap_or_else(|| on(&stmt.relation))
+        }
         NodeEnum::RuleStmt(stmt) => on(&stmt.relation),
-        NodeEnum::CreatePolicyStmt(stmt) => on(&stmt.table),
-        NodeEnum::AlterPolicyStmt(stmt) => on(&stmt.table),
+        NodeEnum::CreatePolicyStmt(stmt) => create::storing(names, &[&stmt.qual, &stmt.with_check])
+            .unwrap_or_else(|| on(&stmt.table)),
+        NodeEnum::AlterPolicyStmt(stmt) => create::storing(names, &[&stmt.qual, &stmt.with_check])
+            .unwrap_or_else(|| on(&stmt.table)),
         NodeEnum::CommentStmt(stmt) => match ObjectType::try_from(stmt.objtype) {
             Ok(ObjectType::ObjectLargeobject) => {
                 Statement::refused("ddl", functions::large_objects())
             }
-            _ => named_object(names, stmt.object.as_deref()),
+            _ => relations::named_object(names, stmt.object.as_deref()),
         },
-        NodeEnum::GrantStmt(stmt) => grant(names, stmt),
-        NodeEnum::VacuumStmt(stmt) => vacuum(names, stmt),
+        NodeEnum::GrantStmt(stmt) => relations::grant(names, stmt),
+        NodeEnum::VacuumStmt(stmt) => relations::vacuum(names, stmt),
         NodeEnum::ClusterStmt(stmt) => match &stmt.relation {
             None => Statement::maintenance("cluster", Maintenance::Everywhere),
             some => Statement {
@@ -105,26 +98,48 @@ fn relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
                 ..on(some)
             },
         },
-        NodeEnum::ReindexStmt(stmt) => reindex(names, stmt),
-        NodeEnum::CreateFunctionStmt(stmt) => {
-            let temp =
-                matches!(names::qualified(&stmt.funcname), Some((s, _)) if is_temp_schema(s));
-            if mentions_own(&stmt.options) {
-                return reserved_code();
-            }
-            if temp {
-                Statement::temporary(Hold::Session)
-            } else {
-                Statement::ddl(Ddl::default())
-            }
-        }
+        NodeEnum::ReindexStmt(stmt) => relations::reindex(names, stmt),
+        NodeEnum::CreateFunctionStmt(stmt) => create_function(names, stmt),
         _ => others(piece, node),
     }
+}
+
+fn create_sequence(names: Names<'_>, create: &CreateSeqStmt) -> Statement {
+    match &create.sequence {
+        Some(var) if names.makes_temp(var) => Statement {
+            creates_temp: vec![var.relname.clone()],
+            ..Statement::temporary(Hold::Session)
+        },
+        _ => Statement::ddl(Ddl::default()),
+    }
+}
+
+fn sequence(names: Names<'_>, var: &Option<RangeVar>) -> Sequences {
+    match var.as_ref().map(|var| names.relation(var)) {
+        Some(Found::Known(sequence)) => Sequences::Named(vec![sequence.quoted.clone()]),
+        Some(Found::Temp) => Sequences::None,
+        _ => Sequences::Any,
+    }
+}
+
+fn create_function(names: Names<'_>, create: &CreateFunctionStmt) -> Statement {
+    if mentions_own(&create.options) {
+        return reserved_code();
+    }
+    let temp = names::qualified(&create.funcname).is_some_and(|(s, _)| is_temp_schema(s));
+    create::storing(names, &[&create.sql_body]).unwrap_or_else(|| {
+        if temp {
+            Statement::temporary(Hold::Session)
+        } else {
+            Statement::ddl(Ddl::default())
+        }
+    })
 }
 
 /// Statements about everything else.
 fn others(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
     match node {
+        NodeEnum::CreateDomainStmt(stmt) => create::domain(piece.names, stmt),
         NodeEnum::CreateRoleStmt(stmt) => role::with_password(piece, &stmt.options),
         NodeEnum::AlterRoleStmt(stmt) => role::with_password(piece, &stmt.options),
         NodeEnum::CreatedbStmt(_) | NodeEnum::DropdbStmt(_) => refused(
@@ -203,7 +218,6 @@ fn is_plain(node: &NodeEnum) -> bool {
             | NodeEnum::CreateAmStmt(_)
             | NodeEnum::CreateCastStmt(_)
             | NodeEnum::CreateConversionStmt(_)
-            | NodeEnum::CreateDomainStmt(_)
             | NodeEnum::CreateEnumStmt(_)
             | NodeEnum::CreateEventTrigStmt(_)
             | NodeEnum::CreateExtensionStmt(_)
@@ -278,278 +292,24 @@ fn reserved_code() -> Statement {
     Statement::refused("ddl", Refusal::reserved(message))
 }
 
-/// DO: nobody looks inside, so it may do anything.
-pub(super) fn inline_code(code: &DoStmt) -> Statement {
+/// DO: nobody knows what it does. Its text says whether it may leave state behind.
+pub(super) fn inline_code(names: Names<'_>, code: &DoStmt) -> Statement {
     if mentions_own(&code.args) {
         return reserved_code();
     }
+    let argument = |name| {
+        names::option(&code.args, name)
+            .and_then(|def| def.arg.as_deref())
+            .and_then(names::string)
+    };
+    let hold = match (argument("language"), argument("as")) {
+        (None | Some("plpgsql"), Some(body)) => facts::block_hold(names.catalog, body),
+        _ => Hold::Session,
+    };
+    let class = Class::Captured { hold };
     Statement {
+        class,
         returns_rows: false,
         ..Statement::opaque("do")
-    }
-}
-
-fn named_object(names: Names<'_>, object: Option<&Node>) -> Statement {
-    let temp = match object.and_then(|node| node.node.as_ref()) {
-        Some(NodeEnum::List(list)) => {
-            // A table, or a column of it.
-            let table = |parts: &[Node]| {
-                names::qualified(parts)
-                    .is_some_and(|(s, n)| matches!(names.relation_named(s, n), Found::Temp))
-            };
-            let all = list.items.as_slice();
-            table(all) || all.split_last().is_some_and(|(_, rest)| table(rest))
-        }
-        _ => false,
-    };
-    if temp {
-        Statement::temporary(Hold::Session)
-    } else {
-        Statement::ddl(Ddl::default())
-    }
-}
-
-fn grant(names: Names<'_>, grant: &GrantStmt) -> Statement {
-    if ObjectType::try_from(grant.objtype) == Ok(ObjectType::ObjectLargeobject) {
-        return Statement::refused("ddl", functions::large_objects());
-    }
-    match create::temps(names, &grant.objects) {
-        (_, true) => Statement::temporary(Hold::Session),
-        (true, false) => mixed("GRANT"),
-        _ => Statement::ddl(Ddl::default()),
-    }
-}
-
-fn mixed(what: &str) -> Statement {
-    refused(
-        format!("{what} of temporary and other tables in one statement is not replicated"),
-        "Use one statement for the temporary tables and one for the others.",
-    )
-}
-
-/// DROP. Temporary relations are dropped on the leader only.
-fn drop(names: Names<'_>, drop: &DropStmt) -> Statement {
-    use ObjectType as O;
-    let kind = ObjectType::try_from(drop.remove_type);
-    let relations = matches!(
-        kind,
-        Ok(O::ObjectTable
-            | O::ObjectView
-            | O::ObjectSequence
-            | O::ObjectIndex
-            | O::ObjectMatview
-            | O::ObjectForeignTable)
-    );
-    if drop.concurrent {
-        return Statement::maintenance("ddl", Maintenance::Journaled);
-    }
-    let parts = |node: &'_ Node| match &node.node {
-        Some(NodeEnum::List(list)) => {
-            names::qualified(&list.items).map(|(schema, name)| (schema.to_owned(), name.to_owned()))
-        }
-        _ => None,
-    };
-    if !relations {
-        // Triggers, rules and policies hang on a table; functions and types may be temporary too.
-        let on_temp = drop.objects.iter().any(|node| match &node.node {
-            Some(NodeEnum::List(list)) => list.items.split_last().is_some_and(|(_, table)| {
-                names::qualified(table)
-                    .is_some_and(|(s, n)| matches!(names.relation_named(s, n), Found::Temp))
-            }),
-            _ => false,
-        });
-        let hangs = matches!(kind, Ok(O::ObjectTrigger | O::ObjectRule | O::ObjectPolicy));
-        return if hangs && on_temp {
-            Statement::temporary(Hold::Session)
-        } else {
-            Statement::ddl(Ddl::default())
-        };
-    }
-    let named: Vec<(String, String)> = drop.objects.iter().filter_map(parts).collect();
-    let (temps, lasting): (Vec<_>, Vec<_>) = named
-        .into_iter()
-        .partition(|(schema, name)| matches!(names.relation_named(schema, name), Found::Temp));
-    let drops: Vec<String> = temps.into_iter().map(|(_, name)| name).collect();
-    if drops.is_empty() {
-        return Statement::ddl(Ddl::default());
-    }
-    if lasting.is_empty() {
-        return Statement {
-            drops,
-            ..Statement::temporary(Hold::Session)
-        };
-    }
-    let (Ok(O::ObjectTable), false) = (kind, lasting.is_empty()) else {
-        return mixed("DROP");
-    };
-    let list: Vec<String> = lasting
-        .iter()
-        .map(|(schema, name)| match schema.as_str() {
-            "" => quote(name),
-            _ => format!("{}.{}", quote(schema), quote(name)),
-        })
-        .collect();
-    let exists = if drop.missing_ok { "IF EXISTS " } else { "" };
-    let cascade = match drop.behavior() {
-        pg_query::protobuf::DropBehavior::DropCascade => " CASCADE",
-        _ => "",
-    };
-    let followers = Some(format!("DROP TABLE {exists}{}{cascade}", list.join(", ")));
-    Statement {
-        drops,
-        ..Statement::ddl(Ddl {
-            followers,
-            ..Ddl::default()
-        })
-    }
-}
-
-fn truncate(names: Names<'_>, truncate: &TruncateStmt) -> Statement {
-    match create::temps(names, &truncate.relations) {
-        (_, true) => {
-            return Statement {
-                tag: "truncate",
-                ..Statement::temporary(Hold::Session)
-            };
-        }
-        (true, false) => return mixed("TRUNCATE"),
-        _ => {}
-    }
-    let mut writes = Touched::None;
-    let mut sequences = Sequences::None;
-    let mut triggers = false;
-    let cascade = truncate.behavior() == pg_query::protobuf::DropBehavior::DropCascade;
-    for node in &truncate.relations {
-        let Some(NodeEnum::RangeVar(var)) = &node.node else {
-            continue;
-        };
-        match names.relation(var) {
-            Found::Known(table) => {
-                touches(table, &mut writes);
-                triggers |= table.triggers || table.reach_hidden;
-                if truncate.restart_seqs {
-                    sequences.merge(&table.default_effects.sequences);
-                }
-            }
-            Found::System | Found::Lockstep => {
-                return refused(
-                    format!("TRUNCATE of \"{}\" is not replicated", var.relname),
-                    "Use the statement that is made for it.",
-                );
-            }
-            _ => {
-                writes = Touched::Unknown;
-                sequences = Sequences::Any;
-            }
-        }
-    }
-    if cascade {
-        writes = Touched::Unknown;
-        if truncate.restart_seqs {
-            sequences = Sequences::Any;
-        }
-    }
-    let class = match (triggers, truncate.restart_seqs) {
-        (false, _) => Class::Ddl(Ddl::default()),
-        // Its triggers may do what only the leader may decide.
-        (true, false) => Class::Captured {
-            hold: Hold::Session,
-        },
-        (true, true) => {
-            return refused(
-                "TRUNCATE … RESTART IDENTITY of a table with triggers is not replicated",
-                "Use TRUNCATE, then ALTER SEQUENCE … RESTART.",
-            );
-        }
-    };
-    if triggers {
-        return Statement {
-            class,
-            tag: "truncate",
-            ..Statement::opaque("truncate")
-        };
-    }
-    Statement {
-        writes,
-        sequences,
-        resets_sequences: truncate.restart_seqs,
-        ..Statement::new("truncate", class)
-    }
-}
-
-fn touches(table: &Relation, writes: &mut Touched) {
-    writes.add(&table.full);
-    table.descendants.iter().for_each(|child| writes.add(child));
-}
-
-fn rename(names: Names<'_>, rename: &RenameStmt) -> Statement {
-    use ObjectType as O;
-    let Some(relation) = &rename.relation else {
-        return Statement::ddl(Ddl::default());
-    };
-    if !names.is_temp(relation) {
-        return Statement::ddl(Ddl::default());
-    }
-    let itself = matches!(
-        ObjectType::try_from(rename.rename_type),
-        Ok(O::ObjectTable | O::ObjectView | O::ObjectSequence | O::ObjectIndex)
-    );
-    let statement = Statement::temporary(Hold::Session);
-    if !itself {
-        return statement;
-    }
-    let (creates_temp, drops) = (vec![rename.newname.clone()], vec![relation.relname.clone()]);
-    Statement {
-        creates_temp,
-        drops,
-        ..statement
-    }
-}
-
-fn vacuum(names: Names<'_>, vacuum: &VacuumStmt) -> Statement {
-    let tag = if vacuum.is_vacuumcmd {
-        "vacuum"
-    } else {
-        "analyze"
-    };
-    let temp = |node: &Node| match &node.node {
-        Some(NodeEnum::VacuumRelation(item)) => {
-            item.relation.as_ref().is_some_and(|var| names.is_temp(var))
-        }
-        _ => false,
-    };
-    if !vacuum.rels.is_empty() && vacuum.rels.iter().all(temp) {
-        return Statement {
-            tag,
-            ..Statement::temporary(Hold::Session)
-        };
-    }
-    Statement::maintenance(tag, Maintenance::Everywhere)
-}
-
-fn reindex(names: Names<'_>, reindex: &ReindexStmt) -> Statement {
-    use super::catalog::RelationKind;
-    if names::option_on(&reindex.params, "concurrently") {
-        return Statement::maintenance("reindex", Maintenance::Journaled);
-    }
-    let single = matches!(
-        ReindexObjectType::try_from(reindex.kind),
-        Ok(ReindexObjectType::ReindexObjectIndex | ReindexObjectType::ReindexObjectTable)
-    );
-    let found = reindex.relation.as_ref().map(|var| names.relation(var));
-    match found {
-        Some(Found::Temp) => Statement {
-            tag: "reindex",
-            ..Statement::temporary(Hold::Session)
-        },
-        // Partitions are done one by one, each in its own transaction.
-        Some(Found::Known(table)) if table.kind == RelationKind::Partitioned => {
-            Statement::maintenance("reindex", Maintenance::Everywhere)
-        }
-        _ if single => Statement {
-            tag: "reindex",
-            ..Statement::ddl(Ddl::default())
-        },
-        _ => Statement::maintenance("reindex", Maintenance::Everywhere),
     }
 }

@@ -158,7 +158,7 @@ impl Proof<'_, '_> {
             return false;
         }
         let mut found = false;
-        for function in self.names.functions(schema, name) {
+        for function in self.names.functions(schema, name, names::arguments(call)) {
             found = true;
             let safe = function.builtin && SAFE_STABLE.contains(&name);
             let immutable = function.volatility == Volatility::Immutable && !function.takes_time;

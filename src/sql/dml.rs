@@ -16,9 +16,11 @@ pub(super) enum Change {
     /// New rows; defaults are filled in.
     Insert,
     /// Rows that are there.
-    Change,
-    /// Both (upsert, MERGE, `SET x = DEFAULT`).
-    Both,
+    Update,
+    /// Rows go away.
+    Delete,
+    /// Anything (upsert, MERGE), or `SET x = DEFAULT`.
+    Any,
 }
 
 impl<'t> Walker<'_, 't> {
@@ -28,7 +30,7 @@ impl<'t> Walker<'_, 't> {
         self.opt(&insert.select_stmt);
         let mut change = Change::Insert;
         if let Some(conflict) = &insert.on_conflict_clause {
-            change = Change::Both;
+            change = Change::Any;
             self.nodes(&conflict.target_list);
             self.opt(&conflict.where_clause);
             if let Some(infer) = &conflict.infer {
@@ -52,9 +54,9 @@ impl<'t> Walker<'_, 't> {
         self.write(
             &update.relation,
             if defaults {
-                Change::Both
+                Change::Any
             } else {
-                Change::Change
+                Change::Update
             },
         );
         self.read_target(&update.relation);
@@ -66,7 +68,7 @@ impl<'t> Walker<'_, 't> {
         self.opt(&delete.where_clause);
         self.returning(&delete.returning_clause);
         self.leave(outer);
-        self.write(&delete.relation, Change::Change);
+        self.write(&delete.relation, Change::Delete);
         self.read_target(&delete.relation);
     }
 
@@ -85,7 +87,7 @@ impl<'t> Walker<'_, 't> {
         }
         self.returning(&merge.returning_clause);
         self.leave(outer);
-        self.write(&merge.relation, Change::Both);
+        self.write(&merge.relation, Change::Any);
         self.read_target(&merge.relation);
     }
 
@@ -131,18 +133,24 @@ impl<'t> Walker<'_, 't> {
             Found::Known(relation) => {
                 self.effects.captured = true;
                 self.effects.merge(&relation.check_effects);
-                if change != Change::Change {
+                if matches!(change, Change::Insert | Change::Any) {
                     self.effects.merge(&relation.default_effects);
                 }
                 self.effects.writes.add(&relation.full);
-                let reach = match change {
-                    Change::Insert => &relation.descendants,
-                    _ => &relation.reach,
+                let (reach, hidden) = match change {
+                    Change::Insert => (&relation.descendants, relation.insert_hidden),
+                    _ => (&relation.reach, relation.reach_hidden),
+                };
+                let fires = match change {
+                    Change::Insert => relation.triggers.insert,
+                    Change::Update => relation.triggers.update,
+                    Change::Delete => relation.triggers.delete,
+                    Change::Any => relation.triggers.any_row(),
                 };
                 for table in reach {
                     self.effects.writes.add(table);
                 }
-                if relation.triggers || relation.rules || relation.reach_hidden {
+                if fires || hidden || relation.rules {
                     self.effects.hold = self.effects.hold.max(relation.trigger_hold);
                     self.effects.unknown_rows();
                 }

@@ -6,13 +6,14 @@ use std::collections::HashSet;
 use pg_query::protobuf::{ParseResult, node};
 use pg_query::{Node, NodeEnum};
 
-use super::build::{Numbers, Rows, by_number, find_type, table, text, value};
-use super::catalog::{Catalog, Column, DefaultKind, Relation, RelationKind, TypeClass};
+use super::catalog::{Catalog, Column, DefaultKind, Relation, RelationKind, Triggers, TypeClass};
 use super::determine::Proof;
 use super::effects::{Effects, Volatility};
 use super::names;
 use super::resolve::Names;
-use super::statement::{Hold, Scope, Sequences};
+use super::rows::{Numbers, Rows, by_number, find_type, table, text, value};
+use super::scope::Scope;
+use super::statement::{Hold, Sequences};
 use super::walk::Walker;
 
 /// The server's own texts name everything by schema, but for its own.
@@ -162,7 +163,7 @@ fn value_row(class: TypeClass) -> Relation {
         kind: RelationKind::Other,
         columns: vec![column],
         keys: Vec::new(),
-        triggers: false,
+        triggers: Triggers::default(),
         trigger_hold: Hold::Statement,
         rules: false,
         row_security: false,
@@ -171,6 +172,7 @@ fn value_row(class: TypeClass) -> Relation {
         referenced: Vec::new(),
         reach: Vec::new(),
         reach_hidden: false,
+        insert_hidden: false,
         read_effects: Effects::default(),
         refresh_effects: Effects::default(),
         check_effects: Effects::default(),
@@ -328,6 +330,28 @@ pub(super) fn function_holds(rows: &[Vec<Option<String>>]) -> Vec<Hold> {
         .collect()
 }
 
+/// The volatility that a function was declared with, or the worse one that its body gives away: a
+/// read-only function may still move a sequence or read the clock.
+pub(super) fn honest_volatility(row: &[Option<String>]) -> Volatility {
+    let declared = Volatility::from_letter(&text(row, 2));
+    let (Some("sql" | "plpgsql"), Some(body)) = (value(row, 6), value(row, 7)) else {
+        return declared;
+    };
+    let found = words(body)
+        .iter()
+        .map(|word| match word.as_str() {
+            "nextval" | "setval" | "set_config" | "pg_notify" | "setseed" | "random"
+            | "clock_timestamp" | "timeofday" | "gen_random_uuid" => Volatility::Volatile,
+            "now" | "current_timestamp" | "current_date" | "current_time" | "localtime"
+            | "localtimestamp" | "current_user" | "session_user" | "current_setting"
+            | "txid_current" => Volatility::Stable,
+            word if word.contains("advisory") || word.starts_with("dblink") => Volatility::Volatile,
+            _ => Volatility::Immutable,
+        })
+        .max();
+    declared.max(found.unwrap_or_default())
+}
+
 /// The words of a body in lower case, comments left out, `;` as a word of its own.
 fn words(body: &str) -> Vec<String> {
     let mut plain = String::with_capacity(body.len());
@@ -352,6 +376,20 @@ fn words(body: &str) -> Vec<String> {
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
         .collect()
+}
+
+/// What an anonymous block in PL/pgSQL may leave in the server session.
+pub(super) fn block_hold(catalog: &Catalog, body: &str) -> Hold {
+    let words = words(body);
+    let calls = words
+        .iter()
+        .flat_map(|word| catalog.functions.get(word).into_iter().flatten())
+        .any(|function| function.hold == Hold::Session);
+    if calls || leaves_state(&words) {
+        Hold::Session
+    } else {
+        Hold::Statement
+    }
 }
 
 fn leaves_state(words: &[String]) -> bool {

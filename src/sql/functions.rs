@@ -1,8 +1,8 @@
 //! What calling a function does.
 //!
-//! Volatility comes from the server's catalog. The lists here only say what the catalog cannot: which
-//! of PostgreSQL's own volatile functions are harmless, and which of them (or of the stable ones)
-//! have a meaning on one server only.
+//! Volatility comes from the server's catalog. The lists here only say what the catalog cannot:
+//! which of PostgreSQL's own volatile functions are harmless, and which of them (or of the stable
+//! ones) have a meaning on one server only.
 
 use pg_query::protobuf::FuncCall;
 use pg_query::{Node, NodeEnum};
@@ -11,7 +11,7 @@ use super::catalog::Function;
 use super::effects::Volatility;
 use super::names;
 use super::resolve::Found;
-use super::statement::{Hold, Refusal};
+use super::statement::{Hold, Refusal, Sequences, Touched};
 use super::walk::Walker;
 
 /// What one of PostgreSQL's own functions that is not immutable does.
@@ -29,8 +29,10 @@ enum Verdict {
     Setval,
     SetConfig,
     CurrentSetting,
-    /// Looks up names at run time.
+    /// Looks up names or object numbers at run time.
     ByName,
+    /// Reads tables that its arguments name.
+    ReadsTables,
     Notify,
     LargeObject,
     ServerFile,
@@ -108,7 +110,7 @@ impl<'t> Walker<'_, 't> {
         );
         self.effects.unordered |= ordered && call.agg_order.is_empty();
         let mut found = false;
-        for function in self.names.functions(schema, name) {
+        for function in self.names.functions(schema, name, names::arguments(call)) {
             found = true;
             if function.builtin {
                 self.builtin(name, function.volatility, &call.args);
@@ -151,7 +153,7 @@ impl<'t> Walker<'_, 't> {
         self.effects.by_name = true;
         if function.volatility == Volatility::Stable {
             self.effects.clock = true;
-            self.effects.reads = super::statement::Touched::Unknown;
+            self.effects.reads = Touched::Unknown;
         } else if !HARMLESS_EXTENSIONS.contains(&function.extension.as_str()) {
             self.effects.hold = self.effects.hold.max(function.hold);
             self.effects.unknown_rows();
@@ -187,6 +189,10 @@ impl<'t> Walker<'_, 't> {
                 self.effects.by_name = true;
                 self.effects.on_leader(Hold::Statement);
             }
+            Verdict::ReadsTables => {
+                self.effects.by_name = true;
+                self.effects.reads = Touched::Unknown;
+            }
             Verdict::Notify => {
                 self.effects.captured = true;
                 self.effects.hold = self.effects.hold.max(Hold::Transaction);
@@ -212,7 +218,28 @@ impl<'t> Walker<'_, 't> {
         match found {
             Some(Found::Known(relation)) => self.effects.sequences.add(&relation.quoted),
             Some(Found::Temp) => self.effects.on_leader(Hold::Session),
-            _ => self.effects.sequences = super::statement::Sequences::Any,
+            _ => match args.first().and_then(|node| self.serial_of(node)) {
+                Some(owned) => self.effects.sequences.merge(&owned),
+                None => self.effects.sequences = Sequences::Any,
+            },
+        }
+    }
+
+    /// `pg_get_serial_sequence('table', 'column')`: one of those that the table's defaults use.
+    fn serial_of(&self, node: &Node) -> Option<Sequences> {
+        let Some(NodeEnum::FuncCall(call)) = &node.node else {
+            return None;
+        };
+        let (_, "pg_get_serial_sequence") = names::qualified(&call.funcname)? else {
+            return None;
+        };
+        let table = names::parse_qualified(names::string_constant(call.args.first()?)?)?;
+        match self.names.relation_named(&table.0, &table.1) {
+            Found::Known(table) => match &table.default_effects.sequences {
+                Sequences::None => None,
+                some => Some(some.clone()),
+            },
+            _ => None,
         }
     }
 
@@ -305,16 +332,10 @@ fn verdict(name: &str) -> Verdict {
         | "pg_sleep"
         | "pg_sleep_for"
         | "pg_sleep_until"
-        | "pg_relation_size"
-        | "pg_table_size"
-        | "pg_indexes_size"
-        | "pg_total_relation_size"
-        | "pg_database_size"
-        | "pg_tablespace_size"
+        | "current_query"
         | "pg_timezone_names"
         | "pg_timezone_abbrevs"
-        | "pg_partition_tree"
-        | "pg_stat_get_progress_info" => V::Harmless,
+        | "pg_jit_available" => V::Harmless,
         "currval" | "lastval" => V::Currval,
         "nextval" => V::Nextval,
         "setval" => V::Setval,
@@ -356,53 +377,6 @@ fn verdict(name: &str) -> Verdict {
 
 fn verdict_by_family(name: &str) -> Verdict {
     use Verdict as V;
-    const LEADER: [&str; 27] = [
-        "inet_client_addr",
-        "inet_client_port",
-        "inet_server_addr",
-        "inet_server_port",
-        "pg_backend_pid",
-        "pg_blocking_pids",
-        "pg_cancel_backend",
-        "pg_conf_load_time",
-        "pg_cursor",
-        "pg_get_sequence_data",
-        "pg_is_in_recovery",
-        "pg_is_other_temp_schema",
-        "pg_last_committed_xact",
-        "pg_listening_channels",
-        "pg_lock_status",
-        "pg_my_temp_schema",
-        "pg_notification_queue_usage",
-        "pg_postmaster_start_time",
-        "pg_prepared_statement",
-        "pg_prepared_xact",
-        "pg_safe_snapshot_blocking_pids",
-        "pg_sequence_last_value",
-        "pg_terminate_backend",
-        "pg_xact_commit_timestamp",
-        "pg_xact_status",
-        "txid_status",
-        "version",
-    ];
-    const LEADER_FAMILIES: [&str; 9] = [
-        "pg_control_",
-        "pg_current_wal_",
-        "pg_last_wal_",
-        "pg_ls_",
-        "pg_stat_",
-        "pg_walfile_name",
-        "pg_show_all_",
-        "pg_hba_file_rules",
-        "pg_visible_in_snapshot",
-    ];
-    const CONTROL_FAMILIES: [&str; 5] = [
-        "pg_create_",
-        "pg_copy_",
-        "pg_logical_",
-        "pg_replication_",
-        "binary_upgrade_",
-    ];
     let any = |families: &[&str]| families.iter().any(|family| name.starts_with(family));
     if LEADER.contains(&name) {
         V::Leader(Hold::Statement)
@@ -412,6 +386,10 @@ fn verdict_by_family(name: &str) -> Verdict {
         V::Leader(Hold::Session)
     } else if name.starts_with("lo_") {
         V::LargeObject
+    } else if any(&["table_to_xml", "schema_to_xml", "database_to_xml"]) {
+        V::ReadsTables
+    } else if any(&OBJECT_FAMILIES) || OBJECT_SUFFIXES.iter().any(|s| name.ends_with(s)) {
+        V::ByName
     } else if any(&CONTROL_FAMILIES) {
         V::ServerControl
     } else if any(&LEADER_FAMILIES) {
@@ -420,3 +398,75 @@ fn verdict_by_family(name: &str) -> Verdict {
         V::Plain
     }
 }
+
+/// What has a meaning on one server only.
+const LEADER: [&str; 27] = [
+    "inet_client_addr",
+    "inet_client_port",
+    "inet_server_addr",
+    "inet_server_port",
+    "pg_backend_pid",
+    "pg_blocking_pids",
+    "pg_cancel_backend",
+    "pg_conf_load_time",
+    "pg_cursor",
+    "pg_get_sequence_data",
+    "pg_is_in_recovery",
+    "pg_is_other_temp_schema",
+    "pg_last_committed_xact",
+    "pg_listening_channels",
+    "pg_lock_status",
+    "pg_my_temp_schema",
+    "pg_notification_queue_usage",
+    "pg_postmaster_start_time",
+    "pg_prepared_statement",
+    "pg_prepared_xact",
+    "pg_safe_snapshot_blocking_pids",
+    "pg_sequence_last_value",
+    "pg_terminate_backend",
+    "pg_xact_commit_timestamp",
+    "pg_xact_status",
+    "txid_status",
+    "version",
+];
+
+/// The same, by the beginning of the name.
+const LEADER_FAMILIES: [&str; 9] = [
+    "pg_control_",
+    "pg_current_wal_",
+    "pg_last_wal_",
+    "pg_ls_",
+    "pg_stat_",
+    "pg_walfile_name",
+    "pg_show_all_",
+    "pg_hba_file_rules",
+    "pg_visible_in_snapshot",
+];
+
+/// Their arguments are object numbers, which differ from one backend to another, or names.
+const OBJECT_FAMILIES: [&str; 12] = [
+    "pg_get_",
+    "pg_relation_",
+    "pg_partition_",
+    "pg_describe_object",
+    "pg_identify_object",
+    "pg_index_",
+    "pg_sequence_parameters",
+    "pg_database_",
+    "pg_tablespace_",
+    "obj_description",
+    "format_type",
+    "has_",
+];
+
+/// The same, by the end of the name.
+const OBJECT_SUFFIXES: [&str; 4] = ["_is_visible", "_description", "_size", "_has_role"];
+
+/// What acts on one server.
+const CONTROL_FAMILIES: [&str; 5] = [
+    "pg_create_",
+    "pg_copy_",
+    "pg_logical_",
+    "pg_replication_",
+    "binary_upgrade_",
+];

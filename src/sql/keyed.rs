@@ -14,25 +14,25 @@ use super::catalog::{Column, Relation, RelationKind, TypeClass};
 use super::determine::Proof;
 use super::names;
 use super::resolve::{Found, Names};
+use super::statement::TimeParam;
+
+/// A proof, on condition that what is bound to these parameters does not read the clock.
+pub(super) type Condition = Vec<TimeParam>;
 
 /// INSERT … VALUES of values that are the same everywhere.
-pub(super) fn insert(names: Names<'_>, insert: &InsertStmt) -> bool {
-    let Some((table, alias)) = target(names, &insert.relation) else {
-        return false;
-    };
+pub(super) fn insert(names: Names<'_>, insert: &InsertStmt) -> Option<Condition> {
+    let (table, alias) = target(names, &insert.relation)?;
     let overriding = OverridingKind::try_from(insert.r#override);
     if insert.on_conflict_clause.is_some()
         || insert.with_clause.is_some()
         || overriding == Ok(OverridingKind::OverridingUserValue)
+        || table.triggers.insert
     {
-        return false;
+        return None;
     }
-    let Some(rows) = values(insert) else {
-        return false;
-    };
-    let Some(columns) = insert_columns(table, &insert.cols) else {
-        return false;
-    };
+    let rows = values(insert)?;
+    let columns = insert_columns(table, &insert.cols)?;
+    let mut condition = Condition::new();
     let constants = Proof {
         names,
         table: None,
@@ -40,43 +40,40 @@ pub(super) fn insert(names: Names<'_>, insert: &InsertStmt) -> bool {
     };
     let width = rows.iter().map(|row| row.len()).min().unwrap_or(0);
     // Columns that some row leaves out get their default.
-    let omitted = table.columns.iter().filter(|column| {
+    let mut omitted = table.columns.iter().filter(|column| {
         !column.generated
             && !columns
                 .iter()
                 .take(width)
                 .any(|given| given.name == column.name)
     });
-    let mut omitted = omitted;
-    omitted.all(|column| column.default.same_everywhere())
+    let proved = omitted.all(|column| column.default.same_everywhere())
         && rows.iter().all(|row| {
             row.len() <= columns.len()
                 && row
                     .iter()
                     .zip(&columns)
-                    .all(|(value, column)| assigns(constants, value, column))
+                    .all(|(value, column)| assigns(constants, value, column, &mut condition))
         })
-        && returning(names, table, alias, &insert.returning_clause)
+        && returning(names, table, alias, &insert.returning_clause);
+    proved.then_some(condition)
 }
 
 /// UPDATE of one row named by its key.
-pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> bool {
-    let Some((table, alias)) = target(names, &update.relation) else {
-        return false;
-    };
-    if !update.from_clause.is_empty() || update.with_clause.is_some() {
-        return false;
+pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> Option<Condition> {
+    let (table, alias) = target(names, &update.relation)?;
+    if !update.from_clause.is_empty() || update.with_clause.is_some() || table.triggers.update {
+        return None;
     }
     let row = Proof {
         names,
         table: Some(table),
         alias,
     };
-    let Some(key) = pinned(row, &update.where_clause) else {
-        return false;
-    };
+    let key = pinned(row, &update.where_clause)?;
+    let mut condition = Condition::new();
     let primary = table.keys.first();
-    update.target_list.iter().all(|node| {
+    let proved = update.target_list.iter().all(|node| {
         let Some(NodeEnum::ResTarget(assignment)) = &node.node else {
             return false;
         };
@@ -95,17 +92,17 @@ pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> bool {
             && assignment
                 .val
                 .as_deref()
-                .is_some_and(|value| assigns(row, value, column))
-    }) && returning(names, table, alias, &update.returning_clause)
+                .is_some_and(|value| assigns(row, value, column, &mut condition))
+    }) && returning(names, table, alias, &update.returning_clause);
+    proved.then_some(condition)
 }
 
 /// DELETE of one row named by its key.
-pub(super) fn delete(names: Names<'_>, delete: &DeleteStmt) -> bool {
-    let Some((table, alias)) = target(names, &delete.relation) else {
-        return false;
-    };
-    delete.using_clause.is_empty()
+pub(super) fn delete(names: Names<'_>, delete: &DeleteStmt) -> Option<Condition> {
+    let (table, alias) = target(names, &delete.relation)?;
+    let proved = delete.using_clause.is_empty()
         && delete.with_clause.is_none()
+        && !table.triggers.delete
         && !table.referenced.iter().any(|reference| reference.on_delete)
         && pinned(
             Proof {
@@ -116,7 +113,8 @@ pub(super) fn delete(names: Names<'_>, delete: &DeleteStmt) -> bool {
             &delete.where_clause,
         )
         .is_some()
-        && returning(names, table, alias, &delete.returning_clause)
+        && returning(names, table, alias, &delete.returning_clause);
+    proved.then(Condition::new)
 }
 
 /// An ordinary table on which nothing happens but what the statement says.
@@ -127,11 +125,10 @@ fn target<'c, 'a>(names: Names<'c>, var: &'a Option<RangeVar>) -> Option<(&'c Re
     };
     let plain = table.kind == RelationKind::Table
         && table.descendants.is_empty()
-        && !table.triggers
         && !table.rules
         && !table.row_security
         && table.plain_checks
-        && !names.catalog.wild_casts;
+        && !names.catalog.loose_casts;
     let alias = var
         .alias
         .as_ref()
@@ -193,13 +190,20 @@ fn assigned<'c>(table: &'c Relation, target: &ResTarget) -> Option<&'c Column> {
 }
 
 /// Whether this value, given to this column, is the same everywhere.
-fn assigns(proof: Proof<'_, '_>, value: &Node, column: &Column) -> bool {
+fn assigns(proof: Proof<'_, '_>, value: &Node, column: &Column, condition: &mut Condition) -> bool {
     match &value.node {
         Some(NodeEnum::SetToDefault(_)) => column.generated || column.default.same_everywhere(),
         _ if names::is_null(value) => true,
         _ => match column.class {
             TypeClass::Plain => proof.holds(value),
-            TypeClass::Time => time_constant(&column.type_name, value),
+            TypeClass::Time => match time_param(&column.type_name, value) {
+                Some(number) => {
+                    let type_name = column.type_name.clone();
+                    condition.push(TimeParam { number, type_name });
+                    true
+                }
+                None => time_constant(&column.type_name, value),
+            },
             TypeClass::Other => false,
         },
     }
@@ -221,6 +225,28 @@ fn time_constant(type_name: &str, value: &Node) -> bool {
                 })
         }
         _ => false,
+    }
+}
+
+/// A bare parameter, or one cast to the column's own type.
+fn time_param(type_name: &str, value: &Node) -> Option<u32> {
+    match &value.node {
+        Some(NodeEnum::ParamRef(param)) => u32::try_from(param.number).ok(),
+        Some(NodeEnum::TypeCast(cast)) => {
+            let same = cast
+                .type_name
+                .as_ref()
+                .and_then(|name| names::qualified(&name.names));
+            match (same, &cast.arg.as_deref()?.node) {
+                (Some(("" | "pg_catalog", name)), Some(NodeEnum::ParamRef(param)))
+                    if name == type_name =>
+                {
+                    u32::try_from(param.number).ok()
+                }
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 

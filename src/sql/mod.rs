@@ -6,12 +6,14 @@
 //! guessed from the text, no name is trusted before the [`Catalog`] has been asked what it stands
 //! for, and a node of the parse tree that nobody thought of counts as the worst it could be.
 //!
-//! Two walks judge a query. [`walk`] gathers everything that is *bad*: functions that may write,
-//! locks, sequences, the clock. [`determine`] accepts only what is known to be *good*, and carries
-//! the proof that a write may be sent to the followers as the same bytes ([`keyed`]).
+//! Two walks judge a query. `walk` gathers everything that is *bad*: functions that may write,
+//! locks, sequences, the clock. `determine` accepts only what is known to be *good*, and carries
+//! the proof that a write may be sent to the followers as the same bytes (`keyed`).
 //!
-//! The whole folder is pure: no clock, no randomness, no I/O. Each file imports only files listed
-//! after it here.
+//! The whole folder is pure: no clock, no randomness, no I/O. From top to bottom, each file
+//! importing only files that come later: `analyze`; `ddl`, `relations`, `alter`, `create`, `role`,
+//! `copy`, `session`, `keyed`; `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`,
+//! `resolve`, `catalog`, `queries`, `effects`, `tokens`, `value`, `names`, `scope`, `statement`.
 
 mod alter;
 mod analyze;
@@ -29,17 +31,23 @@ mod keyed;
 mod names;
 mod piece;
 mod queries;
+mod relations;
 mod resolve;
 mod role;
+mod rows;
+mod scope;
 mod session;
 mod statement;
 mod tokens;
+mod value;
 mod walk;
 
 pub use analyze::analyze;
 pub use catalog::Catalog;
 pub use names::mentions_clock;
+pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, Discard, Hold, Isolation, Maintenance, Modes, ParseError, Password,
-    Refusal, Scope, Script, Sequences, SetOp, Split, Statement, Touched, TxOp,
+    Class, CopyIn, Ddl, Discard, Hold, Isolation, Maintenance, Modes, Password, Refusal, Script,
+    Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
 };
+pub use value::value_reads_clock;

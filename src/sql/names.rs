@@ -96,6 +96,16 @@ pub(super) fn option<'t>(options: &'t [Node], name: &str) -> Option<&'t protobuf
     })
 }
 
+/// How many arguments a call has, where that can be told.
+pub(super) fn arguments(call: &protobuf::FuncCall) -> Option<usize> {
+    let ordered = if call.agg_within_group {
+        call.agg_order.len()
+    } else {
+        0
+    };
+    (!call.func_variadic).then(|| call.args.len() + ordered)
+}
+
 /// Whether an option is on: given without a value it is.
 pub(super) fn option_on(options: &[Node], name: &str) -> bool {
     option(options, name).is_some_and(|def| {

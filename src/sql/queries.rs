@@ -1,7 +1,7 @@
 //! What to ask a backend about itself.
 
-/// Name and text. They are run with `search_path = pg_catalog`, every column comes as text, and they
-/// must work on every supported version.
+/// Name and text. They are run with `search_path = pg_catalog`, every column comes as text, and
+/// they must work on every supported version.
 pub(super) const QUERIES: &[(&str, &str)] = &[
     ("relations", RELATIONS),
     ("columns", COLUMNS),
@@ -107,10 +107,10 @@ WHERE c.relkind IN ('v', 'm')
   AND n.nspname !~ '^pg_(toast_)?temp_'
 ORDER BY c.oid";
 
-/// relation, function's schema, function's name. Internal triggers are those of constraints; the
-/// copies that partitions get of their parent's triggers count as the user's own.
+/// relation, function's schema, function's name, events as bits. Internal triggers are those of
+/// constraints; the copies that partitions get of their parent's triggers count as the user's own.
 const TRIGGERS: &str = "
-SELECT t.tgrelid::text, n.nspname::text, p.proname::text
+SELECT t.tgrelid::text, n.nspname::text, p.proname::text, t.tgtype::text
 FROM pg_trigger t
 JOIN pg_proc p ON p.oid = t.tgfoid
 JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -119,7 +119,8 @@ WHERE (NOT t.tgisinternal OR (t.tgparentid <> 0 AND t.tgconstraint = 0))
   AND t.tgenabled <> 'D'
 ORDER BY t.oid";
 
-/// name, worst volatility, whether an overload takes a date/time, whether all are plain functions
+/// name, worst volatility, whether an overload takes a date/time, whether all are plain functions,
+/// fewest and most arguments
 const BUILTINS: &str = "
 WITH times AS (
   SELECT array_agg(oid) AS types FROM pg_type
@@ -131,13 +132,16 @@ SELECT p.proname::text,
        CASE WHEN bool_or(p.provolatile = 'v') THEN 'v'
             WHEN bool_or(p.provolatile = 's') THEN 's' ELSE 'i' END,
        bool_or(p.proargtypes::oid[] && times.types)::text,
-       bool_and(p.prokind = 'f' AND NOT p.proretset)::text
+       bool_and(p.prokind = 'f' AND NOT p.proretset)::text,
+       (p.pronargs - p.pronargdefaults)::text,
+       (CASE WHEN p.provariadic = 0 THEN p.pronargs ELSE 1000 END)::text
 FROM pg_proc p CROSS JOIN times
 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.oid < 16384
-GROUP BY p.proname
-ORDER BY p.proname";
+GROUP BY p.proname, 5, 6
+ORDER BY p.proname, 5, 6";
 
-/// schema, name, volatility, extension, takes a date/time, plain function, language, body
+/// schema, name, volatility, extension, takes a date/time, plain function, language, body, fewest
+/// and most arguments
 const FUNCTIONS: &str = "
 WITH times AS (
   SELECT array_agg(oid) AS types FROM pg_type
@@ -161,7 +165,9 @@ SELECT n.nspname::text, p.proname::text,
        (p.prokind = 'f' AND NOT p.proretset)::text,
        l.lanname::text,
        CASE WHEN l.lanname IN ('sql', 'plpgsql') AND p.prokind IN ('f', 'p')
-            THEN CASE WHEN p.prosrc <> '' THEN p.prosrc ELSE pg_get_functiondef(p.oid) END END
+            THEN CASE WHEN p.prosrc <> '' THEN p.prosrc ELSE pg_get_functiondef(p.oid) END END,
+       (p.pronargs - p.pronargdefaults)::text,
+       (CASE WHEN p.provariadic = 0 THEN p.pronargs ELSE 1000 END)::text
 FROM pg_proc p
 JOIN pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_language l ON l.oid = p.prolang
@@ -170,8 +176,8 @@ WHERE NOT (p.pronamespace = 'pg_catalog'::regnamespace AND p.oid < 16384)
   AND n.nspname <> 'lockstep' AND n.nspname !~ '^pg_(toast_)?temp_'
 ORDER BY n.nspname, p.proname, p.oid";
 
-/// name, worst of PostgreSQL's own without dates and times, worst of the users', whether a user made
-/// one on PostgreSQL's own types
+/// name, worst of PostgreSQL's own without dates and times, worst of the users', whether a user
+/// made one on PostgreSQL's own types
 const OPERATORS: &str = "
 WITH times AS (
   SELECT array_agg(oid) AS types FROM pg_type
@@ -211,11 +217,11 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'lockste
        OR (t.typtype = 'b' AND t.typrelid = 0))
 ORDER BY n.nspname, t.typname";
 
-/// Casts that users made with volatile functions.
+/// The volatility of casts that users made with functions that are not immutable.
 const CASTS: &str = "
-SELECT c.oid::text
+SELECT p.provolatile::text
 FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc
-WHERE c.oid >= 16384 AND p.provolatile = 'v'";
+WHERE c.oid >= 16384 AND p.provolatile <> 'i'";
 
 /// The relations of pg_catalog.
 const SYSTEM: &str = "

@@ -4,7 +4,7 @@ use pg_query::protobuf::{RangeVar, TypeName};
 
 use super::catalog::{Catalog, Function, Relation, TypeClass, UserType};
 use super::names;
-use super::statement::Scope;
+use super::scope::Scope;
 
 /// Names are looked up in what is known of the database, the way the session would.
 #[derive(Clone, Copy)]
@@ -117,12 +117,13 @@ impl<'c> Names<'c> {
         matches!(self.relation(var), Found::Temp)
     }
 
-    /// Every function that a call by this name could reach. The server picks among all schemas of
-    /// the path by the arguments, so any of them counts.
+    /// Every function that a call of this name with so many arguments (None: not to be told) could
+    /// reach. The server picks among all schemas of the path by the types, so any of them counts.
     pub(super) fn functions<'s>(
         &self,
         schema: &'s str,
         name: &str,
+        args: Option<usize>,
     ) -> impl Iterator<Item = &'c Function> + use<'c, 's> {
         let names = *self;
         let all = self
@@ -130,8 +131,10 @@ impl<'c> Names<'c> {
             .functions
             .get(name)
             .map_or(&[][..], Vec::as_slice);
-        all.iter()
-            .filter(move |function| names.visible(schema, &function.schema))
+        all.iter().filter(move |function| {
+            args.is_none_or(|count| function.args.contains(&count))
+                && names.visible(schema, &function.schema)
+        })
     }
 
     /// Every type, not PostgreSQL's own, that a name could stand for.

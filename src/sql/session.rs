@@ -1,11 +1,12 @@
 //! Settings, transaction control, cursors: what concerns the session rather than rows.
 
+use pg_query::Node;
 use pg_query::protobuf::{
     DeclareCursorStmt, DiscardMode, DiscardStmt, FetchStmt, TransactionStmt, TransactionStmtKind,
     VariableSetKind, VariableSetStmt, VariableShowStmt,
 };
-use pg_query::{Node, NodeEnum};
 
+use super::effects::Effects;
 use super::functions::{is_leader_setting, is_reserved_setting};
 use super::names;
 use super::resolve::Names;
@@ -275,20 +276,12 @@ pub(super) fn close(portal: &str) -> Statement {
 pub(super) fn lock(names: Names<'_>, relations: &[Node]) -> Statement {
     let mut walker = Walker::new(names);
     walker.nodes(relations);
-    walker.effects.captured = false;
-    walker.effects.locks_rows = true;
-    walker.effects.on_leader(Hold::Transaction);
-    walker.effects.into_statement("lock", false)
-}
-
-/// Whether the node is a query or DML, whose effects are found by walking it.
-pub(super) fn is_query(node: &NodeEnum) -> bool {
-    matches!(
-        node,
-        NodeEnum::SelectStmt(_)
-            | NodeEnum::InsertStmt(_)
-            | NodeEnum::UpdateStmt(_)
-            | NodeEnum::DeleteStmt(_)
-            | NodeEnum::MergeStmt(_)
-    )
+    // Nothing is read: what stands behind a view is locked with it, but not run.
+    let mut effects = Effects {
+        reads: walker.effects.reads,
+        locks_rows: true,
+        ..Effects::default()
+    };
+    effects.on_leader(Hold::Transaction);
+    effects.into_statement("lock", false)
 }

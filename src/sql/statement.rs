@@ -1,7 +1,5 @@
 //! What the classifier says about a statement: plain data, nothing more.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::Range;
 
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
@@ -50,9 +48,21 @@ pub struct Statement {
     pub set_config: Option<(String, String, bool)>,
     /// The modes of BEGIN, SET TRANSACTION and SET SESSION CHARACTERISTICS.
     pub modes: Option<Modes>,
+    /// Of a captured statement that would be keyed if only the values bound to these parameters
+    /// are: it may be run as [`Class::Keyed`] when [`TimeParam::is_fixed`] holds for all of them.
+    pub keyed_if: Vec<TimeParam>,
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
+}
+
+/// A parameter that goes into a column of a date/time type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeParam {
+    /// Its number, from 1.
+    pub number: u32,
+    /// The column's type.
+    pub type_name: String,
 }
 
 /// A set of tables, as `schema.table` without quotes.
@@ -357,19 +367,6 @@ pub enum Isolation {
     Serializable,
 }
 
-/// What of the session the meaning of a text depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scope {
-    /// The current user, for `"$user"`.
-    pub user: String,
-    /// The search path, split, `$user` not replaced. None: not known.
-    pub search_path: Option<Vec<String>>,
-    /// The session's temporary relations, by their bare names.
-    pub temp_tables: BTreeSet<String>,
-    /// How the server reads backslashes in plain literals.
-    pub standard_conforming_strings: bool,
-}
-
 impl Statement {
     /// A statement of this class that touches nothing; the caller adds what it knows.
     pub(super) fn new(tag: &'static str, class: Class) -> Self {
@@ -390,6 +387,7 @@ impl Statement {
             returns_rows: false,
             set_config: None,
             modes: None,
+            keyed_if: Vec::new(),
             cursor: None,
         }
     }
@@ -428,6 +426,10 @@ impl Statement {
         Self::new(tag, Class::Maintenance(kind))
     }
 
+    pub(super) fn is_captured(&self) -> bool {
+        matches!(self.class, Class::Captured { .. })
+    }
+
     pub(super) fn refused(tag: &'static str, refusal: Refusal) -> Self {
         Self::new(tag, Class::Refused(refusal))
     }
@@ -455,31 +457,3 @@ impl Refusal {
         }
     }
 }
-
-impl Default for Scope {
-    fn default() -> Self {
-        Self {
-            user: String::new(),
-            search_path: Some(vec!["$user".to_owned(), "public".to_owned()]),
-            temp_tables: BTreeSet::new(),
-            standard_conforming_strings: true,
-        }
-    }
-}
-
-/// The text could not be read. The server will find the same error: let it say so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseError {
-    /// The parser's words.
-    pub message: String,
-    /// The byte at which it stopped, where known.
-    pub position: Option<usize>,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ParseError {}

@@ -59,11 +59,6 @@ impl<'x> Tokens<'x> {
             }
         }
     }
-
-    /// Whether the token is this identifier.
-    pub(super) fn is(&self, at: usize, identifier: &str) -> bool {
-        self.identifier(at).is_some_and(|found| found == identifier)
-    }
 }
 
 fn range(token: &ScanToken) -> Range<usize> {

@@ -102,6 +102,7 @@ impl<'c, 't> Walker<'c, 't> {
             | NodeEnum::JoinExpr(_)
             | NodeEnum::List(_)
             | NodeEnum::IndexElem(_)
+            | NodeEnum::ReturnStmt(_)
             | NodeEnum::CurrentOfExpr(_) => self.clause(inner),
             _ => self.structured(inner),
         }
@@ -194,6 +195,7 @@ impl<'c, 't> Walker<'c, 't> {
                 }
             }),
             NodeEnum::IndexElem(e) => self.opt(&e.expr),
+            NodeEnum::ReturnStmt(e) => self.opt(&e.returnval),
             NodeEnum::CurrentOfExpr(_) => self.effects.on_leader(Hold::Transaction),
             _ => self.effects.anything(),
         }

@@ -23,6 +23,9 @@ BEGIN
     END $body$ $make$, owner);
   EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', helper);
   EXECUTE format('ALTER FUNCTION %s OWNER TO %s', helper, owner::regrole);
+EXCEPTION WHEN unique_violation OR duplicate_function THEN
+  -- Another session has just made it.
+  NULL;
 END $$;
 
 -- Whether writing to a table runs nothing that users wrote.

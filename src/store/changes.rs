@@ -201,6 +201,7 @@ fn change(relation: String, old: String, new: String, op: Op) -> Option<Change> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test fails by panicking.
 mod tests {
     use super::*;
 

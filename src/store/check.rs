@@ -225,7 +225,7 @@ impl Backend<'_> {
             .query_one(
                 "SELECT obj_description(to_regnamespace('lockstep'), 'pg_namespace'), \
                  (SELECT count(*) FROM pg_event_trigger WHERE evtname IN ('lockstep_ddl_end', 'lockstep_ddl_drop') \
-                 AND evtenabled = 'A'), to_regprocedure('lockstep.unguarded()') IS NOT NULL",
+                 AND evtenabled = 'A'), to_regprocedure('lockstep.unguarded(oid[])') IS NOT NULL",
                 &[],
             )
             .await?;

@@ -1,21 +1,32 @@
 -- What keeps the triggers on every table, and the rights of all functions.
 
--- Tables that need the triggers and lack them, or have them disabled.
-CREATE OR REPLACE FUNCTION lockstep.unguarded() RETURNS SETOF regclass
+-- Tables that need the triggers and lack them, or have them disabled; of the database, or among some.
+CREATE OR REPLACE FUNCTION lockstep.unguarded(among oid[] DEFAULT NULL) RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+  WHERE (among IS NULL OR c.oid = ANY (among)) AND c.relkind = 'r' AND c.relpersistence <> 't'
     AND n.nspname NOT IN ('lockstep', 'pg_catalog', 'information_schema')
     AND 2 > (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
              AND t.tgname IN ('00_lockstep_capture', '00_lockstep_truncate')
              AND t.tgfoid = 'lockstep.capture_row()'::regprocedure)
 $$;
 
+-- Makes the helpers of all owners that have none yet. Here and not when rows come, so that two transactions that bring
+-- rows do not make the same one at the same time.
+CREATE OR REPLACE FUNCTION lockstep.make_helpers() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM lockstep.make_helper(o.relowner)
+    FROM (SELECT DISTINCT c.relowner FROM pg_class c WHERE c.relkind = 'r' AND c.relpersistence <> 't') o
+    JOIN pg_roles r ON r.oid = o.relowner
+    WHERE NOT r.rolsuper AND NOT EXISTS (SELECT FROM pg_proc p
+      WHERE p.proname = concat('as_', o.relowner) AND p.pronamespace = 'lockstep'::regnamespace);
+END $$;
+
 -- Puts the triggers on one table. The capture is off while we do, so that our own DDL is not reported to the proxy.
 CREATE OR REPLACE FUNCTION lockstep.guard(rel regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lockstep.capture = 'off' AS $$
 DECLARE
-  owner oid;
   trigger text;
   events text;
 BEGIN
@@ -31,11 +42,7 @@ BEGIN
   -- Both in one command: the event trigger fires for it too, and must find nothing left to do.
   EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER "00_lockstep_capture", '
     'ENABLE ALWAYS TRIGGER "00_lockstep_truncate"', rel);
-  SELECT c.relowner INTO STRICT owner FROM pg_class c WHERE c.oid = rel;
-  IF NOT (SELECT rolsuper FROM pg_roles WHERE oid = owner) AND NOT EXISTS (
-      SELECT FROM pg_proc WHERE proname = concat('as_', owner) AND pronamespace = 'lockstep'::regnamespace) THEN
-    PERFORM lockstep.make_helper(owner);
-  END IF;
+  PERFORM lockstep.make_helpers();
 END $$;
 
 -- Tells the proxy of DDL that ran out of its sight.
@@ -63,11 +70,14 @@ BEGIN
   END IF;
   IF TG_TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
     FOR rel IN
-      SELECT u FROM lockstep.unguarded() AS u
-      WHERE u IN (SELECT objid FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass)
+      SELECT lockstep.unguarded(coalesce(array_agg(objid), '{}'))
+      FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass
     LOOP
       PERFORM lockstep.guard(rel);
     END LOOP;
+  END IF;
+  IF TG_TAG IN ('ALTER TABLE', 'REASSIGN OWNED') THEN
+    PERFORM lockstep.make_helpers();
   END IF;
 END $$;
 

@@ -80,3 +80,7 @@ CREATE VIEW v_with AS WITH a AS (SELECT id FROM plain) SELECT * FROM a JOIN pair
 CREATE MATERIALIZED VIEW mv AS SELECT kind, count(*) FROM events GROUP BY kind;
 CREATE MATERIALIZED VIEW mv_now AS SELECT now() AS t;
 CREATE MATERIALIZED VIEW mv_limit AS SELECT id FROM plain LIMIT 10;
+
+-- Functions that are not what they are declared to be.
+CREATE FUNCTION f_liar() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT nextval(''seq'')';
+CREATE FUNCTION f_clock() RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT now()::text';

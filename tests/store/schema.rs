@@ -142,3 +142,31 @@ async fn installing_again_keeps_everything() {
     assert_eq!(tail, [(1, 2)]);
     assert!(unguarded(&pair).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_new_owner_has_his_helper_before_rows_come() {
+    let pair = Pair::new().await;
+    let (old, new) = (pair.user("old").await, pair.user("new").await);
+    let admin = pair.admin(0).await;
+    let helpers = async || {
+        let query = "SELECT count(*) FROM pg_proc WHERE proname ~ '^as_' AND pronamespace = 'lockstep'::regnamespace";
+        admin.query_one(query, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    admin
+        .batch_execute(&format!(
+            "CREATE TABLE t (id int); ALTER TABLE t OWNER TO {old}"
+        ))
+        .await
+        .unwrap();
+    assert_eq!(helpers().await, 1);
+    admin
+        .batch_execute(&format!("REASSIGN OWNED BY {old} TO {new}"))
+        .await
+        .unwrap();
+    assert!(helpers().await >= 1);
+    admin
+        .batch_execute("CREATE TABLE IF NOT EXISTS t (id int); DROP TABLE t")
+        .await
+        .unwrap();
+    assert_eq!(helpers().await, 0);
+}

@@ -40,6 +40,9 @@ impl PgDial {
         }
         let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
         link.reader = purpose == Purpose::Read;
+        if link.reader {
+            link.parameters.insert("default_transaction_read_only".into(), "off".into());
+        }
         if purpose == Purpose::Write {
             let mark = self.mark(&mut link);
             let limit = self.route.timeout;

@@ -50,10 +50,11 @@ enum ParseFate {
     HandOn,
     /// We added it.
     Swallow,
-    /// The application asked for it, but the server knows the statement already.
+    /// The application asked for it, but the server knows the statement already. In its place
+    /// travels a Close of nothing, whose answer comes where the answer to the Parse belongs.
     Invent,
-    /// The application closed a statement: the server keeps it.
-    InventClose,
+    /// The application closed something.
+    Close,
 }
 
 /// One request whose answer is outstanding.
@@ -107,6 +108,8 @@ pub struct PgLink {
     fates: VecDeque<(ParseFate, u64)>,
 }
 
+/// A statement that does not exist: to close it does nothing, and is answered in its turn.
+const NOTHING: &str = "ls_nothing";
 /// The number of a statement that is not kept.
 const UNNAMED: u64 = 0;
 
@@ -244,8 +247,15 @@ impl PgLink {
                 Step::Execute { portal, max_rows } => {
                     client::execute(&mut self.outgoing, portal, *max_rows);
                 }
-                Step::CloseStatement => self.fates.push_back((ParseFate::InventClose, UNNAMED)),
-                Step::ClosePortal(portal) => client::close(&mut self.outgoing, b'P', portal),
+                Step::CloseStatement => {
+                    // The name is the application's; the server keeps the statement.
+                    client::close(&mut self.outgoing, b'S', NOTHING);
+                    self.fates.push_back((ParseFate::Close, UNNAMED));
+                }
+                Step::ClosePortal(portal) => {
+                    client::close(&mut self.outgoing, b'P', portal);
+                    self.fates.push_back((ParseFate::Close, UNNAMED));
+                }
             }
         }
         client::sync(&mut self.outgoing);
@@ -256,6 +266,7 @@ impl PgLink {
         let prepared = &reference.prepared;
         if reference.named {
             if !self.prepared.insert(prepared.id) {
+                client::close(&mut self.outgoing, b'S', NOTHING);
                 self.fates.push_back((ParseFate::Invent, UNNAMED));
                 return;
             }
@@ -397,7 +408,10 @@ impl PgLink {
     }
 
     fn note_parameter(&mut self, total: usize) {
-        if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total]) {
+        if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total])
+            // A reader's own limit is none of the application's settings.
+            && !(self.reader && name == "default_transaction_read_only")
+        {
             self.parameters.insert(name.to_owned(), value.to_owned());
         }
     }
@@ -432,7 +446,7 @@ impl PgLink {
             .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))?
             .filter(|h| run + h.total <= self.incoming.len())
         {
-            if matches!(header.tag, b'D' | b'T' | b'2' | b'n' | b'd') && !self.invention_due() {
+            if matches!(header.tag, b'D' | b'T' | b'2' | b'n' | b'd') {
                 if header.tag == b'D' && self.wants_digest {
                     self.digest.write(&self.incoming[run + 5..run + header.total]);
                 }
@@ -457,18 +471,12 @@ impl PgLink {
         Ok(false)
     }
 
-    fn invention_due(&self) -> bool {
-        let fate = self.expected.front().and_then(|request| request.fates.front());
-        matches!(fate, Some((ParseFate::Invent | ParseFate::InventClose, _)))
-    }
-
     fn relay_special<S: Sink>(
         &mut self,
         header: frame::Header,
         sink: &mut S,
         outcome: &mut Outcome,
     ) -> Result<bool, Broken> {
-        self.invent(sink, header.tag);
         let message = &self.incoming[..header.total];
         match header.tag {
             b'Z' => {
@@ -486,7 +494,12 @@ impl PgLink {
             }
             b'1' => {
                 if self.parse_done() == Some(ParseFate::Swallow) {
-                    self.invent(sink, b'1');
+                    return Ok(false);
+                }
+            }
+            b'3' => {
+                if self.parse_done() == Some(ParseFate::Invent) {
+                    server::parse_complete(sink.buffer());
                     return Ok(false);
                 }
             }
@@ -499,7 +512,15 @@ impl PgLink {
                     return Ok(false);
                 }
             }
-            b'S' => self.note_parameter(header.total),
+            b'S' => {
+                if let Ok((name, value)) = server::parameter_status_of(&message[5..])
+                    && !(self.reader && name == "default_transaction_read_only")
+                {
+                    sink.report(name, value);
+                }
+                self.note_parameter(header.total);
+                return Ok(false);
+            }
             b's' => outcome.suspended = true,
             b'G' => outcome.bulk = true,
             _ => {}
@@ -508,22 +529,6 @@ impl PgLink {
         outcome.completion = header.total;
         // The server says no more until the bulk load has been sent.
         Ok(header.tag == b'G')
-    }
-
-    /// Writes the answers that the application expects and the server was not asked for.
-    fn invent<S: Sink>(&mut self, sink: &mut S, next: u8) {
-        if next == b'E' {
-            return;
-        }
-        let Some(request) = self.expected.front_mut() else { return };
-        loop {
-            match request.fates.front() {
-                Some((ParseFate::Invent, _)) => server::parse_complete(sink.buffer()),
-                Some((ParseFate::InventClose, _)) => server::close_complete(sink.buffer()),
-                _ => return,
-            }
-            request.fates.pop_front();
-        }
     }
 
     fn captured(&self, total: usize) -> Option<Captured> {
@@ -594,7 +599,9 @@ impl PgLink {
                 b'E' => return Err(Broken::Lost(read_error(message).to_string())),
                 b'A' | b'N' => sink.buffer().extend_from_slice(message),
                 b'S' => {
-                    sink.buffer().extend_from_slice(message);
+                    if let Ok((name, value)) = server::parameter_status_of(&message[5..]) {
+                        sink.report(name, value);
+                    }
                     self.note_parameter(header.total);
                 }
                 _ => {}

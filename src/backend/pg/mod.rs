@@ -12,10 +12,10 @@ pub use link::{Canceller, PgLink, Shared};
 use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
-use crate::exchange::{Broken, BulkPiece, Link, Outcome, ServerError, Settings, Sink, TxMode, TxState, Watch};
+use crate::exchange::{Broken, BulkPiece, Discard, Link, Outcome, PREPARED, ServerError, Settings, Sink, TxMode, TxState, Watch};
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
-use crate::wire::pg::{PgWork, Step};
+use crate::wire::pg::PgWork;
 use link::Own;
 
 const RECORD: Own = Own {
@@ -60,17 +60,6 @@ const CAPTURED: Own = Own {
           pg_catalog.set_config('lockstep.capture', 'off', true)",
     types: &[],
 };
-
-/// Whether a simple query opens a bulk load. Anything doubtful does not: it is only about what can be
-/// sent along with it.
-fn is_copy(text: &[u8]) -> bool {
-    let start = text.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(text.len());
-    text[start..].get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"copy"))
-}
-
-fn opens_copy(step: &Step) -> bool {
-    matches!(step, Step::Bind { statement, .. } if is_copy(statement.prepared.text.sql.as_bytes()))
-}
 
 impl PgLink {
     /// Queues the questions that follow a watched statement; how many.
@@ -197,9 +186,9 @@ impl Link for PgLink {
         }
         let mut change = String::new();
         for key in self.settings.keys().filter(|key| !wanted.contains_key(*key)) {
-            change.push_str("RESET ");
-            change.push_str(key);
-            change.push(';');
+            let (verb, name) =
+                key.strip_prefix(PREPARED).map_or(("RESET", &**key), |name| ("DEALLOCATE", name));
+            change.push_str(&format!("{verb} {name};"));
         }
         for (key, statement) in wanted.iter() {
             // A reader stays read-only, whatever the application has chosen for its writes.
@@ -219,6 +208,10 @@ impl Link for PgLink {
 
     fn begin(&mut self, mode: &TxMode) {
         self.queue_query(&begin_text(mode), "BEGIN", None);
+    }
+
+    fn reported(&self) -> &std::collections::BTreeMap<String, String> {
+        self.parameters()
     }
 
     fn settings(&self) -> &Settings {
@@ -264,8 +257,10 @@ impl Link for PgLink {
         self.queue_query(&text, "limits", None);
     }
 
-    async fn check_deferred(&mut self) -> Result<Result<(), ServerError>, Broken> {
-        Ok(self.ask("SET CONSTRAINTS ALL IMMEDIATE", &[]).await?.map(|_| ()))
+    async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
+        let check = PgWork::Query(bytes::Bytes::from_static(b"SET CONSTRAINTS ALL IMMEDIATE"));
+        let watch = Watch { rows: true, sequences: Some(&Sequences::Any), ..Watch::default() };
+        self.run(&check, watch, &mut Discard::default()).await
     }
 
     fn queue_commit(&mut self) {
@@ -346,10 +341,7 @@ impl Link for PgLink {
         if watch.rows {
             self.queue_own(&CAPTURE, &bind_rest(&[]));
         }
-        let bulk = match work {
-            PgWork::Query(text) => is_copy(text),
-            PgWork::Steps(steps) => steps.iter().any(opens_copy),
-        };
+        let bulk = watch.bulk;
         self.bulk_by_steps = bulk && matches!(work, PgWork::Steps(_));
         match work {
             PgWork::Query(text) => {

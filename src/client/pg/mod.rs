@@ -55,6 +55,12 @@ pub struct PgClient {
     /// A bulk load took the Sync of its batch: another one comes, and gets the answer.
     sync_owed: bool,
     flushes: u64,
+    /// What the client was told of its server's session.
+    told: HashMap<String, String>,
+    /// What it will be told at the end of the batch, if it is something new.
+    reports: Vec<(String, String)>,
+    /// A message that came while a bulk load was not open yet.
+    pushed_back: Option<frame::Frame>,
 }
 
 impl PgClient {
@@ -77,6 +83,9 @@ impl PgClient {
             end: End::Ready,
             sync_owed: false,
             flushes: 0,
+            told: HashMap::new(),
+            reports: Vec::new(),
+            pushed_back: None,
         }
     }
 
@@ -93,6 +102,7 @@ impl PgClient {
         server::auth_ok(&mut self.outgoing);
         for (name, value) in parameters {
             server::parameter_status(&mut self.outgoing, name, value);
+            self.told.insert(name.to_owned(), value.to_owned());
         }
         server::backend_key_data(&mut self.outgoing, number, secret);
         server::ready_for_query(&mut self.outgoing, server::IDLE);
@@ -100,6 +110,9 @@ impl PgClient {
     }
 
     async fn frame(&mut self) -> Result<frame::Frame, Gone> {
+        if let Some(frame) = self.pushed_back.take() {
+            return Ok(frame);
+        }
         loop {
             match frame::take(&mut self.incoming, self.bounds.message) {
                 Ok(Some(frame)) => return Ok(frame),
@@ -120,11 +133,15 @@ impl PgClient {
         Gone
     }
 
-    fn take_batch(&mut self, end: End, failure: Option<Failure>) -> Batch<PgWork> {
+    fn end_steps(&mut self) {
         if !self.steps.is_empty() {
             let steps = std::mem::take(&mut self.steps);
             self.items.push(Item { text: None, work: PgWork::Steps(steps) });
         }
+    }
+
+    fn take_batch(&mut self, end: End, failure: Option<Failure>) -> Batch<PgWork> {
+        self.end_steps();
         self.end = end;
         Batch { items: std::mem::take(&mut self.items), end, failure }
     }
@@ -258,6 +275,10 @@ impl Sink for PgClient {
     fn flushes(&self) -> u64 {
         self.flushes
     }
+
+    fn report(&mut self, name: &str, value: &str) {
+        self.reports.push((name.to_owned(), value.to_owned()));
+    }
 }
 
 impl Client for PgClient {
@@ -279,6 +300,7 @@ impl Client for PgClient {
                     self.unnamed = None;
                     let shared = self.statements.intern(&text, &[]).text.clone();
                     let work = PgWork::Query(Bytes::from(text));
+                    self.end_steps();
                     self.items.push(Item { text: Some(shared), work });
                     return Ok(self.take_batch(End::Ready, None));
                 }
@@ -292,12 +314,18 @@ impl Client for PgClient {
                     return Ok(self.take_batch(End::Flush, None));
                 }
                 client::TERMINATE => return Err(Gone),
+                // A bulk load that a statement of this pipeline opens: it comes first.
+                client::COPY_DATA | client::COPY_DONE | client::COPY_FAIL
+                    if !self.items.is_empty() =>
+                {
+                    self.pushed_back = Some(frame);
+                    return Ok(self.take_batch(End::Flush, None));
+                }
                 // Left over from a bulk load that has failed.
                 client::COPY_DATA | client::COPY_DONE | client::COPY_FAIL => {}
                 _ => {
                     self.extended = true;
                     if let Err(failure) = self.extended(&frame) {
-                        self.steps.clear();
                         return Ok(self.take_batch(End::Flush, Some(failure)));
                     }
                 }
@@ -371,6 +399,13 @@ impl Client for PgClient {
         self.fresh.clear();
         if state == TxState::Idle {
             self.portals.clear();
+        }
+        let reports: HashMap<_, _> = std::mem::take(&mut self.reports).into_iter().collect();
+        for (name, value) in reports {
+            if self.told.get(&name) != Some(&value) {
+                server::parameter_status(&mut self.outgoing, &name, &value);
+                self.told.insert(name, value);
+            }
         }
         if std::mem::take(&mut self.sync_owed) {
             return;
