@@ -100,6 +100,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
             max_effects: config.limits.max_transaction_effects_bytes,
         },
         registry: Registry::default(),
+        brake_us: std::sync::atomic::AtomicU32::new(0),
         activate: tokio::sync::Notify::new(),
         turn: std::sync::atomic::AtomicUsize::new(0),
     });
@@ -172,9 +173,19 @@ pub(super) fn door(config: &Config, statements: Arc<Statements>) -> Result<Door,
         password: user.password.clone(),
         verifier: Door::verifier(user.password.reveal()),
     };
+    let mut users: HashMap<String, Known> =
+        config.users.iter().map(|user| (user.name.clone(), known(user))).collect();
+    // The administrator has a way in to the console, and only there.
+    let admin = config::User {
+        name: config.admin.user.clone(),
+        password: config.admin.password.clone(),
+        max_connections: None,
+        auth: None,
+    };
+    users.entry(admin.name.clone()).or_insert_with(|| known(&admin));
     Ok(Door {
         tls,
-        users: config.users.iter().map(|user| (user.name.clone(), known(user))).collect(),
+        users,
         method: config.cluster.auth,
         secret: rand::random(),
         timeout: config.timeouts.login,

@@ -212,6 +212,12 @@ fn admit(house: &House, greeting: &Greeting) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    if user.is_none() {
+        let what = format!("user \"{}\" is not in the configuration", greeting.user);
+        return Err(Failure::new(Kind::Refused, what)
+            .code("28000")
+            .hint(format!("the administrator may use the console only: database \"{CONSOLE}\"")));
+    }
     if greeting.database != config.cluster.database {
         let what = format!("database \"{}\" does not exist", greeting.database);
         return Err(Failure::new(Kind::Refused, what)

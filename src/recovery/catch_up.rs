@@ -4,6 +4,8 @@ use tokio::time::{Duration, Instant};
 
 use super::plan::lacking;
 use super::replay::replay;
+use std::sync::atomic::Ordering;
+
 use super::Settings;
 use crate::cluster::State;
 use crate::exchange::Protocol;
@@ -11,6 +13,9 @@ use crate::session::Shared;
 
 /// With no more records than this to go, the rest is done behind the gate.
 const NEARLY: usize = 20;
+/// The least and the most by which a commit is slowed down.
+const LIGHT_US: u32 = 2_000;
+const HARD_US: u32 = 100_000;
 /// Records fetched at once.
 const FETCH: usize = 500;
 /// The longest pause between two attempts.
@@ -64,13 +69,17 @@ pub(super) async fn catch_up<P: Protocol>(
     control.fence(settings.users.clone()).await?;
     // What was left over from before must not hide in a connection of ours.
     shared.backends[backend].refresh();
+    let brake = Brake { shared };
     let started = Instant::now();
     let mut applied = 0;
+    let mut before = usize::MAX;
     loop {
         let missing = missing(shared, backend).await?;
         if missing.len() <= NEARLY {
             break;
         }
+        brake.adjust(before, missing.len());
+        before = missing.len();
         let remaining = u64::try_from(missing.len()).unwrap_or(u64::MAX);
         shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
         applied += apply(shared, backend, &missing).await?;
@@ -98,6 +107,33 @@ pub(super) async fn catch_up<P: Protocol>(
     let took = started.elapsed();
     tracing::info!(backend = %name, records = applied, ?took, gate = ?held, "caught up");
     Ok(())
+}
+
+/// Slows commits down while a backend that catches up would not get nearer otherwise.
+struct Brake<'a, P: Protocol> {
+    shared: &'a Shared<P>,
+}
+
+impl<P: Protocol> Brake<'_, P> {
+    /// A round that did not at least halve what is missing pulls the brake harder.
+    fn adjust(&self, before: usize, now: usize) {
+        let brake = self.shared.brake_us.load(Ordering::Relaxed);
+        let harder = if before != usize::MAX && now > before / 2 {
+            (brake * 2).clamp(LIGHT_US, HARD_US)
+        } else {
+            brake
+        };
+        if harder != brake {
+            tracing::info!(brake_us = harder, missing = now, "commits are slowed down for a backend to catch up");
+            self.shared.brake_us.store(harder, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<P: Protocol> Drop for Brake<'_, P> {
+    fn drop(&mut self) {
+        self.shared.brake_us.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Whether it is the backend it should be: answering is not enough.

@@ -131,6 +131,10 @@ impl<P: Protocol> Session<P> {
         mut shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
         let shared = self.shared.clone();
+        let brake = shared.brake_us.load(std::sync::atomic::Ordering::Relaxed);
+        if brake > 0 {
+            tokio::time::sleep(std::time::Duration::from_micros(u64::from(brake))).await;
+        }
         let gate = shared.keeper.gate.read().await;
         let ticket = shared.ledger.begin(tx.writes.clone());
         let entry = Entry {

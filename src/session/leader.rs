@@ -93,6 +93,10 @@ impl<P: Protocol> Session<P> {
             for statement in &tx.context {
                 leader.queue(statement);
             }
+            // Where it begins anew it has written nothing, but its savepoints are still there.
+            for effects in 0..=tx.effects.len() {
+                shares::set_savepoints(&mut *leader, tx, effects);
+            }
         }
         self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false });
         Ok(())
@@ -171,6 +175,7 @@ impl<P: Protocol> Session<P> {
         self.stays.listens.clone_from(&was_held.listens);
         let verdict = self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
         if was_held.lost_with_server() {
+            self.forget_server_state();
             shares::abandon(&self.shared, shares).await;
             return Err(Failure::retry("the state of its server session is gone").into());
         }

@@ -98,6 +98,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// State of a server's session was lost while nobody looked: the next statement is told.
+    state_lost: bool,
     /// The connection on which this session last drew from a sequence.
     drawn: Option<Identity>,
     /// The length of the message that said the last statement was complete.
@@ -139,6 +141,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            state_lost: false,
             drawn: None,
             completion: 0,
             prepared: std::collections::HashMap::new(),
@@ -208,13 +211,26 @@ impl<P: Protocol> Session<P> {
         let (backend, generation) = (lease.backend().index, lease.generation());
         drop(lease);
         self.shared.keeper.lost(backend, generation, why.to_owned(), false).await;
+        if std::mem::take(&mut self.stays.other) {
+            self.forget_server_state();
+            self.state_lost = true;
+        }
         if self.stays.listens.is_empty() {
             return;
         }
         // Listening begins again at once: the client may never send anything.
-        if let Ok(lease) = self.leader_lease().await {
+        if let Ok(mut lease) = self.leader_lease().await
+            && let Ok(None) = lease.drain().await
+        {
             self.held = Some(lease);
         }
+    }
+
+    /// What lived in a server's session is gone: temporary tables do not hide others any more.
+    fn forget_server_state(&mut self) {
+        let mut scope = (*self.scope).clone();
+        scope.temp_tables.clear();
+        self.scope = Arc::new(scope);
     }
 
     /// Runs a batch and answers it.

@@ -28,6 +28,10 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn items(&mut self, batch: Batch<P::Work>) -> Result<(), Stop> {
         let executed = batch.items.iter().filter(|item| item.text.is_some()).count();
         let partial = executed > 0 && batch.items.iter().any(|item| item.work.is_partial());
+        if std::mem::take(&mut self.state_lost) {
+            let why = "the state of its server session (temporary tables, locks) is gone";
+            return Err(Failure::retry(why).into());
+        }
         for item in &batch.items {
             match &item.text {
                 Some(text) => self.item(item, text, executed > 1 || partial).await?,
@@ -309,6 +313,7 @@ impl<P: Protocol> Session<P> {
                     }
                     self.client.buffer().truncate(mark.0);
                     if std::mem::take(&mut self.stays.other) {
+                        self.forget_server_state();
                         return Err(Failure::retry("the state of its server session is gone").into());
                     }
                 }

@@ -43,6 +43,8 @@ pub struct Shared<P: Protocol> {
     pub settings: SharedSettings,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
+    /// By how many microseconds each commit is slowed down, so that a backend can catch up.
+    pub brake_us: std::sync::atomic::AtomicU32,
     /// Wakes whoever brings backends back.
     pub activate: tokio::sync::Notify,
     /// Counts choices of a backend for a read.

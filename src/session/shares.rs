@@ -11,6 +11,7 @@ use super::Shared;
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
+use crate::store::capture::quoted;
 use std::sync::Arc;
 
 /// Opens a share on one follower and sends it everything the transaction has done.
@@ -22,10 +23,19 @@ pub(super) async fn open<P: Protocol>(
     let mut lease = pool.checkout().await?;
     lease.adopt(settings);
     lease.begin_share();
-    for effect in &tx.effects {
+    for (n, effect) in tx.effects.iter().enumerate() {
+        set_savepoints(&mut *lease, tx, n);
         lease.queue_effect(effect);
     }
+    set_savepoints(&mut *lease, tx, tx.effects.len());
     Ok(Share { lease, failed: None })
+}
+
+/// Sets the savepoints that the transaction has after so many effects.
+pub(super) fn set_savepoints<L: Link>(link: &mut L, tx: &Transaction<L>, effects: usize) {
+    for name in tx.savepoints_at(effects) {
+        link.queue(&format!("SAVEPOINT {}", quoted(name)));
+    }
 }
 
 /// Opens the shares on all followers, when that has not been done.

@@ -121,9 +121,9 @@ impl<L: Link> Transaction<L> {
         level <= Isolation::ReadCommitted && !self.stateful
     }
 
-    /// Whether nothing of it would be missed if it began anew.
+    /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
     pub fn is_fresh(&self) -> bool {
-        self.writing == 0 && self.locks.is_empty() && !self.stateful && self.savepoints.is_empty()
+        self.writing == 0 && self.locks.is_empty() && !self.stateful
     }
 
     /// Notes tables that it has written.
@@ -164,6 +164,11 @@ impl<L: Link> Transaction<L> {
             settings,
             scope,
         });
+    }
+
+    /// The savepoints that were set when the transaction had so many effects.
+    pub fn savepoints_at(&self, effects: usize) -> impl Iterator<Item = &str> {
+        self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.name)
     }
 
     /// Forgets a savepoint and those after it.

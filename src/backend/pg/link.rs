@@ -92,6 +92,8 @@ pub struct PgLink {
     pub(super) tx: u8,
     /// Used for balanced reads only.
     pub(super) reader: bool,
+    /// The server's session is a follower's: triggers and foreign keys do not fire.
+    pub(super) follows: bool,
     /// What the capture triggers sign their reports on this connection with.
     pub(super) mark: String,
     /// Hashes the rows of the answer being handed on.
@@ -133,6 +135,7 @@ impl PgLink {
             settings: Settings::default(),
             tx: b'I',
             reader: false,
+            follows: false,
             mark: String::new(),
             digest: std::hash::DefaultHasher::new(),
             wants_digest: false,
@@ -153,6 +156,10 @@ impl PgLink {
     pub(super) fn expect(&mut self, what: &'static str, rows: Option<u64>) {
         let fates = std::mem::take(&mut self.fates);
         self.expected.push_back(Expected { rows, what, fates });
+    }
+
+    pub(super) fn expected_is_empty(&self) -> bool {
+        self.expected.is_empty()
     }
 
     pub(super) fn outstanding_requests(&self) -> usize {

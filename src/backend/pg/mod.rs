@@ -62,6 +62,18 @@ const CAPTURED: Own = Own {
 };
 
 impl PgLink {
+    /// Makes the server's session a follower's, on which nothing fires that has fired on the leader
+    /// already, or a leader's again.
+    fn follow(&mut self, follower: bool) {
+        if self.follows == follower {
+            return;
+        }
+        self.follows = follower;
+        let token = self.shared.token.clone();
+        let word: &[u8] = if follower { b"t" } else { b"f" };
+        self.queue_own(&FOLLOW, &bind_rest(&[(0, Some(token.as_bytes())), (0, Some(word))]));
+    }
+
     /// Whether the client's encoding cannot carry UTF-8 as it is.
     fn wants_armour(&self) -> bool {
         let encoding = self.settings.get("client_encoding");
@@ -125,6 +137,13 @@ impl PgLink {
         Ok(())
     }
 }
+
+const FOLLOW: Own = Own {
+    id: u64::MAX - 7,
+    name: "lockstep_follow",
+    sql: journal::FOLLOW_SQL,
+    types: &journal::FOLLOW_TYPES,
+};
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
@@ -229,6 +248,7 @@ impl Link for PgLink {
     }
 
     fn begin(&mut self, mode: &TxMode) {
+        self.follow(false);
         self.queue_query(&begin_text(mode), "BEGIN", None);
     }
 
@@ -261,6 +281,7 @@ impl Link for PgLink {
         own.extend(SHARE_LIMITS.iter().map(|key| ((*key).to_owned(), String::new())));
         self.settings = Settings::new(own);
         self.queue_query(&limits, "limits", None);
+        self.follow(true);
         self.queue_query("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "BEGIN", None);
     }
 
@@ -277,6 +298,7 @@ impl Link for PgLink {
             text.push(';');
         }
         self.queue_query(&text, "limits", None);
+        self.follow(false);
     }
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
@@ -359,6 +381,9 @@ impl Link for PgLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
+        if self.tx == b'I' && self.expected_is_empty() {
+            self.follow(false);
+        }
         if watch.rows {
             self.queue_own(&CAPTURE, &bind_rest(&[]));
         }
