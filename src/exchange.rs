@@ -37,6 +37,8 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn effect(&self, text: &str, rows: Option<u64>) -> Option<Effect>;
     /// Whether it may leave an open portal behind that later requests read on from.
     fn is_partial(&self) -> bool;
+    /// The statement that is described or bound here, whether or not it is run.
+    fn described(&self) -> Option<&str>;
 }
 
 /// Bytes on their way to an application.
