@@ -40,6 +40,8 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn is_fixed(&self, doubtful: &[crate::sql::TimeParam]) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
     fn is_partial(&self) -> bool;
+    /// The statement that is described or bound here, whether or not it is run.
+    fn described(&self) -> Option<&str>;
 }
 
 /// Bytes on their way to an application.

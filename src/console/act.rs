@@ -6,13 +6,19 @@ use super::chatter::Chatter;
 use super::parse::{Command, Name, Sync};
 use super::{Levers, Reply, show};
 use crate::error::{Failure, Kind};
-use crate::exchange::Protocol;
+use crate::exchange::{Link, Protocol};
 use crate::session::Shared;
 use crate::trace::TraceError;
 
 /// How long PAUSE waits for the commits under way. All others queue behind it meanwhile, so that it
 /// gives up rather than hold the applications because of one commit that does not end.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// The columns of the answer to RELOAD.
+const RELOADED: [&str; 1] = ["result"];
+
+/// How long a server may take to accept a request to cancel.
+const CANCEL: Duration = Duration::from_secs(5);
 
 /// Runs a command.
 pub(super) async fn act<P: Protocol>(
@@ -47,10 +53,21 @@ pub(super) async fn act<P: Protocol>(
             Ok(Reply::done("SET"))
         }
         Command::SetLogLevel(level) => set_level(levers, level),
+        Command::Kill(number) => kill(shared, *number).await,
         Command::Chatter(Chatter::Tag(tag)) => Ok(Reply::done(tag)),
         Command::Chatter(Chatter::Value { column, value, tag }) => {
             Ok(Reply::rows(&[column], vec![vec![Some(value.clone())]], tag))
         }
+    }
+}
+
+/// The columns of the answer to a command, where it has rows.
+pub(super) fn columns(command: &Command) -> Option<Vec<&str>> {
+    match command {
+        Command::Show(what) => Some(show::columns(*what).to_vec()),
+        Command::Reload => Some(RELOADED.to_vec()),
+        Command::Chatter(Chatter::Value { column, .. }) => Some(vec![column]),
+        _ => None,
     }
 }
 
@@ -134,7 +151,7 @@ async fn resume(levers: &Levers) -> Reply {
 
 async fn reload(levers: &Levers) -> Result<Reply, Failure> {
     match (levers.reload)().await {
-        Ok(what) => Ok(Reply::rows(&["result"], vec![vec![Some(what)]], "RELOAD")),
+        Ok(what) => Ok(Reply::rows(&RELOADED, vec![vec![Some(what)]], "RELOAD")),
         Err(why) => Err(
             Failure::new(Kind::Refused, "the configuration was not taken over")
                 .code("F0000")
@@ -160,4 +177,25 @@ fn set_level(levers: &Levers, level: &str) -> Result<Reply, Failure> {
     })?;
     tracing::info!(to = level, "log level set");
     Ok(Reply::done("SET"))
+}
+
+async fn kill<P: Protocol>(shared: &Shared<P>, number: u32) -> Result<Reply, Failure> {
+    let Some(running) = shared.registry.running(number) else {
+        return Err(
+            Failure::new(Kind::Refused, format!("client {number} does not exist"))
+                .code("42704")
+                .hint("SHOW CLIENTS lists them."),
+        );
+    };
+    let Some(canceller) = running else {
+        return Ok(Reply::done("KILL").warn(format!("client {number} runs nothing")));
+    };
+    let cancel = <P::Link as Link>::cancel(&canceller);
+    if tokio::time::timeout(CANCEL, cancel).await.is_err() {
+        return Err(refused(format!(
+            "the server took no request within {CANCEL:?}"
+        )));
+    }
+    tracing::info!(client = number, "cancelled by an operator");
+    Ok(Reply::done("KILL"))
 }

@@ -178,6 +178,13 @@ pub(super) static COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        words: "KILL",
+        also: &[],
+        arguments: "n",
+        help: "cancel what a client runs; SHOW CLIENTS has the numbers",
+        read: |arguments| Ok(Command::Kill(arguments.number("the number of a client")?)),
+    },
+    Entry {
         words: "HELP",
         also: &["SHOW HELP"],
         arguments: "",

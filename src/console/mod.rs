@@ -177,8 +177,7 @@ async fn run<P: Protocol>(
     item: &Item<P::Work>,
 ) -> Result<(), Failure> {
     let Some(text) = &item.text else {
-        client.answer(&item.work, "");
-        return Ok(());
+        return describe(client, &item.work);
     };
     let commands = understand(&item.work, &text.sql)?;
     if commands.is_empty() {
@@ -196,6 +195,16 @@ async fn run<P: Protocol>(
                 client.rows(&item.work, &columns, &table.rows, reply.tag);
             }
         }
+    }
+    Ok(())
+}
+
+/// Tells what a statement would return, which drivers ask before they run it.
+fn describe<C: Client>(client: &mut C, work: &C::Work) -> Result<(), Failure> {
+    let commands = understand(work, work.described().unwrap_or_default())?;
+    match commands.first().and_then(act::columns) {
+        Some(columns) => client.rows(work, &columns, &[], ""),
+        None => client.answer(work, ""),
     }
     Ok(())
 }

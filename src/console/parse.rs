@@ -25,6 +25,8 @@ pub(super) enum Command {
     SetWeight(Name, u32),
     /// Change what is logged.
     SetLogLevel(String),
+    /// Cancel what a client runs.
+    Kill(u32),
     /// What drivers say on their own.
     Chatter(Chatter),
 }

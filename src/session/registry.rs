@@ -86,6 +86,12 @@ impl<C: Clone> Registry<C> {
         lockstep_protocol::pg::auth::constant_time_eq(known, secret).then(|| slot.get()).flatten()
     }
 
+    /// How to cancel what a client runs, for an operator: `None` when there is no such client, and
+    /// nothing in it when it runs nothing.
+    pub fn running(&self, number: u32) -> Option<Option<C>> {
+        self.lock().get(&number).map(|(_, _, slot)| slot.get())
+    }
+
     /// How many clients a user has.
     pub fn count(&self, user: Option<&str>) -> usize {
         let sessions = self.lock();

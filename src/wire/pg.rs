@@ -155,6 +155,16 @@ impl Work for PgWork {
             })
     }
 
+    fn described(&self) -> Option<&str> {
+        let Self::Steps(steps) = self else { return None };
+        steps.iter().rev().find_map(|step| match step {
+            Step::DescribeStatement(statement) | Step::Bind { statement, .. } => {
+                Some(statement.prepared.text.sql.as_str())
+            }
+            _ => None,
+        })
+    }
+
     fn is_partial(&self) -> bool {
         match self {
             Self::Query(_) => false,
