@@ -376,4 +376,6 @@ pub trait Link: Send + 'static {
     fn cancel(canceller: &Self::Canceller) -> impl Future<Output = ()> + Send;
     /// In which state the server's session is.
     fn tx_state(&self) -> TxState;
+    /// Whether the server's session is in a state that nobody else should meet.
+    fn is_spent(&self) -> bool;
 }

@@ -142,7 +142,8 @@ impl<L: Link> Pool<L> {
     }
 
     fn put_back(&self, link: L, generation: u64, opened: Instant, identity: Identity) {
-        let fit = link.outstanding() == 0 && link.tx_state() == TxState::Idle;
+        let fit =
+            link.outstanding() == 0 && link.tx_state() == TxState::Idle && !link.is_spent();
         let now = Instant::now();
         let fresh = now - opened < self.backend.limits.lifetime;
         if fit && fresh && generation == self.backend.generation() {

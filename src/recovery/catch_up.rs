@@ -14,7 +14,7 @@ use crate::session::Shared;
 /// With no more records than this to go, the rest is done behind the gate.
 const NEARLY: usize = 20;
 /// The least and the most by which a commit is slowed down.
-const LIGHT_US: u32 = 2_000;
+const LIGHT_US: u32 = 5_000;
 const HARD_US: u32 = 100_000;
 /// Records fetched at once.
 const FETCH: usize = 500;
@@ -119,7 +119,7 @@ impl<P: Protocol> Brake<'_, P> {
     fn adjust(&self, before: usize, now: usize) {
         let brake = self.shared.brake_us.load(Ordering::Relaxed);
         let harder = if before != usize::MAX && now > before / 2 {
-            (brake * 2).clamp(LIGHT_US, HARD_US)
+            (brake * 4).clamp(LIGHT_US, HARD_US)
         } else {
             brake
         };

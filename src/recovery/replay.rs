@@ -24,33 +24,50 @@ pub(super) async fn replay<P: Protocol>(
 ) -> Result<(), String> {
     let mut rest = records;
     while !rest.is_empty() {
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         for record in rest.iter().take(BATCH) {
-            let entry = Entry::decode(&record.entry).map_err(|e| format!("record {}: {e}", record.seq))?;
-            let outside = is_outside(&entry);
-            if entries.is_empty() || (record.user == rest[0].user && !outside) {
-                entries.push(entry);
-            }
-            if outside || record.user != rest[0].user {
+            let entry =
+                Entry::decode(&record.entry).map_err(|e| format!("record {}: {e}", record.seq))?;
+            if entries.first().is_some_and(|first| !go_together(first, &entry)) {
                 break;
             }
+            entries.push(entry);
         }
         let (batch, tail) = rest.split_at(entries.len());
         if is_outside(&entries[0]) {
             outside(shared, backend, &batch[0], &entries[0]).await?;
-        } else if let Err(why) = together(shared, backend, batch, &entries).await {
-            if batch.len() == 1 {
-                return Err(format!("record {}: {why}", batch[0].seq));
-            }
-            tracing::debug!(%why, "a batch of records is applied one by one");
-            for (record, entry) in batch.iter().zip(&entries) {
-                let one = (std::slice::from_ref(record), std::slice::from_ref(entry));
-                together(shared, backend, one.0, one.1)
-                    .await
-                    .map_err(|why| format!("record {}: {why}", record.seq))?;
-            }
+        } else {
+            halving(shared, backend, batch, &entries).await?;
         }
         rest = tail;
+    }
+    Ok(())
+}
+
+/// Whether two records can be applied in one transaction: the same user, the same settings, and
+/// nothing that changes them.
+fn go_together(first: &Entry, next: &Entry) -> bool {
+    let alone = |entry: &Entry| is_outside(entry) || changes_settings(entry);
+    first.user == next.user && first.settings == next.settings && !alone(first) && !alone(next)
+}
+
+/// Applies records in one transaction, or, when that fails, in smaller ones.
+async fn halving<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    records: &[Record],
+    entries: &[Entry],
+) -> Result<(), String> {
+    let mut parts = vec![(records, entries)];
+    while let Some((records, entries)) = parts.pop() {
+        let Err(why) = together(shared, backend, records, entries).await else { continue };
+        if records.len() == 1 {
+            return Err(format!("record {}: {why}", records[0].seq));
+        }
+        tracing::debug!(%why, records = records.len(), "a batch of records is cut in half");
+        let middle = records.len() / 2;
+        parts.push((&records[middle..], &entries[middle..]));
+        parts.push((&records[..middle], &entries[..middle]));
     }
     Ok(())
 }
@@ -79,13 +96,8 @@ async fn together<P: Protocol>(
     entries: &[Entry],
 ) -> Result<(), String> {
     let user = &records[0].user;
-    // Settings are the session's: one transaction serves all records only while they stay the same.
-    let first = settings_of(&entries[0]);
-    if entries.iter().any(|entry| settings_of(entry) != first || changes_settings(entry)) && entries.len() > 1 {
-        return Err("the settings differ".into());
-    }
     let mut lease = lease(shared, backend, user).await?;
-    lease.adopt(&first);
+    lease.adopt(&settings_of(&entries[0]));
     lease.begin_share();
     for (record, entry) in records.iter().zip(entries) {
         for effect in &entry.effects {
@@ -109,7 +121,10 @@ async fn together<P: Protocol>(
     }
     lease.queue_commit();
     match lease.drain().await {
-        Ok(None) => Ok(()),
+        Ok(None) => {
+            lease.release();
+            Ok(())
+        }
         Ok(Some(error)) => Err(error.what),
         Err(broken) => Err(broken.to_string()),
     }

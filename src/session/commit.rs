@@ -145,7 +145,14 @@ impl<P: Protocol> Session<P> {
         let record = Record { id: rand::random::<i64>(), entry: entry.encode() };
         // From here on a step is never given up half-way: what follows runs to its end.
         let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
-        self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
+        if !self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await {
+            if let Some(leader) = leader {
+                self.drop_all(leader, shares).await;
+            } else {
+                shares::abandon(&shared, shares).await;
+            }
+            return Err(Failure::retry("no backend was active at its commit").into());
+        }
         let ended = self.finish(tx, &ticket, leader, shares).await;
         if ended.is_ok() {
             ticket.acknowledged();
@@ -221,7 +228,7 @@ impl<P: Protocol> Session<P> {
         record: &Record,
         leader: Option<&Lease<P::Link>>,
         shares: &mut Vec<Share<P::Link>>,
-    ) {
+    ) -> bool {
         let leading = leader.map(|l| l.backend().index);
         let view = self.shared.keeper.view();
         for &follower in view.order.iter().filter(|b| Some(**b) != leading) {
@@ -244,10 +251,14 @@ impl<P: Protocol> Session<P> {
                     let first = first.unwrap_or_else(|| "its share was not open".into());
                     let cause = format!("differs from the leader: {why} (at first: {first})");
                     let generation = self.shared.backends[follower].generation();
-                    self.shared.keeper.lost(follower, generation, cause, true).await;
+                    let verdict = self.shared.keeper.lost(follower, generation, cause, true).await;
+                    if verdict != Verdict::Evicted {
+                        return false;
+                    }
                 }
             }
         }
+        true
     }
 
     async fn apply_again(
@@ -281,6 +292,8 @@ impl<P: Protocol> Session<P> {
         shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
         let mut leader = leader;
+        // Whether the absence of everyone who did not confirm is on disk.
+        let mut absent = true;
         let level = tx.mode.isolation.unwrap_or(self.default_isolation());
         if level == Isolation::Serializable
             && let Some(mut first) = leader.take()
@@ -294,7 +307,9 @@ impl<P: Protocol> Session<P> {
                     self.give_back(first);
                     return Err(refused_commit(&error).into());
                 }
-                Err(broken) => self.put_out(&first, &broken.to_string()).await,
+                Err(broken) => {
+                    absent &= self.put_out(&first, &broken.to_string()).await;
+                }
             }
         }
         let leads = leader.is_some();
@@ -317,11 +332,11 @@ impl<P: Protocol> Session<P> {
                         lease.release();
                     }
                 }
-                Ok(Some(error)) => self.put_out(&lease, &error.what).await,
-                Err(broken) => self.put_out(&lease, &broken.to_string()).await,
+                Ok(Some(error)) => absent &= self.put_out(&lease, &error.what).await,
+                Err(broken) => absent &= self.put_out(&lease, &broken.to_string()).await,
             }
         }
-        if confirmed > 0 || (level == Isolation::Serializable && !leads) {
+        if absent && (confirmed > 0 || (level == Isolation::Serializable && !leads)) {
             return Ok(());
         }
         self.resolve(ticket).await
@@ -335,11 +350,12 @@ impl<P: Protocol> Session<P> {
         self.give_back(lease);
     }
 
-    /// A backend that did not confirm a COMMIT that others did may lack it: it leaves.
-    async fn put_out(&self, lease: &Lease<P::Link>, why: &str) {
+    /// A backend that did not confirm a COMMIT that others did may lack it: it leaves. False when
+    /// that could not be decided.
+    async fn put_out(&self, lease: &Lease<P::Link>, why: &str) -> bool {
         let (backend, generation) = (lease.backend().index, lease.generation());
         let cause = format!("did not confirm a commit: {why}");
-        self.shared.keeper.lost(backend, generation, cause, true).await;
+        self.shared.keeper.lost(backend, generation, cause, true).await == Verdict::Evicted
     }
 
     /// Nobody confirmed: what the journals say when the backends are back is the outcome.

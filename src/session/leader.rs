@@ -86,6 +86,10 @@ impl<P: Protocol> Session<P> {
             Place::Reading(lease) => self.end_reading(lease).await,
             Place::Nowhere => {}
         }
+        // Whoever has written somewhere must never begin anew elsewhere: half of it would be missing.
+        if self.tx.as_ref().is_some_and(|tx| tx.writing > 0) {
+            return Err(Failure::retry("what it had written went with its backend").into());
+        }
         let mut leader = self.leader_lease().await?;
         leader.adopt(&self.base_settings());
         if let Some(tx) = &self.tx {

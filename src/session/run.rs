@@ -35,7 +35,7 @@ impl<P: Protocol> Session<P> {
         for item in &batch.items {
             match &item.text {
                 Some(text) => self.item(item, text, executed > 1 || partial).await?,
-                None => self.unexecuted(&item.work).await?,
+                None => self.prepared_only(&item.work).await?,
             }
         }
         match batch.failure {
@@ -61,7 +61,7 @@ impl<P: Protocol> Session<P> {
             return self.read_alone(statements, &item.work).await;
         }
         if statements.is_empty() {
-            return self.unexecuted(&item.work).await;
+            return self.prepared_only(&item.work).await;
         }
         for statement in statements {
             let part;
@@ -79,6 +79,15 @@ impl<P: Protocol> Session<P> {
             self.statement(&step).await?;
         }
         Ok(())
+    }
+
+    /// Runs messages that execute nothing. Their failure fails the transaction like any other.
+    async fn prepared_only(&mut self, work: &P::Work) -> Result<(), Stop> {
+        let done = self.unexecuted(work).await;
+        if done.is_err() {
+            self.after_error().await;
+        }
+        done
     }
 
     /// Opens a transaction that no backend knows of yet.

@@ -90,6 +90,8 @@ pub struct PgLink {
     pub(super) gone: CancellationToken,
     pub(super) settings: Settings,
     pub(super) tx: u8,
+    /// Not to be used by anybody else.
+    pub(super) spent: bool,
     /// Used for balanced reads only.
     pub(super) reader: bool,
     /// The server's session is a follower's: triggers and foreign keys do not fire.
@@ -134,6 +136,7 @@ impl PgLink {
             gone,
             settings: Settings::default(),
             tx: b'I',
+            spent: false,
             reader: false,
             follows: false,
             mark: String::new(),

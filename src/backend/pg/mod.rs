@@ -299,6 +299,8 @@ impl Link for PgLink {
         }
         self.queue_query(&text, "limits", None);
         self.follow(false);
+        // Should the transaction be undone, the session would be a follower's again, unseen.
+        self.spent = true;
     }
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
@@ -480,5 +482,9 @@ impl Link for PgLink {
 
     fn tx_state(&self) -> TxState {
         self.state()
+    }
+
+    fn is_spent(&self) -> bool {
+        self.spent
     }
 }
