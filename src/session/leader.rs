@@ -143,6 +143,9 @@ impl<P: Protocol> Session<P> {
             match ran {
                 Ok(outcome) => {
                     self.completion = outcome.completion;
+                    if let Some(tx) = &mut self.tx {
+                        tx.ran = true;
+                    }
                     return Ok(outcome);
                 }
                 Err(Broken::Client(_)) => return Err(Stop::Gone),
@@ -184,7 +187,7 @@ impl<P: Protocol> Session<P> {
             return Err(Failure::retry("the state of its server session is gone").into());
         }
         let Some(tx) = &self.tx else { return Ok(()) };
-        if tx.is_fresh() {
+        if tx.is_fresh(self.default_isolation()) {
             shares::abandon(&self.shared, shares).await;
             return Ok(());
         }

@@ -80,6 +80,8 @@ pub struct Transaction<L: Link> {
     pub bounds: Vec<(String, i64)>,
     /// Bytes of its effects, roughly.
     pub size: usize,
+    /// A statement of it has run on the leader.
+    pub ran: bool,
     /// Tables it has written.
     pub writes: Touched,
     /// Locking reads.
@@ -106,6 +108,7 @@ impl<L: Link> Transaction<L> {
             sets: false,
             bounds: Vec::new(),
             size: 0,
+            ran: false,
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
@@ -122,8 +125,11 @@ impl<L: Link> Transaction<L> {
     }
 
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
-    pub fn is_fresh(&self) -> bool {
-        self.writing == 0 && self.locks.is_empty() && !self.stateful
+    /// A snapshot that has been read cannot be had again.
+    pub fn is_fresh(&self, default: Isolation) -> bool {
+        let level = self.mode.isolation.unwrap_or(default);
+        let unread = level <= Isolation::ReadCommitted || !self.ran;
+        self.writing == 0 && self.locks.is_empty() && !self.stateful && unread
     }
 
     /// Notes tables that it has written.

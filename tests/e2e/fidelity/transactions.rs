@@ -39,7 +39,6 @@ fn states_and_warnings_are_those_of_one_server() {
             "select count(*) from tx_t",
             "set transaction isolation level read committed",
             "rollback",
-            "prepare transaction 'x'",
             "lock table tx_t",
             "begin",
             "lock table tx_t in access exclusive mode",
