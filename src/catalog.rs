@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::exchange::Text;
 use crate::sql::{Catalog, Class, Hold, Scope, Script, Sequences, Statement, Touched, analyze};
 
 /// A text's classification, with what it depended on.
@@ -24,6 +23,22 @@ pub struct Plan {
     scope: Arc<Scope>,
     /// Whether the text could not be parsed: the server will say why.
     pub unreadable: bool,
+}
+
+/// A SQL text that is classified once and remembered.
+#[derive(Debug)]
+pub struct Text {
+    /// The text itself.
+    pub sql: String,
+    /// The newest classification, with what it depended on.
+    pub plan: arc_swap::ArcSwapOption<Plan>,
+}
+
+impl Text {
+    /// A text that has not been classified yet.
+    pub fn new(sql: String) -> Self {
+        Self { sql, plan: arc_swap::ArcSwapOption::empty() }
+    }
 }
 
 /// The catalog as it was read.

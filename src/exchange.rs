@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use crate::catalog::Text;
 use crate::error::Failure;
 use crate::store::journal::Effect;
 
@@ -108,22 +109,6 @@ pub struct Item<W> {
     pub text: Option<Arc<Text>>,
     /// What to send to the backend.
     pub work: W,
-}
-
-/// A SQL text that is classified once and remembered.
-#[derive(Debug)]
-pub struct Text {
-    /// The text itself.
-    pub sql: String,
-    /// The newest classification, with what it depended on.
-    pub plan: arc_swap::ArcSwapOption<crate::catalog::Plan>,
-}
-
-impl Text {
-    /// A text that has not been classified yet.
-    pub fn new(sql: String) -> Self {
-        Self { sql, plan: arc_swap::ArcSwapOption::empty() }
-    }
 }
 
 /// How a batch ends.

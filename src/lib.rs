@@ -12,6 +12,7 @@ pub mod demo;
 pub mod error;
 pub mod exchange;
 pub mod keeper;
+pub mod ledger;
 pub mod metrics;
 pub mod monitor;
 pub mod net;

@@ -78,7 +78,7 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
             }
         });
     }
-    let house = Arc::new(serve::House::new(parts.shared.clone(), parts.door, config.clone(), around));
+    let house = serve::House::new(parts.shared.clone(), parts.door, config.clone(), around);
     tasks.spawn(serve::signals(house.clone(), end.clone()));
     let clients = TaskTracker::new();
     for listener in listeners {

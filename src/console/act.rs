@@ -118,7 +118,7 @@ async fn pause<P: Protocol>(shared: &Shared<P>, levers: &Levers) -> Result<Reply
     if paused.is_some() {
         return Ok(Reply::done("PAUSE").warn("commits are paused already"));
     }
-    let closing = shared.keeper.gate.clone().write_owned();
+    let closing = shared.admission.clone().write_owned();
     let Ok(gate) = tokio::time::timeout(PAUSE, closing).await else {
         return Err(refused(format!(
             "the commits under way did not end within {PAUSE:?}"

@@ -21,7 +21,8 @@ use handle::Message;
 use state::{Remembered, StateFile};
 
 use crate::backend::Backend;
-use crate::cluster::{Ledger, Phase, State, View};
+use crate::cluster::{Phase, State, View};
+use crate::ledger::Ledger;
 use crate::exchange::Link;
 use crate::metrics::Metrics;
 use crate::store::control::Control as ControlRow;

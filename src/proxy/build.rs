@@ -9,7 +9,8 @@ use crate::backend::pg::{Login, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::client::pg::{Bounds, Door, Known};
-use crate::cluster::{Ledger, View};
+use crate::cluster::View;
+use crate::ledger::Ledger;
 use crate::config::{self, Config, Reactivate};
 use crate::control::{Address, PgControl};
 use crate::keeper::state::StateFile;
@@ -101,6 +102,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         },
         registry: Registry::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
+        admission: Arc::default(),
         activate: tokio::sync::Notify::new(),
         turn: std::sync::atomic::AtomicUsize::new(0),
     });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +35,6 @@ pub(super) struct House {
     stop: CancellationToken,
     /// What the servers report to a client without settings of its own, by user.
     reported: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
-    reload: Arc<tokio::sync::Notify>,
     around: Surroundings,
 }
 
@@ -45,34 +44,33 @@ impl House {
         door: Door,
         config: Config,
         around: Surroundings,
-    ) -> Self {
+    ) -> Arc<Self> {
         let config = Arc::new(arc_swap::ArcSwap::from_pointee(config));
-        let reload = Arc::new(tokio::sync::Notify::new());
-        let levers = Arc::new(console::Levers::new(
-            {
-                let reload = reload.clone();
-                Box::new(move || {
-                    reload.notify_one();
-                    Box::pin(async { Ok("RELOAD".to_owned()) })
-                })
-            },
-            around.stop.clone(),
-            around.level.clone(),
-            {
-                let config = config.clone();
-                Box::new(move || config.load().settings())
-            },
-        ));
-        Self {
-            shared,
-            door: arc_swap::ArcSwap::from_pointee(door),
-            config,
-            levers,
-            stop: around.stop.clone(),
-            reported: Mutex::default(),
-            reload,
-            around,
-        }
+        Arc::new_cyclic(|house: &Weak<Self>| {
+            let reloading = house.clone();
+            let reload = move || {
+                let house = reloading.upgrade();
+                let gone = || Err("the proxy is stopping".to_owned());
+                let reloaded = house.map_or_else(gone, |house| house.reload());
+                Box::pin(async { reloaded }) as console::Reloading
+            };
+            let listed = config.clone();
+            let levers = console::Levers::new(
+                Box::new(reload),
+                around.stop.clone(),
+                around.level.clone(),
+                Box::new(move || listed.load().settings()),
+            );
+            Self {
+                shared,
+                door: arc_swap::ArcSwap::from_pointee(door),
+                config,
+                levers: Arc::new(levers),
+                stop: around.stop.clone(),
+                reported: Mutex::default(),
+                around,
+            }
+        })
     }
 
     /// Reads the configuration again and takes over what can change while running.
@@ -319,10 +317,11 @@ pub(super) async fn signals(house: Arc<House>, end: CancellationToken) {
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
             _ = hangup.recv() => true,
-            () = house.reload.notified() => true,
         };
         if !reload {
             house.stop.cancel();
+            // Nobody may be kept waiting by a pause while the proxy drains.
+            house.levers.resume().await;
             continue;
         }
         match house.reload() {

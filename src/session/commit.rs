@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
-use crate::cluster::ledger::Ticket;
+use crate::ledger::Ticket;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Link, Mishap, Protocol, Settings};
 use crate::keeper::Verdict;

@@ -86,6 +86,12 @@ impl<P: Protocol> Session<P> {
             Place::Reading(lease) => self.end_reading(lease).await,
             Place::Nowhere => {}
         }
+        if self.tx.as_ref().is_some_and(|tx| tx.admission.is_none()) {
+            let admission = self.shared.admission.clone().read_owned().await;
+            if let Some(tx) = &mut self.tx {
+                tx.admission = Some(admission);
+            }
+        }
         // Whoever has written somewhere must never begin anew elsewhere: half of it would be missing.
         if self.tx.as_ref().is_some_and(|tx| tx.writing > 0) {
             return Err(Failure::retry("what it had written went with its backend").into());

@@ -6,10 +6,10 @@ use super::leader::internal;
 use super::transaction::{Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
-use crate::catalog::Plan;
+use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, Text, TxMode, Watch, Work,
+    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work,
 };
 use crate::sql::{Catalog, Class, Discard, Hold, Statement, TxOp, analyze};
 

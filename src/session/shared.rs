@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Registry;
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
-use crate::cluster::Ledger;
+use crate::ledger::Ledger;
 use crate::config::{Balancer, Consistency};
 use crate::exchange::{Link, Protocol};
 use crate::keeper::{Control, Handle};
@@ -45,6 +45,8 @@ pub struct Shared<P: Protocol> {
     pub registry: Registry<<P::Link as Link>::Canceller>,
     /// By how many microseconds each commit is slowed down, so that a backend can catch up.
     pub brake_us: std::sync::atomic::AtomicU32,
+    /// Held shared by every transaction on the leader, whole by an operator's pause.
+    pub admission: Arc<tokio::sync::RwLock<()>>,
     /// Wakes whoever brings backends back.
     pub activate: tokio::sync::Notify,
     /// Counts choices of a backend for a read.

@@ -64,6 +64,8 @@ pub struct Transaction<L: Link> {
     pub failed: bool,
     /// Where it runs.
     pub place: Place<L>,
+    /// Its right to be on the leader: an operator's pause waits for all of them.
+    pub admission: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     /// What the followers get, in order.
     pub effects: Vec<Effect>,
     /// How many of the effects write.
@@ -100,6 +102,7 @@ impl<L: Link> Transaction<L> {
             mode,
             failed: false,
             place: Place::Nowhere,
+            admission: None,
             effects: Vec::new(),
             writing: 0,
             context: Vec::new(),

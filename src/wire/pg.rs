@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use lockstep_protocol::pg::client;
 
-use crate::exchange::{Text, Work};
+use crate::catalog::Text;
+use crate::exchange::Work;
 use crate::sql::{TimeParam, value_reads_clock};
 use crate::store::journal::Effect;
 
