@@ -199,13 +199,23 @@ impl<L: Link> Keeper<L> {
             if current.generation() != generation {
                 return Verdict::Alive;
             }
+            // Not read while it is being looked at: a quick restart may have lost commits unseen.
+            self.mark(backend, State::Suspect, cause);
             if self.is_well(backend).await {
+                let current = &self.backends[backend];
                 tracing::info!(backend = %current.name, cause, "a session ended; the backend is well");
                 current.refresh();
+                self.mark(backend, State::Active, "");
                 return Verdict::Alive;
             }
         }
         self.evict(vec![backend], cause).await
+    }
+
+    fn mark(&self, backend: usize, state: State, reason: &str) {
+        let mut view = (*self.handle.view()).clone();
+        view.set(backend, state, reason, now_ms());
+        self.publish(view);
     }
 
     /// Whether a backend answers, is the server it was, and has the newest commit that was acknowledged.

@@ -165,10 +165,7 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn read_lease(&self) -> Result<Lease<P::Link>, Stop> {
         for _ in 0..8 {
             self.wait_serving().await?;
-            let Some(backend) = self.choose() else {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                continue;
-            };
+            let Some(backend) = self.wait_readable().await else { break };
             let backend = &self.shared.backends[backend];
             let generation = backend.generation();
             match backend.pool(&self.user, Purpose::Read).checkout().await {
@@ -177,6 +174,20 @@ impl<P: Protocol> Session<P> {
             }
         }
         Err(super::leader::unavailable().into())
+    }
+
+    /// Waits until a backend may be read: the only one may be under suspicion for a moment.
+    async fn wait_readable(&self) -> Option<usize> {
+        let mut changes = self.shared.keeper.changes();
+        let readable = async {
+            loop {
+                if let Some(backend) = self.choose() {
+                    return Some(backend);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(self.shared.settings.hold, readable).await.ok().flatten()
     }
 
     fn choose(&self) -> Option<usize> {
