@@ -11,13 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 
 use lockstep::sql::{
     Catalog, Class, Hold, Maintenance, Scope, Sequences, SetOp, Statement, Touched, TxOp, analyze,
 };
 use proptest::prelude::*;
+
+use server::Server;
+
+#[path = "classify/server.rs"]
+mod server;
+#[path = "classify/steps.rs"]
+mod steps;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/classify")
@@ -238,6 +244,13 @@ fn class(sql: &str, class: &Class) -> String {
             if let Some(after) = &ddl.after {
                 write!(out, " after=[{after}]").unwrap();
             }
+            for step in &ddl.steps {
+                let way = if step.captured { "rows" } else { "text" };
+                write!(out, "\n  {way}: {}", step.sql).unwrap();
+            }
+            if !ddl.steps.is_empty() {
+                out.push_str("\n ");
+            }
             out.push_str(if ddl.duplicate_trigger {
                 " duplicate-trigger"
             } else {
@@ -270,61 +283,17 @@ fn the_catalog_is_read_from_a_real_server() {
     let Some(bin) = std::env::var_os("LOCKSTEP_PG_BIN").map(PathBuf::from) else {
         return;
     };
-    let home = tempfile::tempdir().unwrap();
-    let data = home.path().join("data");
-    let run = |program: &str, args: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
-        let output = command.arg(bin.join(program)).args(args).output().unwrap();
-        assert!(
-            output.status.success(),
-            "{program}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    };
-    Command::new("chown")
-        .arg("postgres")
-        .arg(home.path())
-        .status()
-        .unwrap();
-    let (data, socket) = (data.to_str().unwrap(), home.path().to_str().unwrap());
-    run(
-        "initdb",
-        &["-D", data, "-A", "trust", "-E", "UTF8", "--locale=C"],
+    let server = Server::start(bin);
+    server.ask(
+        "postgres",
+        &fs::read_to_string(folder().join("schema.sql")).unwrap(),
     );
-    let options = format!("-k {socket} -c listen_addresses= -c fsync=off");
-    let log = format!("{socket}/log");
-    run(
-        "pg_ctl",
-        &["-D", data, "-w", "-l", &log, "-o", &options, "start"],
-    );
-    let schema = fs::read_to_string(folder().join("schema.sql")).unwrap();
-    let psql = |command: &str| {
-        run(
-            "psql",
-            &[
-                "-h",
-                socket,
-                "-d",
-                "postgres",
-                "-qXAt",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-c",
-                command,
-            ],
-        )
-    };
-    psql(&schema);
     let mut text = String::new();
     for (name, query) in Catalog::queries() {
-        let rows = psql(&format!(
-            "SET search_path = pg_catalog; COPY ({query}) TO STDOUT"
-        ));
+        let copy = format!("SET search_path = pg_catalog; COPY ({query}) TO STDOUT");
+        let rows = server.ask("postgres", &copy);
         writeln!(text, "== {name}\n{}", rows.trim_end_matches('\n')).unwrap();
     }
-    run("pg_ctl", &["-D", data, "-m", "immediate", "stop"]);
     let text = text.replace("\n\n", "\n");
     Catalog::from_rows(&parse_catalog(&text)).unwrap();
     if std::env::var_os("UPDATE_EXPECT").is_some() {

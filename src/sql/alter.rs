@@ -1,29 +1,19 @@
 //! ALTER TABLE: what fills or rewrites rows must fill them alike on every backend.
 
-use pg_query::protobuf::{
-    AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, ConstrType, RangeVar,
-};
-use pg_query::{Node, NodeEnum};
+use pg_query::NodeEnum;
+use pg_query::protobuf::{AlterTableCmd, AlterTableStmt, AlterTableType, RangeVar};
 
 use super::catalog::{Relation, RelationKind, TypeClass};
 use super::create::{column_literals, constraint_literals, partition_literals, stored};
-use super::determine::Proof;
+use super::fills;
 use super::names::{self, quote};
 use super::resolve::{Found, Names};
 use super::statement::{Ddl, Hold, Maintenance, Refusal, Statement};
+use super::steps;
 use super::walk::Walker;
 
 /// The proxy's own triggers.
 pub(super) const OWN_TRIGGERS: [&str; 2] = ["00_lockstep_capture", "00_lockstep_truncate"];
-
-const SERIAL: [&str; 6] = [
-    "serial",
-    "serial2",
-    "serial4",
-    "serial8",
-    "bigserial",
-    "smallserial",
-];
 
 fn commands(alter: &AlterTableStmt) -> impl Iterator<Item = &AlterTableCmd> {
     alter.cmds.iter().filter_map(|node| match &node.node {
@@ -56,14 +46,17 @@ pub(super) fn table(names: Names<'_>, alter: &AlterTableStmt) -> Statement {
     };
     let mut walker = Walker::new(names);
     let mut mend = false;
+    let mut varies = None;
     for command in commands(alter) {
         use AlterTableType as T;
         match command.subtype() {
             T::AtAddColumn => {
                 if let Some(NodeEnum::ColumnDef(column)) = definition(command) {
-                    if let Some(refusal) = fills(names, column) {
-                        return Statement::refused("ddl", refusal);
+                    if steps::is_there(known, alter, command, column) {
+                        continue;
                     }
+                    let fill = fills::fill(names, column);
+                    varies = varies.or(fill.map(|fill| (&*column.colname, fill)));
                     column_literals(&mut walker, column);
                 }
             }
@@ -95,94 +88,20 @@ pub(super) fn table(names: Names<'_>, alter: &AlterTableStmt) -> Statement {
             _ => {}
         }
     }
-    stored(&walker.effects).unwrap_or_else(|| {
-        let after = if mend {
-            mended(names, known, relation)
-        } else {
-            None
-        };
-        Statement::ddl(Ddl {
-            after,
-            ..Ddl::default()
-        })
+    if let Some(refused) = stored(&walker.effects) {
+        return refused;
+    }
+    if let Some(varies) = varies {
+        return steps::take_apart(names, alter, known, varies);
+    }
+    Statement::ddl(Ddl {
+        after: mend.then(|| mended(names, known, relation)).flatten(),
+        ..Ddl::default()
     })
 }
 
 fn definition(command: &AlterTableCmd) -> Option<&NodeEnum> {
     command.def.as_deref().and_then(|node| node.node.as_ref())
-}
-
-/// Why ADD COLUMN would fill the rows that are there differently on each backend.
-fn fills(names: Names<'_>, column: &ColumnDef) -> Option<Refusal> {
-    let type_name = column.type_name.as_ref()?;
-    let (schema, name) = names::qualified(&type_name.names).unwrap_or(("", ""));
-    let serial = schema.is_empty() && SERIAL.contains(&name);
-    let mut identity = false;
-    let mut varies = schema != "pg_catalog"
-        && names
-            .types(schema, name)
-            .any(|kind| !kind.default.same_everywhere());
-    for node in &column.constraints {
-        let Some(NodeEnum::Constraint(constraint)) = &node.node else {
-            continue;
-        };
-        match ConstrType::try_from(constraint.contype) {
-            Ok(ConstrType::ConstrIdentity) => identity = true,
-            Ok(ConstrType::ConstrDefault) => {
-                let same = constraint.raw_expr.as_deref().is_some_and(|default| {
-                    same_default(names, names.type_class(type_name), default)
-                });
-                varies |= !same;
-            }
-            _ => {}
-        }
-    }
-    if serial || identity {
-        return Some(Refusal::unsupported(
-            format!(
-                "adding column \"{}\" would number the existing rows in the order in which each \
-                 backend finds them",
-                column.colname
-            ),
-            "In three steps: ADD COLUMN as a plain integer; CREATE SEQUENCE … OWNED BY it and \
-             ALTER COLUMN … SET DEFAULT nextval(…); UPDATE the existing rows SET it = DEFAULT.",
-        ));
-    }
-    varies.then(|| {
-        Refusal::unsupported(
-            format!(
-                "the default of the new column \"{}\" would be computed on each backend for the \
-                 existing rows",
-                column.colname
-            ),
-            "In three steps: ADD COLUMN without the default; ALTER COLUMN … SET DEFAULT …; UPDATE \
-             the existing rows SET it = DEFAULT.",
-        )
-    })
-}
-
-/// Whether every backend computes the same for the existing rows.
-fn same_default(names: Names<'_>, class: TypeClass, default: &Node) -> bool {
-    if names::is_null(default) {
-        return true;
-    }
-    let text = match &default.node {
-        Some(NodeEnum::TypeCast(cast)) => cast.arg.as_deref().and_then(names::string_constant),
-        _ => names::string_constant(default),
-    };
-    match text {
-        // All backends read the literal under the same settings, once, as a constant.
-        Some(text) => class == TypeClass::Plain || !names::mentions_clock(text),
-        None => {
-            class == TypeClass::Plain
-                && Proof {
-                    names,
-                    table: None,
-                    alias: "",
-                }
-                .holds(default)
-        }
-    }
 }
 
 fn default_literals<'t>(

@@ -147,7 +147,7 @@ fn types(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
 
 fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> {
     let mut numbers = Numbers::new();
-    for row in table(rows, "relations", 7)? {
+    for row in table(rows, "relations", 9)? {
         let (schema, name) = (text(row, 1), text(row, 2));
         let kind = match value(row, 4) {
             Some("r") => RelationKind::Table,
@@ -169,6 +169,8 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
             trigger_hold: Hold::Statement,
             rules: flag(row, 6),
             row_security: flag(row, 5),
+            row_security_forced: flag(row, 7),
+            owner: text(row, 8),
             plain_checks: true,
             descendants: Vec::new(),
             referenced: Vec::new(),

@@ -42,6 +42,10 @@ pub(super) struct Relation {
     pub trigger_hold: Hold,
     pub rules: bool,
     pub row_security: bool,
+    /// … for its owner too.
+    pub row_security_forced: bool,
+    /// The role that owns it.
+    pub owner: String,
     /// All CHECK constraints are proved to judge alike on every backend.
     pub plain_checks: bool,
     /// Partitions and inheriting tables, all levels.

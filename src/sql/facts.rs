@@ -167,6 +167,8 @@ fn value_row(class: TypeClass) -> Relation {
         trigger_hold: Hold::Statement,
         rules: false,
         row_security: false,
+        row_security_forced: false,
+        owner: String::new(),
         plain_checks: true,
         descendants: Vec::new(),
         referenced: Vec::new(),

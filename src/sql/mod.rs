@@ -12,8 +12,9 @@
 //!
 //! The whole folder is pure: no clock, no randomness, no I/O. From top to bottom, each file
 //! importing only files that come later: `analyze`; `ddl`, `relations`, `alter`, `create`, `role`,
-//! `copy`, `session`, `keyed`; `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`,
-//! `resolve`, `catalog`, `queries`, `effects`, `tokens`, `value`, `names`, `scope`, `statement`.
+//! `copy`, `session`, `keyed`; `steps`, `fills`, `trees`; `build`, `facts`, `rows`; `dml`, `functions`,
+//! `walk`; `determine`; `piece`, `resolve`, `catalog`, `queries`, `effects`, `tokens`, `value`, `names`,
+//! `scope`, `statement`.
 
 mod alter;
 mod analyze;
@@ -26,6 +27,7 @@ mod determine;
 mod dml;
 mod effects;
 mod facts;
+mod fills;
 mod functions;
 mod keyed;
 mod names;
@@ -38,7 +40,9 @@ mod rows;
 mod scope;
 mod session;
 mod statement;
+mod steps;
 mod tokens;
+mod trees;
 mod value;
 mod walk;
 
@@ -47,7 +51,7 @@ pub use catalog::Catalog;
 pub use names::mentions_clock;
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, Discard, Hold, Isolation, Maintenance, Modes, Password, Refusal, Script,
-    Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
+    Class, CopyIn, Ddl, DdlStep, Discard, Hold, Isolation, Maintenance, Modes, Password, Refusal,
+    Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
 };
 pub use value::value_reads_clock;

@@ -23,13 +23,15 @@ pub(super) const QUERIES: &[(&str, &str)] = &[
     ("system", SYSTEM),
 ];
 
-/// oid, schema, name, quoted, kind, row security, rules
+/// oid, schema, name, quoted, kind, row security, rules, row security for the owner too, owner
 const RELATIONS: &str = "
 SELECT c.oid::text, n.nspname::text, c.relname::text,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relkind::text,
        c.relrowsecurity::text,
        EXISTS (SELECT FROM pg_rewrite r
-               WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')::text
+               WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')::text,
+       (c.relrowsecurity AND c.relforcerowsecurity)::text,
+       (SELECT rolname::text FROM pg_roles WHERE oid = c.relowner)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'lockstep')

@@ -253,6 +253,17 @@ pub struct Ddl {
     /// The outcome depends on rows that are read (CREATE/REFRESH MATERIALIZED VIEW): no commit may
     /// be under way on any backend while it runs.
     pub reads_rows: bool,
+    /// What to run instead of the client's text, in this order. Empty: the text as it is.
+    pub steps: Vec<DdlStep>,
+}
+
+/// A step of a statement that had to be taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DdlStep {
+    /// What the leader runs.
+    pub sql: String,
+    /// An UPDATE that travels as rows. Otherwise the followers run the same text.
+    pub captured: bool,
 }
 
 /// CREATE TABLE AS and SELECT INTO, taken apart.

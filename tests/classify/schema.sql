@@ -84,3 +84,10 @@ CREATE MATERIALIZED VIEW mv_limit AS SELECT id FROM plain LIMIT 10;
 -- Functions that are not what they are declared to be.
 CREATE FUNCTION f_liar() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT nextval(''seq'')';
 CREATE FUNCTION f_clock() RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT now()::text';
+
+-- Tables whose rows are not filled by an UPDATE as ADD COLUMN would fill them.
+CREATE TABLE forced (id int PRIMARY KEY, v text);
+ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE TABLE plain_later_seq (a int);
+CREATE TABLE parted (id int, at date) PARTITION BY RANGE (at);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
