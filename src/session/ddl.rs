@@ -34,6 +34,9 @@ impl<P: Protocol> Session<P> {
         if ddl.reads_rows {
             return self.ddl_alone(step, ddl).await;
         }
+        if !ddl.steps.is_empty() {
+            return self.in_steps(step, ddl).await;
+        }
         self.ddl_streamed(step, ddl).await
     }
 
@@ -58,6 +61,37 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
+    /// DDL that fills existing rows with values of their own: the schema as text, the rows as they
+    /// are on the leader.
+    async fn in_steps(&mut self, step: &Step<'_, P::Work>, ddl: &Ddl) -> Result<(), Stop> {
+        for part in &ddl.steps {
+            if !part.captured {
+                self.quietly(&part.sql).await?;
+                self.add_ddl(part.sql.clone()).await?;
+                continue;
+            }
+            let Some(work) = step.work.rewritten(&part.sql) else {
+                return Err(internal("no way to send a statement of ours").into());
+            };
+            let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
+            let mark = self.client.buffer().len();
+            let watch = Watch {
+                rows: true,
+                sequences: Some(&step.statement.sequences),
+                digest: false,
+                bulk: false,
+            };
+            let outcome = self.on_leader(&work, watch).await?;
+            if let Some(error) = outcome.error {
+                return Err(Stop::Server(error));
+            }
+            self.client.buffer().truncate(mark);
+            self.add_captured(Touched::Unknown, outcome, step.statement.resets_sequences)?;
+            self.stream(from).await?;
+        }
+        self.answered(step, "ALTER TABLE")
+    }
+
     async fn add_ddl(&mut self, sql: String) -> Result<(), Stop> {
         let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
         let from = tx.effects.len();
@@ -69,6 +103,7 @@ impl<P: Protocol> Session<P> {
 
     /// Runs a statement of ours in the transaction on the leader.
     pub(super) async fn quietly(&mut self, sql: &str) -> Result<(), Stop> {
+        self.ensure_leading().await?;
         let Some(tx) = &mut self.tx else { return Ok(()) };
         let Place::Leading { leader, .. } = &mut tx.place else { return Ok(()) };
         match leader.ask(sql, &[]).await {

@@ -36,41 +36,51 @@ impl<P: Protocol> Session<P> {
             && !changed
             && step.work.effect(step.sql, None).is_some()
             && step.work.is_fixed(doubtful);
-        for attempt in 0.. {
-            let watch = Watch {
-                rows: !keyed,
-                sequences: (!keyed).then_some(&step.statement.sequences),
-                digest: false,
-                bulk: false,
-            };
-            let mark = (self.client.buffer().len(), self.client.flushes());
-            let outcome = self.on_leader(step.work, watch).await?;
-            if let Some(error) = outcome.error {
-                return Err(Stop::Server(error));
-            }
-            if keyed && !self.is_still_keyed(step).await {
-                // DDL committed while the statement waited for its table.
-                let alone = self.tx.as_ref().is_some_and(|tx| !tx.explicit && tx.writing == 0);
-                if !alone || attempt > 2 || self.client.flushes() != mark.1 {
-                    return Err(Failure::retry("a table it writes was changed meanwhile").into());
-                }
-                self.client.buffer().truncate(mark.0);
-                self.undo().await;
-                return Box::pin(self.write(step, false, hold)).await;
-            }
-            let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
-            if keyed {
-                self.add_keyed(step, &outcome)?;
-            } else {
-                let resets = step.statement.resets_sequences;
-                self.add_captured(step.statement.writes.clone(), outcome, resets)?;
-                self.note_draw(&step.statement.sequences);
-                self.stays.other |= hold == Hold::Session;
-                self.note_temporary(step.statement);
-            }
-            return self.stream(from).await;
+        let watch = Watch {
+            rows: !keyed,
+            sequences: (!keyed).then_some(&step.statement.sequences),
+            digest: false,
+            bulk: false,
+        };
+        let mark = (self.client.buffer().len(), self.client.flushes());
+        let outcome = self.on_leader(step.work, watch).await?;
+        if let Some(error) = outcome.error {
+            return Err(Stop::Server(error));
         }
-        Ok(())
+        if keyed && !self.is_still_keyed(step).await {
+            return self.write_again(step, hold, mark).await;
+        }
+        let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
+        if keyed {
+            self.add_keyed(step, &outcome)?;
+        } else {
+            let resets = step.statement.resets_sequences;
+            self.add_captured(step.statement.writes.clone(), outcome, resets)?;
+            self.note_draw(&step.statement.sequences);
+            self.stays.other |= hold == Hold::Session;
+            self.note_temporary(step.statement);
+        }
+        self.stream(from).await
+    }
+
+    /// DDL committed while a keyed statement waited for its table: alone, it runs again, captured.
+    async fn write_again(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        hold: Hold,
+        mark: (usize, u64),
+    ) -> Result<(), Stop> {
+        let alone = self.tx.as_ref().is_some_and(|tx| !tx.explicit && tx.writing == 0);
+        if !alone || self.client.flushes() != mark.1 {
+            return Err(Failure::retry("a table it writes was changed meanwhile").into());
+        }
+        self.client.buffer().truncate(mark.0);
+        self.undo().await;
+        // Captured whatever the classifier would say now: there is no third attempt.
+        let mut statement = step.statement.clone();
+        statement.keyed_if.clear();
+        let step = Step { statement: &statement, ..*step };
+        Box::pin(self.write(&step, false, hold)).await
     }
 
     /// Notes on which connection the session has drawn from a sequence: currval() knows it only there.

@@ -310,5 +310,6 @@ CREATE OR REPLACE FUNCTION lockstep.reset_sequence(token text, name text, value 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM lockstep.check_token(token);
-  PERFORM setval(lockstep.plain(name)::regclass, value, called);
+  PERFORM setval(s.seqrelid, least(greatest(value, s.seqmin), s.seqmax), called)
+    FROM pg_sequence s WHERE s.seqrelid = lockstep.plain(name)::regclass;
 END $$;
