@@ -34,6 +34,7 @@ use crate::backend::{Identity, Lease};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
+use crate::metrics::StatementMetrics;
 use crate::sql::{Isolation, Scope};
 use transaction::Transaction;
 
@@ -102,6 +103,8 @@ pub struct Session<P: Protocol> {
     state_lost: bool,
     /// The connection on which this session last drew from a sequence.
     drawn: Option<Identity>,
+    /// Counters by kind of statement, looked up once.
+    figures: std::collections::HashMap<&'static str, StatementMetrics>,
     /// The length of the message that said the last statement was complete.
     completion: usize,
     /// SQL-level prepared statements: name and body, with its classification.
@@ -143,6 +146,7 @@ impl<P: Protocol> Session<P> {
             stays: Stays::default(),
             state_lost: false,
             drawn: None,
+            figures: std::collections::HashMap::new(),
             completion: 0,
             prepared: std::collections::HashMap::new(),
             cancel,
@@ -267,6 +271,12 @@ impl<P: Protocol> Session<P> {
             self.client.ready(state);
         }
         self.client.flush().await
+    }
+
+    /// The counters of a kind of statement.
+    fn figures(&mut self, tag: &'static str) -> &StatementMetrics {
+        let metrics = &self.shared.metrics;
+        self.figures.entry(tag).or_insert_with(|| metrics.statements(tag))
     }
 
     /// The state of the transaction, as the client is told about it.

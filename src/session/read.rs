@@ -114,8 +114,15 @@ impl<P: Protocol> Session<P> {
             lease.backend().request_ends(started.elapsed());
             match ran {
                 Ok(outcome) => {
+                    lease.backend().metrics.reads.inc();
                     lease.release();
-                    let Some(error) = outcome.error else { return Ok(()) };
+                    let tag = statements.first().map_or("none", |statement| statement.tag);
+                    let figures = self.figures(tag);
+                    let Some(error) = outcome.error else {
+                        figures.ok.inc();
+                        return Ok(());
+                    };
+                    figures.failed.inc();
                     if error.code == READ_ONLY && self.client.flushes() == mark.1 {
                         self.client.buffer().truncate(mark.0);
                         return self.write_misjudged(work).await;

@@ -104,12 +104,12 @@ impl<P: Protocol> Session<P> {
             )
             .into());
         }
-        let metrics = self.shared.metrics.statements(step.statement.tag);
         let done = match self.check_drawn(step).await {
             Ok(()) => self.dispatch(step).await,
             Err(stop) => Err(stop),
         };
         self.settle_last();
+        let metrics = self.figures(step.statement.tag);
         match &done {
             Ok(()) => metrics.ok.inc(),
             Err(Stop::Failure(f)) if f.kind == Kind::Refused => metrics.refused.inc(),
