@@ -28,16 +28,6 @@ const RANKS: [&[&str]; 15] = [
     &["proxy", "demo"],
     &["cli"],
     &["main", "lib"],
-]; 9] = [
-    &["error", "config", "metrics", "trace", "shutdown", "tls"],
-    &["sql"],
-    &["store", "exchange", "cluster", "journal"],
-    &["backend", "client", "keeper", "catalog"],
-    &["session", "recovery", "monitor"],
-    &["status"],
-    &["console"],
-    &["proxy", "demo", "agent"],
-    &["cli"],
 ];
 
 /// The lowest rank is values and handles; these few may name each other, since a setting's type has

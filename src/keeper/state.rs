@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,8 @@ impl StateFile {
     /// # Errors
     /// When the folder cannot be made, or another proxy runs with it.
     pub fn open(folder: &Path, cluster: &str) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+        // Nobody else has any business with it.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let lock = File::create(folder.join(format!("{cluster}.lock")))?;
         if lock.try_lock().is_err() {
             return Err(io::Error::other(format!(

@@ -39,7 +39,9 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
     })?;
     let remembered = file.load().map_err(|e| e.to_string())?;
     let metrics = Arc::new(Metrics::new());
-    let statements = Arc::new(Statements::new(config.limits.max_statement_cache));
+    let catalogs = Arc::new(Catalogs::default());
+    let statements =
+        Arc::new(Statements::new(config.limits.max_statement_cache, catalogs.clone()));
     let (token, capture_token) = (secret(), secret());
     let shared_links = Arc::new(LinkShared {
         statements: statements.clone(),
@@ -92,7 +94,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         controls,
         keeper: handle,
         ledger,
-        catalogs: Arc::new(Catalogs::default()),
+        catalogs,
         metrics,
         settings: SharedSettings {
             hold: config.timeouts.hold,

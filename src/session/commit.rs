@@ -37,7 +37,7 @@ impl<P: Protocol> Session<P> {
         let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Nowhere => Ok(()),
             Place::Reading(lease) => {
-                self.end_reading(lease).await;
+                self.end_reading(lease, tx.sets).await;
                 Ok(())
             }
             Place::Leading { leader, shares, .. } if tx.writing == 0 => {

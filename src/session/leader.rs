@@ -83,7 +83,10 @@ impl<P: Protocol> Session<P> {
                 self.set_place(Place::Leading { leader, shares, shared });
                 return Ok(());
             }
-            Place::Reading(lease) => self.end_reading(lease).await,
+            Place::Reading(lease) => {
+                let sets = self.tx.as_ref().is_some_and(|tx| tx.sets);
+                self.end_reading(lease, sets).await;
+            }
             Place::Nowhere => {}
         }
         if self.tx.as_ref().is_some_and(|tx| tx.admission.is_none()) {
@@ -119,7 +122,11 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Ends a transaction that has only read.
-    pub(super) async fn end_reading(&self, mut lease: Lease<P::Link>) {
+    pub(super) async fn end_reading(&self, mut lease: Lease<P::Link>, sets: bool) {
+        // What was prepared there would outlive the transaction, against its settings' word.
+        if sets {
+            return;
+        }
         lease.queue_rollback();
         // A connection that does not end its transaction properly is closed, which ends it too.
         if let Ok(None) = lease.drain().await {

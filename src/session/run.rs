@@ -231,7 +231,7 @@ impl<P: Protocol> Session<P> {
             return; // Undone as a whole at the end of the batch.
         }
         tx.failed = true;
-        let keep = !tx.savepoints.is_empty();
+        let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
         match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Leading { leader, shares, .. } if keep => {
                 tx.place = Place::Leading { leader, shares: Vec::new(), shared: false };
@@ -245,7 +245,7 @@ impl<P: Protocol> Session<P> {
                     self.give_back(leader);
                 }
             }
-            Place::Reading(lease) => self.end_reading(lease).await,
+            Place::Reading(lease) => self.end_reading(lease, sets).await,
             Place::Nowhere => {}
         }
     }

@@ -112,7 +112,8 @@ fn modes_text(modes: Modes) -> String {
 /// SET and RESET.
 pub(super) fn set(set: &VariableSetStmt) -> Statement {
     let key = set.name.to_lowercase();
-    if is_reserved_setting(&key) {
+    // The one setting of ours that is a session's to choose.
+    if is_reserved_setting(&key) && key != "lockstep.consistency" {
         return Statement::refused(
             "set",
             Refusal::reserved("the settings \"lockstep.*\" are the proxy's own"),

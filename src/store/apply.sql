@@ -258,19 +258,22 @@ END $$;
 
 -- Where sequences stand. Without names: all of the database that are not temporary. Names come back in quotes always,
 -- whether they need them or not, so that they compare.
-CREATE OR REPLACE FUNCTION lockstep.sequences(token text, names text[])
-RETURNS TABLE (name text, value bigint, called boolean)
+-- Its columns have changed over time, and a function's columns cannot be replaced.
+DROP FUNCTION IF EXISTS lockstep.sequences(text, text[]);
+CREATE FUNCTION lockstep.sequences(token text, names text[])
+RETURNS TABLE (name text, value bigint, called boolean, increment bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   id oid;
 BEGIN
   PERFORM lockstep.check_token(token);
-  FOR id, name IN
-    SELECT c.oid, format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""'))
+  FOR id, increment, name IN
+    SELECT c.oid, q.seqincrement, format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""'))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_sequence q ON q.seqrelid = c.oid
     WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'lockstep'
       AND (names IS NULL OR c.oid IN (SELECT to_regclass(lockstep.plain(x)) FROM unnest(names) AS u(x)))
-    ORDER BY 2
+    ORDER BY 3
   LOOP
     EXECUTE format('SELECT last_value, is_called FROM %s', name) INTO value, called;
     RETURN NEXT;

@@ -36,7 +36,7 @@ pub(super) const SETTINGS: &[(&str, Severity, &str)] = &[
     ),
     (
         "TimeZone",
-        Severity::Warning,
+        Severity::Error,
         "sessions would read times differently; set it alike",
     ),
     (

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use lockstep_protocol::pg::client;
 
-use crate::catalog::Text;
+use crate::catalog::{Catalogs, Text};
 use crate::exchange::Work;
 use crate::sql::{TimeParam, value_reads_clock};
 use crate::store::journal::Effect;
@@ -187,25 +187,27 @@ impl Work for PgWork {
 #[derive(Debug)]
 pub struct Statements {
     limit: usize,
+    catalogs: Arc<Catalogs>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
-    prepared: HashMap<(String, Vec<u32>), Arc<Prepared>>,
+    prepared: HashMap<(String, Vec<u32>, u64), Arc<Prepared>>,
 }
 
 impl Statements {
     /// Keeps at most `limit` statements; beyond it, those that no session uses are forgotten.
-    pub fn new(limit: usize) -> Self {
-        Self { limit, inner: Mutex::default() }
+    pub fn new(limit: usize, catalogs: Arc<Catalogs>) -> Self {
+        Self { limit, catalogs, inner: Mutex::default() }
     }
 
     /// The one shared copy of a statement.
     pub fn intern(&self, sql: &str, types: &[u32]) -> Arc<Prepared> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (sql.to_owned(), types.to_vec());
+        // After DDL the same text is another statement: what was prepared before has another answer.
+        let key = (sql.to_owned(), types.to_vec(), self.catalogs.epoch());
         if let Some(found) = inner.prepared.get(&key) {
             return found.clone();
         }

@@ -58,9 +58,15 @@ fn capture_cannot_be_switched_off_from_within() {
     run(async {
         let cluster = Cluster::shared().await;
         let app = cluster.connect().await;
-        app.run("create table sneak_t(id serial primary key, r float8 default random());
-                 create function sneak_f() returns int language plpgsql as $$ begin
-                   perform set_config('lockstep.capture', 'off', true); insert into sneak_t default values; return 1; end $$").await;
+        app.run("create table sneak_t(id serial primary key, r float8 default random())")
+            .await;
+        // The text of the function gives it away: it is refused.
+        app.fails(
+            "create function sneak_f() returns int language plpgsql as $$ begin
+               perform set_config('lockstep.capture', 'off', true); insert into sneak_t default values; return 1; end $$",
+            "42501",
+        )
+        .await;
         // A server that does not know the setting yet does not let everybody make this one.
         let _ = app
             .simple_query("create function sneak_set() returns int language plpgsql set lockstep.capture = 'off' as $$

@@ -46,8 +46,7 @@ const RESET_SEQUENCE: Own = Own {
 const SEQUENCES: Own = Own {
     id: u64::MAX - 4,
     name: "lockstep_sequences",
-    sql: "SELECT s.name, s.value, q.seqincrement FROM lockstep.sequences($1,$2) s \
-          JOIN pg_catalog.pg_sequence q ON q.seqrelid OPERATOR(pg_catalog.=) s.name::pg_catalog.regclass::pg_catalog.oid",
+    sql: "SELECT name, value, increment FROM lockstep.sequences($1,$2)",
     types: &[25, 1009],
 };
 const CAPTURE: Own =
@@ -118,13 +117,23 @@ impl PgLink {
         outcome: &mut Outcome,
     ) -> Result<(), Broken> {
         if watch.rows {
-            let count = self.collect().await?.ok().and_then(|rows| rows.into_iter().next());
-            let count = count.and_then(|row| row.into_iter().next().flatten());
-            outcome.counted = count.and_then(|text| text.parse().ok());
+            match self.collect().await? {
+                Ok(rows) => {
+                    let count = rows.into_iter().flatten().flatten().next();
+                    outcome.counted = count.and_then(|text| text.parse().ok());
+                }
+                // After an error of the statement itself this one only repeats it.
+                Err(error) => outcome.error = outcome.error.take().or(Some(error)),
+            }
         }
-        if matches!(watch.sequences, Some(Sequences::Any | Sequences::Named(_)))
-            && let Ok(rows) = self.collect().await?
-        {
+        if matches!(watch.sequences, Some(Sequences::Any | Sequences::Named(_))) {
+            let rows = match self.collect().await? {
+                Ok(rows) => rows,
+                Err(error) => {
+                    outcome.error = outcome.error.take().or(Some(error));
+                    Vec::new()
+                }
+            };
             for row in rows {
                 let mut columns = row.into_iter().flatten();
                 let name = columns.next();
@@ -228,7 +237,10 @@ impl Link for PgLink {
                 key.strip_prefix(PREPARED).map_or(("RESET", &**key), |name| ("DEALLOCATE", name));
             change.push_str(&format!("{verb} {name};"));
         }
-        for (key, statement) in wanted.iter() {
+        // What is prepared comes last: it may need the search_path that comes with the others.
+        let (last, first): (Vec<_>, Vec<_>) =
+            wanted.iter().partition(|(key, _)| key.starts_with(PREPARED));
+        for (key, statement) in first.into_iter().chain(last) {
             // A reader stays read-only, whatever the application has chosen for its writes.
             if self.reader && key == "default_transaction_read_only" {
                 continue;

@@ -400,7 +400,10 @@ impl Client for PgClient {
         if state == TxState::Idle {
             self.portals.clear();
         }
-        let reports: HashMap<_, _> = std::mem::take(&mut self.reports).into_iter().collect();
+        // The last word counts, and they come in the order in which a server tells them.
+        let last: HashMap<_, _> = std::mem::take(&mut self.reports).into_iter().collect();
+        let mut reports: Vec<(String, String)> = last.into_iter().collect();
+        reports.sort_by_key(|(name, _)| name.to_ascii_lowercase());
         for (name, value) in reports {
             if self.told.get(&name) != Some(&value) {
                 server::parameter_status(&mut self.outgoing, &name, &value);

@@ -68,7 +68,6 @@ fn functions_write_wherever_they_are_called() {
                 "with d as (delete from func_t where v = 'many' returning *) insert into func_t(v) select v || ' moved' from d",
                 "prepare func_p as select func_add($1)",
                 "execute func_p('prepared')",
-                "begin; declare func_c cursor for select func_add('cursor') from generate_series(1, 3); fetch 2 from func_c; close func_c; commit",
                 "values (func_add('values'))",
                 "merge into func_t using (values (1, 'm'), (5000, 'n')) s(id, v) on func_t.id = s.id when matched then update set v = s.v || clock_timestamp() when not matched then insert values (s.id, s.v, default)",
             ],
