@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::leader::internal;
 use super::transaction::{Place, Transaction};
-use super::{Session, Stop, shares};
+use super::{Session, Stop, settings, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
@@ -182,6 +182,9 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
+            Class::Refused(_) if step.sql.eq_ignore_ascii_case(settings::SHOW_CONSISTENCY) => {
+                self.show_consistency(step)
+            }
             Class::Refused(refusal) => {
                 if let Some(other) = self.second_look(step).await? {
                     let step = Step { statement: &other, ..*step };

@@ -177,7 +177,9 @@ impl Work for PgWork {
                 let named = steps
                     .iter()
                     .any(|s| matches!(s, Step::Bind { portal, .. } if !portal.is_empty()));
-                limited || named || (binds != executes)
+                let elsewhere = !binds
+                    && steps.iter().any(|s| matches!(s, Step::DescribePortal(_) | Step::ClosePortal(_)));
+                limited || named || elsewhere || (binds != executes)
             }
         }
     }

@@ -249,7 +249,7 @@ fn check_finds_what_would_go_wrong() {
         let output = cluster.lockstep(&["check"]);
         let said = spoken(&output);
         assert!(
-            !output.status.success() && said.contains("databse") && said.contains("line"),
+            !output.status.success() && said.contains("databse") && said.contains("lockstep.toml:"),
             "{said}"
         );
     });

@@ -216,7 +216,8 @@ fn schema_changes_and_sequences_are_caught_up() {
             "create schema back_s; set search_path to back_s; create table here(id int); insert into here values (1); reset search_path",
             "set timezone to 'Asia/Tokyo'; set datestyle to german; insert into back_t(v, at) values ('set', '01.02.2024 03:04'); reset all",
             "grant select on back_u to app2; comment on table back_u is 'while away'",
-            "drop function back_f(); vacuum back_t",
+            "drop function back_f()",
+            "vacuum back_t",
         ] {
             app.run(sql).await;
         }

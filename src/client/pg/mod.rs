@@ -170,17 +170,17 @@ impl PgClient {
                     let statement = self.reference(describe.name)?;
                     self.steps.push(Step::DescribeStatement(statement));
                 } else {
-                    self.portal(describe.name)?;
                     self.steps.push(Step::DescribePortal(describe.name.to_owned()));
                 }
             }
             client::EXECUTE => {
                 let execute = client::Execute::decode(body).map_err(bad)?;
-                let text = self.portal(execute.portal)?.prepared.text.clone();
+                // A portal we do not know may be a cursor that SQL has declared: the server knows.
+                let text = self.portals.get(execute.portal).map(|p| p.prepared.text.clone());
                 let (portal, max_rows) = (execute.portal.to_owned(), execute.max_rows);
                 self.steps.push(Step::Execute { portal, max_rows });
                 let steps = std::mem::take(&mut self.steps);
-                self.items.push(Item { text: Some(text), work: PgWork::Steps(steps) });
+                self.items.push(Item { text, work: PgWork::Steps(steps) });
             }
             client::CLOSE => {
                 let close = client::Close::decode(body).map_err(bad)?;
@@ -238,12 +238,6 @@ impl PgClient {
             Failure::new(Kind::Protocol, what).code("26000")
         })?;
         Ok(Reference { prepared, named })
-    }
-
-    fn portal(&self, name: &str) -> Result<&Reference, Failure> {
-        self.portals.get(name).ok_or_else(|| {
-            Failure::new(Kind::Protocol, format!("portal \"{name}\" does not exist")).code("34000")
-        })
     }
 
     fn after_error(&mut self) {

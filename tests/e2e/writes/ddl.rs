@@ -33,7 +33,8 @@ fn ddl_in_transactions_is_all_or_nothing() {
         app.run("create type ddl_e as enum ('a', 'b'); create table ddl_u(e ddl_e, r float8 default random())").await;
         app.run("alter type ddl_e add value 'c' after 'a'").await;
         app.run("insert into ddl_u(e) values ('c'), ('a')").await;
-        app.run("create materialized view ddl_m as select v, count(*) from ddl_t group by v; insert into ddl_t(v) values ('x'); refresh materialized view ddl_m").await;
+        app.run("create materialized view ddl_m as select v, count(*) from ddl_t group by v; insert into ddl_t(v) values ('x')").await;
+        app.run("refresh materialized view ddl_m").await;
         app.run("create function ddl_f(a int, b text default 'q') returns text language sql as $$ select a || b $$; comment on function ddl_f is 'c'").await;
         app.run("create schema ddl_s; create table ddl_s.t(id int generated always as identity, v text collate \"C\"); grant select on ddl_s.t to app2; alter table ddl_s.t owner to app").await;
         app.run("alter table ddl_other rename to ddl_renamed; alter table ddl_renamed set schema ddl_s; drop table ddl_u cascade; drop type ddl_e").await;
