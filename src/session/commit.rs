@@ -144,6 +144,9 @@ impl<P: Protocol> Session<P> {
         };
         let record = Record { id: rand::random::<i64>(), entry: entry.encode() };
         // From here on a step is never given up half-way: what follows runs to its end.
+        for share in &mut shares {
+            share.queue_rest(&tx.effects);
+        }
         let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
         if !self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await {
             if let Some(leader) = leader {

@@ -28,7 +28,7 @@ pub(super) async fn open<P: Protocol>(
         lease.queue_effect(effect);
     }
     set_savepoints(&mut *lease, tx, tx.effects.len());
-    Ok(Share { lease, failed: None })
+    Ok(Share { lease, failed: None, sent: tx.effects.len() })
 }
 
 /// Sets the savepoints that the transaction has after so many effects.

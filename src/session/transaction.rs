@@ -14,6 +14,21 @@ pub struct Share<L: Link> {
     pub lease: Lease<L>,
     /// Why it has to be applied again at commit, if so.
     pub failed: Option<String>,
+    /// How many of the transaction's effects it has been sent.
+    pub sent: usize,
+}
+
+impl<L: Link> Share<L> {
+    /// Queues the effects that it has not been sent yet. What is sent when is a matter of speed;
+    /// that nothing is left out is a matter of this number.
+    pub fn queue_rest(&mut self, effects: &[Effect]) {
+        if self.failed.is_none() {
+            for effect in effects.get(self.sent..).unwrap_or_default() {
+                self.lease.queue_effect(effect);
+            }
+        }
+        self.sent = effects.len();
+    }
 }
 
 /// Where a transaction runs.
@@ -193,6 +208,11 @@ impl<L: Link> Transaction<L> {
         self.savepoints.truncate(at + 1);
         let savepoint = self.savepoints.last()?;
         self.effects.truncate(savepoint.effects);
+        if let Place::Leading { shares, .. } = &mut self.place {
+            for share in shares {
+                share.sent = share.sent.min(savepoint.effects);
+            }
+        }
         self.context.truncate(savepoint.context);
         self.failed = false;
         Some((savepoint.settings.clone(), savepoint.scope.clone()))

@@ -189,22 +189,18 @@ impl<P: Protocol> Session<P> {
     /// sends them with its commit, which follows at once.
     pub(super) async fn stream(&mut self, from: usize) -> Result<(), Stop> {
         let Some(tx) = &mut self.tx else { return Ok(()) };
-        if !tx.explicit || tx.effects.len() == from || tx.writing == 0 {
+        let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
+        if (!tx.explicit && !opened) || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
-        let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
         if !opened {
             let settings = tx.before.0.clone();
             shares::open_all(&self.shared, &self.user, &settings, tx).await;
         }
         let super::Transaction { place, effects, .. } = tx;
         let Place::Leading { shares, .. } = place else { return Ok(()) };
-        if opened {
-            for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
-                for effect in &effects[from..] {
-                    share.lease.queue_effect(effect);
-                }
-            }
+        for share in shares.iter_mut() {
+            share.queue_rest(effects);
         }
         shares::flush(shares).await;
         Ok(())
