@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Log};
 use crate::control::{Address, describe};
+use crate::demo;
 use crate::proxy::{self, Surroundings};
 use crate::store::check::{self as store_check, CheckOptions, Severity};
 use crate::store::init::{InitOptions, Target, init};
 use crate::trace::{self, Level};
-use crate::demo;
 
 /// Two or more ordinary PostgreSQL servers as one database that does not die.
 #[derive(Debug, Parser)]
@@ -77,10 +77,7 @@ struct Demo {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("threads cannot be started: {error}")),
     };
@@ -115,29 +112,12 @@ fn with_config(
 }
 
 async fn demonstrate(options: Demo) -> Result<(), String> {
-    let log = Log {
-        level: "warn,lockstep=info".into(),
-        ..Log::default()
-    };
+    let log = Log { level: "warn,lockstep=info".into(), ..Log::default() };
     trace::init(&log).map_err(|error| error.to_string())?;
-    let Demo {
-        backends,
-        port,
-        dir,
-        pg_bin,
-        json,
-    } = options;
-    let options = demo::Options {
-        backends,
-        port,
-        dir,
-        pg_bin,
-        json,
-    };
+    let Demo { backends, port, dir, pg_bin, json } = options;
+    let options = demo::Options { backends, port, dir, pg_bin, json };
     let init = |config| prepare(config, None, false);
-    demo::run(options, init, serve_until)
-        .await
-        .map_err(|error| error.to_string())
+    demo::run(options, init, serve_until).await.map_err(|error| error.to_string())
 }
 
 async fn serve(config: Config, file: PathBuf, level: Level) -> Result<(), String> {

@@ -116,7 +116,10 @@ impl PgControl {
     }
 
     async fn read_catalog(client: &Client) -> Result<Snapshot, String> {
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(|e| describe(&e))?;
+        client
+            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
+            .map_err(|e| describe(&e))?;
         let read = Self::catalog_rows(client).await;
         client.batch_execute("COMMIT").await.map_err(|e| describe(&e))?;
         read
@@ -189,9 +192,9 @@ impl Control for PgControl {
     }
 
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
-        Box::pin(self.ask(move |client| async move {
-            rows::read_records_by_seq(&client, &seqs).await
-        }))
+        Box::pin(
+            self.ask(move |client| async move { rows::read_records_by_seq(&client, &seqs).await }),
+        )
     }
 
     fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
@@ -199,9 +202,9 @@ impl Control for PgControl {
     }
 
     fn prune(&self, seq: i64) -> Answer<'_, u64> {
-        Box::pin(self.ask(move |client| async move {
-            rows::prune(&client, seq, PRUNE_BATCH).await
-        }))
+        Box::pin(
+            self.ask(move |client| async move { rows::prune(&client, seq, PRUNE_BATCH).await }),
+        )
     }
 
     fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>> {
@@ -241,9 +244,7 @@ impl Control for PgControl {
     fn probe_write(&self) -> Answer<'_, ()> {
         Box::pin(self.ask(|client| async move {
             // A commit that reaches the disk: a full or read-only disk shows here first.
-            client
-                .batch_execute("UPDATE lockstep.control SET complete_to = complete_to")
-                .await
+            client.batch_execute("UPDATE lockstep.control SET complete_to = complete_to").await
         }))
     }
 }

@@ -140,7 +140,13 @@ pub trait Client: Sink {
     /// Answers a statement that no backend sees.
     fn answer(&mut self, work: &Self::Work, tag: &str);
     /// Answers a statement with rows of text columns.
-    fn rows(&mut self, work: &Self::Work, columns: &[&str], rows: &[Vec<Option<String>>], tag: &str);
+    fn rows(
+        &mut self,
+        work: &Self::Work,
+        columns: &[&str],
+        rows: &[Vec<Option<String>>],
+        tag: &str,
+    );
     /// Answers a statement with an error.
     fn fail(&mut self, failure: &Failure);
     /// Hands on an error as the database answered it.
@@ -331,10 +337,7 @@ pub trait Link: Send + 'static {
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
     /// After a bulk load was opened: hands it on until its end.
-    fn send_bulk(
-        &mut self,
-        piece: &BulkPiece,
-    ) -> impl Future<Output = Result<(), Broken>> + Send;
+    fn send_bulk(&mut self, piece: &BulkPiece) -> impl Future<Output = Result<(), Broken>> + Send;
     /// After the last piece: the answer of the bulk load.
     fn finish_bulk<S: Sink>(
         &mut self,

@@ -164,7 +164,8 @@ mod tests {
         assert_eq!((ticket.seq, ledger.complete_to()), (42, 41));
         ledger.wait_for_writes(&tables(&["public.b"])).await;
         let waiting = ledger.clone();
-        let read = tokio::spawn(async move { waiting.wait_for_writes(&tables(&["public.a"])).await });
+        let read =
+            tokio::spawn(async move { waiting.wait_for_writes(&tables(&["public.a"])).await });
         tokio::task::yield_now().await;
         assert!(!read.is_finished());
         drop(ticket);

@@ -128,22 +128,14 @@ impl Metrics {
             ),
             client_connections: counter(r, "client_connections", "Client connections accepted."),
             client_rejections: counter(r, "client_rejections", "Client connections turned away."),
-            commits: counter(
-                r,
-                "commits",
-                "Write transactions committed on all active backends.",
-            ),
+            commits: counter(r, "commits", "Write transactions committed on all active backends."),
             rollbacks: counter(r, "rollbacks", "Transactions rolled back."),
             commit_seconds: histogram(r, "commit_seconds", "From a COMMIT to its answer."),
             reads_retried: counter(r, "reads_retried", "Reads run again on another backend."),
             failovers: counter(r, "failovers", "Changes of the leader."),
             gate_seconds: histogram(r, "gate_seconds", "Commits held while a backend rejoined."),
             view_number: gauge(r, "view_number", "The number of the view in force."),
-            backends_active: gauge(
-                r,
-                "backends_active",
-                "Backends that take part in every write.",
-            ),
+            backends_active: gauge(r, "backends_active", "Backends that take part in every write."),
             journal_seq: gauge(r, "journal_seq", "The newest journal record."),
             journal_records: gauge(r, "journal_records", "Records in the journal."),
             bytes_from_clients: counter(r, "bytes_from_clients", "Bytes taken from clients."),
@@ -151,10 +143,7 @@ impl Metrics {
             statements: register(
                 r,
                 IntCounterVec::new(
-                    options(
-                        "statements_total",
-                        "Statements, by class and by what became of them.",
-                    ),
+                    options("statements_total", "Statements, by class and by what became of them."),
                     &["class", "result"],
                 ),
             ),
@@ -179,9 +168,8 @@ impl Metrics {
     #[must_use]
     pub fn backend(&self, name: &str) -> Arc<BackendMetrics> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known
-            .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(self.backends.of(name)));
+        let found =
+            known.entry(name.to_owned()).or_insert_with(|| Arc::new(self.backends.of(name)));
         Arc::clone(found)
     }
 
@@ -207,10 +195,7 @@ impl BackendMetrics {
     /// Words that people see with a blank ("catching up") are taken too.
     pub fn set_state(&self, state: &str) {
         let state = state.replace(' ', "_");
-        debug_assert!(
-            BACKEND_STATES.contains(&state.as_str()),
-            "{state} is not in BACKEND_STATES"
-        );
+        debug_assert!(BACKEND_STATES.contains(&state.as_str()), "{state} is not in BACKEND_STATES");
         for (name, gauge) in BACKEND_STATES.iter().zip(&self.states) {
             gauge.set(i64::from(*name == state));
         }
@@ -219,9 +204,7 @@ impl BackendMetrics {
     /// Counts that the backend left the active ones. `cause` is a word of a short list, never a
     /// text of the server: each new value is a new time series.
     pub fn evicted(&self, cause: &str) {
-        self.evictions
-            .with_label_values(&[self.name.as_str(), cause])
-            .inc();
+        self.evictions.with_label_values(&[self.name.as_str(), cause]).inc();
     }
 }
 
@@ -255,20 +238,12 @@ impl BackendFamilies {
                 "1 for the state the backend is in.",
                 &["backend", "state"],
             ),
-            in_flight: gauges(
-                "backend_in_flight",
-                "Statements under way on the backend.",
-                one,
-            ),
+            in_flight: gauges("backend_in_flight", "Statements under way on the backend.", one),
             latency: register(r, HistogramVec::new(latency.buckets(seconds()), one)),
             pool_used: gauges("pool_used", "Server connections lent out.", one),
             pool_idle: gauges("pool_idle", "Server connections waiting to be lent.", one),
             pool_waiting: gauges("pool_waiting", "Clients waiting for a connection.", one),
-            catching_up: gauges(
-                "catching_up_records",
-                "Journal records the backend lacks.",
-                one,
-            ),
+            catching_up: gauges("catching_up_records", "Journal records the backend lacks.", one),
         }
     }
 
@@ -303,10 +278,7 @@ fn options(name: &str, help: &str) -> Opts {
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    register(
-        registry,
-        IntCounter::with_opts(options(&format!("{name}_total"), help)),
-    )
+    register(registry, IntCounter::with_opts(options(&format!("{name}_total"), help)))
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
@@ -352,10 +324,7 @@ mod tests {
             "lockstep_evictions_total{backend=\"one\",cause=\"no_answer\"} 1",
             "lockstep_reads_total{backend=\"one\"} 2",
         ] {
-            assert!(
-                text.lines().any(|shown| shown == line),
-                "{line} is not in\n{text}"
-            );
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
     }
 

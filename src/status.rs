@@ -123,11 +123,7 @@ mod tests {
         let source = StatusSource {
             ready: Box::new(move || {
                 let ready = seen.load(Ordering::SeqCst);
-                if ready {
-                    Ok(())
-                } else {
-                    Err("no backend is active".into())
-                }
+                if ready { Ok(()) } else { Err("no backend is active".into()) }
             }),
             snapshot: Box::new(|| serde_json::json!({ "view": 7 })),
         };
@@ -135,11 +131,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let page = serve(listener, metrics, Arc::new(source), shutdown.clone());
         let questions = async {
-            assert!(
-                fetch(address, "/metrics")
-                    .await
-                    .contains("lockstep_commits_total 0")
-            );
+            assert!(fetch(address, "/metrics").await.contains("lockstep_commits_total 0"));
             assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
             let answer = fetch(address, "/readyz").await;
             assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
@@ -147,11 +139,7 @@ mod tests {
             ready.store(true, Ordering::SeqCst);
             assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
             assert!(fetch(address, "/status").await.contains("{\"view\":7}"));
-            assert!(
-                fetch(address, "/elsewhere")
-                    .await
-                    .starts_with("HTTP/1.1 404")
-            );
+            assert!(fetch(address, "/elsewhere").await.starts_with("HTTP/1.1 404"));
             shutdown.cancel();
         };
         let (served, ()) = tokio::join!(page, questions);

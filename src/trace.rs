@@ -36,16 +36,12 @@ pub fn init(log: &Log) -> Result<Level, TraceError> {
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .boxed(),
-        LogFormat::Json => fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_writer(std::io::stderr)
-            .boxed(),
+        LogFormat::Json => {
+            fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+        }
     };
     let subscriber = Registry::default().with(filter).with(lines);
-    subscriber
-        .try_init()
-        .map_err(|error| TraceError::Setup(error.to_string()))?;
+    subscriber.try_init().map_err(|error| TraceError::Setup(error.to_string()))?;
     Ok(Level(handle))
 }
 
@@ -56,9 +52,7 @@ impl Level {
     /// If the level makes no sense; the old one then stays.
     pub fn set(&self, level: &str) -> Result<(), TraceError> {
         let filter = filter(level)?;
-        self.0
-            .reload(filter)
-            .map_err(|error| TraceError::Setup(error.to_string()))
+        self.0.reload(filter).map_err(|error| TraceError::Setup(error.to_string()))
     }
 }
 

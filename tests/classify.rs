@@ -44,10 +44,7 @@ fn parse_catalog(text: &str) -> BTreeMap<&str, Vec<Vec<Option<String>>>> {
                 name = next;
                 rows.entry(name).or_default();
             }
-            None => rows
-                .entry(name)
-                .or_default()
-                .push(line.split('\t').map(unescape).collect()),
+            None => rows.entry(name).or_default().push(line.split('\t').map(unescape).collect()),
         }
     }
     rows
@@ -81,11 +78,7 @@ fn every_statement_has_the_class_that_it_must_have() {
     for path in case_files() {
         let text = fs::read_to_string(&path).unwrap();
         let mut out = String::new();
-        for block in text
-            .split("\n\n")
-            .map(str::trim)
-            .filter(|block| !block.is_empty())
-        {
+        for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
             let Some((input, expected)) = block.split_once("\n----") else {
                 // A remark between cases.
                 writeln!(out, "{}\n", block.trim_end_matches("\n----")).unwrap();
@@ -95,11 +88,8 @@ fn every_statement_has_the_class_that_it_must_have() {
             let found = judge(input);
             if found.trim() != expected.trim() {
                 let name = path.file_name().unwrap().to_string_lossy();
-                writeln!(
-                    wrong,
-                    "{name}:\n{input}\nexpected:\n{expected}\nfound:\n{found}\n"
-                )
-                .unwrap();
+                writeln!(wrong, "{name}:\n{input}\nexpected:\n{expected}\nfound:\n{found}\n")
+                    .unwrap();
             }
             writeln!(out, "{input}\n----\n{}\n", found.trim()).unwrap();
         }
@@ -124,10 +114,7 @@ fn case_files() -> Vec<PathBuf> {
 
 /// Runs a case: lines that begin with `@` say what the session is like, the rest is SQL.
 fn judge(input: &str) -> String {
-    let mut scope = Scope {
-        user: "alice".to_owned(),
-        ..Scope::default()
-    };
+    let mut scope = Scope { user: "alice".to_owned(), ..Scope::default() };
     let mut sql = Vec::new();
     for line in input.lines() {
         let list = |text: &str| -> Vec<String> {
@@ -150,11 +137,8 @@ fn judge(input: &str) -> String {
         Err(error) => format!("error: {error}"),
         Ok(script) if script.statements.is_empty() => "empty".to_owned(),
         Ok(script) => {
-            let lines: Vec<String> = script
-                .statements
-                .iter()
-                .map(|statement| describe(&sql, statement))
-                .collect();
+            let lines: Vec<String> =
+                script.statements.iter().map(|statement| describe(&sql, statement)).collect();
             lines.join("\n")
         }
     }
@@ -251,11 +235,7 @@ fn class(sql: &str, class: &Class) -> String {
             if !ddl.steps.is_empty() {
                 out.push_str("\n ");
             }
-            out.push_str(if ddl.duplicate_trigger {
-                " duplicate-trigger"
-            } else {
-                ""
-            });
+            out.push_str(if ddl.duplicate_trigger { " duplicate-trigger" } else { "" });
             out.push_str(if ddl.reads_rows { " reads-rows" } else { "" });
             out
         }
@@ -266,11 +246,7 @@ fn class(sql: &str, class: &Class) -> String {
         Class::Tx(TxOp::Begin { .. }) => "BEGIN".to_owned(),
         Class::Tx(op) => format!("TX {op:?}"),
         Class::PrepareSql { name, body } => {
-            format!(
-                "PREPARE {name} [{}] as {}",
-                &sql[body.range.clone()],
-                describe(sql, body)
-            )
+            format!("PREPARE {name} [{}] as {}", &sql[body.range.clone()], describe(sql, body))
         }
         Class::Refused(refusal) => format!("REFUSED {} {}", refusal.sqlstate, refusal.message),
         other => format!("{other:?}"),
@@ -284,10 +260,7 @@ fn the_catalog_is_read_from_a_real_server() {
         return;
     };
     let server = Server::start(bin);
-    server.ask(
-        "postgres",
-        &fs::read_to_string(folder().join("schema.sql")).unwrap(),
-    );
+    server.ask("postgres", &fs::read_to_string(folder().join("schema.sql")).unwrap());
     let mut text = String::new();
     for (name, query) in Catalog::queries() {
         let copy = format!("SET search_path = pg_catalog; COPY ({query}) TO STDOUT");
@@ -305,19 +278,14 @@ fn the_catalog_is_read_from_a_real_server() {
 /// the others would only be ballast.
 fn only_what_is_used(text: &str) -> String {
     let mut used = String::new();
-    for path in case_files()
-        .into_iter()
-        .chain([folder().join("schema.sql")])
-    {
+    for path in case_files().into_iter().chain([folder().join("schema.sql")]) {
         used.push_str(&fs::read_to_string(path).unwrap().to_lowercase());
     }
     // What the grammar and the server's deparser write in other words.
     used.push_str(
         " btrim date_part extract timezone numeric int4 pg_collation_for overlay position ",
     );
-    let words: BTreeSet<&str> = used
-        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .collect();
+    let words: BTreeSet<&str> = used.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
     let mut name = "";
     let mut out = String::new();
     for line in text.lines() {
@@ -362,9 +330,7 @@ proptest! {
 #[test]
 fn what_nests_too_deeply_is_judged_by_its_first_word() {
     let deep = format!("SELECT 1{}", " + 1".repeat(200));
-    let judged = judge(&format!(
-        "BEGIN; {deep}; DELETE FROM plain WHERE id = 1; COMMIT"
-    ));
+    let judged = judge(&format!("BEGIN; {deep}; DELETE FROM plain WHERE id = 1; COMMIT"));
     let lines: Vec<&str> = judged.lines().collect();
     assert!(lines[0].starts_with("begin BEGIN"), "{judged}");
     assert!(lines[1].starts_with("select CAPTURED(session)"), "{judged}");
@@ -377,10 +343,9 @@ fn what_nests_too_deeply_is_judged_by_its_first_word() {
         judge(&format!("{deep}; {union}")).contains("create=[CREATE TABLE \"x\" AS SELECT 1 UNION")
     );
     // Far deeper the parser itself gives up: an error, not an overflow.
-    for text in [
-        "SELECT 1".to_owned() + &"+1".repeat(200_000),
-        "SELECT ".to_owned() + &"(".repeat(200_000),
-    ] {
+    for text in
+        ["SELECT 1".to_owned() + &"+1".repeat(200_000), "SELECT ".to_owned() + &"(".repeat(200_000)]
+    {
         let _ = judge(&text);
     }
 }

@@ -32,11 +32,8 @@ const RANKS: [&[&str]; 15] = [
 
 /// The lowest rank is values and handles; these few may name each other, since a setting's type has
 /// one home.
-const NEIGHBOURS: [(&str, &str); 3] = [
-    ("tls", "config"),
-    ("trace", "config"),
-    ("shutdown", "config"),
-];
+const NEIGHBOURS: [(&str, &str); 3] =
+    [("tls", "config"), ("trace", "config"), ("shutdown", "config")];
 
 /// No word of these in code, with the reason that is printed.
 const BANNED: [(&str, &str); 4] = [
@@ -82,10 +79,7 @@ impl Source {
     /// The numbered lines of the code that runs in the product.
     fn product(&self) -> impl Iterator<Item = (usize, &str)> {
         let end = if self.is_test() { 0 } else { self.tests };
-        self.code[..end]
-            .iter()
-            .enumerate()
-            .map(|(i, line)| (i + 1, line.as_str()))
+        self.code[..end].iter().enumerate().map(|(i, line)| (i + 1, line.as_str()))
     }
 
     /// The module of `src` that the file belongs to.
@@ -105,22 +99,10 @@ fn sources() -> Vec<Source> {
     files.sort();
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).expect("a source file is readable");
-        let name = path
-            .strip_prefix(root)
-            .expect("below the root")
-            .display()
-            .to_string();
+        let name = path.strip_prefix(root).expect("below the root").display().to_string();
         let code: Vec<String> = blank(&text).lines().map(str::to_owned).collect();
-        let tests = code
-            .iter()
-            .position(|l| l.trim() == "#[cfg(test)]")
-            .unwrap_or(code.len());
-        Source {
-            name,
-            lines: text.lines().count(),
-            code,
-            tests,
-        }
+        let tests = code.iter().position(|l| l.trim() == "#[cfg(test)]").unwrap_or(code.len());
+        Source { name, lines: text.lines().count(), code, tests }
     };
     files.into_iter().map(read).collect()
 }
@@ -147,11 +129,7 @@ fn blank(text: &str) -> String {
             out.push(chars[at]);
             at += 1;
         } else {
-            out.extend(
-                chars[at..end]
-                    .iter()
-                    .map(|&c| if c == '\n' { '\n' } else { ' ' }),
-            );
+            out.extend(chars[at..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' }));
             at = end;
         }
     }
@@ -166,9 +144,7 @@ fn hidden_end(chars: &[char], at: usize) -> usize {
     };
     let word_before = at > 0 && (chars[at - 1].is_alphanumeric() || chars[at - 1] == '_');
     let until = |from: usize, found: &dyn Fn(usize) -> bool| {
-        (from..chars.len())
-            .find(|&i| found(i))
-            .unwrap_or(chars.len())
+        (from..chars.len()).find(|&i| found(i)).unwrap_or(chars.len())
     };
     if starts("//") {
         return until(at, &|i| chars[i] == '\n');
@@ -189,12 +165,7 @@ fn hidden_end(chars: &[char], at: usize) -> usize {
         if rest.get(1 + hashes) == Some(&'"') {
             let closes = |i: usize| {
                 chars[i] == '"'
-                    && chars[i + 1..]
-                        .iter()
-                        .take(hashes)
-                        .filter(|c| **c == '#')
-                        .count()
-                        == hashes
+                    && chars[i + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes
             };
             let end = until(at + 2 + hashes, &closes);
             return (end + 1 + hashes).min(chars.len());
@@ -218,24 +189,15 @@ fn settle(complaints: Vec<String>) {
     for complaint in &complaints {
         let _ = writeln!(text, "  {complaint}");
     }
-    assert!(
-        complaints.is_empty(),
-        "{} complaints:\n{text}",
-        complaints.len()
-    );
+    assert!(complaints.is_empty(), "{} complaints:\n{text}", complaints.len());
 }
 
 #[test]
 fn files_are_short() {
     let long = sources().into_iter().filter(|s| s.lines > MOST_LINES);
     settle(
-        long.map(|s| {
-            format!(
-                "{} has {} lines, at most {MOST_LINES} are good",
-                s.name, s.lines
-            )
-        })
-        .collect(),
+        long.map(|s| format!("{} has {} lines, at most {MOST_LINES} are good", s.name, s.lines))
+            .collect(),
     );
 }
 
@@ -346,10 +308,7 @@ fn crate_paths(line: &str) -> Vec<String> {
             None => vec![rest],
         };
         let word = |p: &str| {
-            p.trim()
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect::<String>()
+            p.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
         };
         let lower = |w: &String| w.starts_with(|c: char| c.is_ascii_lowercase());
         found.extend(parts.into_iter().map(word).filter(lower));
@@ -380,10 +339,7 @@ fn banned_words_are_not_there() {
 #[test]
 fn pure_files_have_no_clock_no_dice_and_no_runtime() {
     let mut complaints = Vec::new();
-    for source in sources()
-        .iter()
-        .filter(|s| PURE.iter().any(|p| s.name.starts_with(p)))
-    {
+    for source in sources().iter().filter(|s| PURE.iter().any(|p| s.name.starts_with(p))) {
         for (line, text) in source.product() {
             for word in IMPURE.iter().filter(|w| text.contains(*w)) {
                 complaints.push(format!("{}:{line}: {word} in a pure file", source.name));
@@ -399,10 +355,7 @@ fn the_tidy_test_sees_what_it_should() {
         .lines()
         .map(str::to_owned)
         .collect();
-    assert_eq!(
-        functions(&code),
-        [(1, "long".into(), 5), (6, "next".into(), 1)]
-    );
+    assert_eq!(functions(&code), [(1, "long".into(), 5), (6, "next".into(), 1)]);
     assert_eq!(
         crate_paths("use crate::{sql::Class, keeper}; let x = crate::error::Error; $crate::no"),
         ["sql", "keeper", "error"]

@@ -55,16 +55,10 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { announced, max } => {
-                write!(
-                    f,
-                    "message announces {announced} bytes, at most {max} are allowed"
-                )
+                write!(f, "message announces {announced} bytes, at most {max} are allowed")
             }
             Self::TooShort { announced, min } => {
-                write!(
-                    f,
-                    "message announces {announced} bytes, at least {min} are needed"
-                )
+                write!(f, "message announces {announced} bytes, at least {min} are needed")
             }
             Self::Truncated(field) => write!(f, "message ends inside its {field}"),
             Self::MissingNul(field) => write!(f, "{field} has no terminating zero byte"),
@@ -74,10 +68,7 @@ impl fmt::Display for DecodeError {
                 write!(f, "{field} has the invalid length {length}")
             }
             Self::UnsupportedProtocol { major, minor } => {
-                write!(
-                    f,
-                    "unsupported frontend protocol {major}.{minor}: server supports 3.0"
-                )
+                write!(f, "unsupported frontend protocol {major}.{minor}: server supports 3.0")
             }
             Self::Invalid(clause) => f.write_str(clause),
             Self::Options(text) => write!(f, "invalid start-up options: {text}"),

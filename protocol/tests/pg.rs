@@ -44,13 +44,9 @@ fn scram() -> impl Strategy<Value = Vec<u8>> {
 
 /// The one message in `buf`, whose header must be right to the byte.
 fn one(mut buf: BytesMut) -> frame::Frame {
-    let header = frame::peek(&buf, usize::MAX)
-        .expect("the header is right")
-        .expect("it is there");
+    let header = frame::peek(&buf, usize::MAX).expect("the header is right").expect("it is there");
     assert_eq!(header.total, buf.len());
-    let frame = frame::take(&mut buf, usize::MAX)
-        .expect("right")
-        .expect("whole");
+    let frame = frame::take(&mut buf, usize::MAX).expect("right").expect("whole");
     assert!(buf.is_empty());
     frame
 }
@@ -79,12 +75,7 @@ fn feed_all(body: &[u8]) {
     let _ = client::SaslInitial::decode(body);
     let _ = client::expect_empty(body);
     if let Ok(error) = ErrorFields::parse(body) {
-        let _ = (
-            error.code(),
-            error.severity(),
-            error.message(),
-            error.position(),
-        );
+        let _ = (error.code(), error.severity(), error.message(), error.position());
         assert_eq!(written(|buf| error.encode(b'E', buf)).body(), body);
     }
     let _ = server::field_of(body, b'C');
@@ -106,13 +97,8 @@ fn feed_scram(message: &[u8]) {
     let mut fresh = ScramServer::new(verifier(), "server");
     let _ = fresh.challenge(message);
     let mut challenged = ScramServer::new(verifier(), "server");
-    challenged
-        .challenge(b"n,,n=,r=client")
-        .expect("a good first message");
-    assert!(
-        challenged.verify(message).is_err(),
-        "nobody guesses a proof"
-    );
+    challenged.challenge(b"n,,n=,r=client").expect("a good first message");
+    assert!(challenged.verify(message).is_err(), "nobody guesses a proof");
 
     let mut greeted = ScramClient::new("pencil", "client");
     greeted.first().expect("it has said nothing yet");
@@ -123,13 +109,8 @@ fn feed_scram(message: &[u8]) {
     }
     let mut proved = ScramClient::new("pencil", "client");
     proved.first().expect("it has said nothing yet");
-    proved
-        .respond(b"r=clientserver,s=c2FsdA==,i=1")
-        .expect("a good challenge");
-    assert!(
-        proved.finish(message).is_err(),
-        "nobody guesses a signature"
-    );
+    proved.respond(b"r=clientserver,s=c2FsdA==,i=1").expect("a good challenge");
+    assert!(proved.finish(message).is_err(), "nobody guesses a signature");
 }
 
 proptest! {

@@ -54,8 +54,12 @@ pub type Dialling<'a, L> = Pin<Box<dyn Future<Output = Result<L, ConnectError>> 
 /// Opens connections to one backend.
 pub trait Dial<L>: Send + Sync {
     /// Opens a connection for an application user. The connection ends when `gone` does.
-    fn dial<'a>(&'a self, user: &'a str, purpose: Purpose, gone: CancellationToken)
-    -> Dialling<'a, L>;
+    fn dial<'a>(
+        &'a self,
+        user: &'a str,
+        purpose: Purpose,
+        gone: CancellationToken,
+    ) -> Dialling<'a, L>;
 }
 
 /// One backend: its connections and its load.
@@ -109,7 +113,10 @@ impl<L: crate::exchange::Link> Backend<L> {
     pub fn pool(self: &Arc<Self>, user: &str, purpose: Purpose) -> Arc<Pool<L>> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (user.to_owned(), purpose);
-        pools.entry(key).or_insert_with(|| Pool::new(self.clone(), user.to_owned(), purpose)).clone()
+        pools
+            .entry(key)
+            .or_insert_with(|| Pool::new(self.clone(), user.to_owned(), purpose))
+            .clone()
     }
 
     /// All pools, for people.

@@ -101,7 +101,14 @@ impl<L: Link> Pool<L> {
         let generation = self.backend.generation();
         if let Some(idle) = self.take_idle(generation, before) {
             let identity = idle.identity.next();
-            return Ok(Lease { pool: self.clone(), link: idle.link, permit, generation, opened: idle.opened, identity });
+            return Ok(Lease {
+                pool: self.clone(),
+                link: idle.link,
+                permit,
+                generation,
+                opened: idle.opened,
+                identity,
+            });
         }
         let gone = self.backend.gone();
         let link = self.backend.dial.dial(&self.user, self.purpose, gone).await;
@@ -129,7 +136,8 @@ impl<L: Link> Pool<L> {
     fn take_idle(&self, generation: u64, before: Option<Identity>) -> Option<Idle<L>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = before
-            && let Some(at) = idle.iter().position(|i| i.identity == before && i.generation == generation)
+            && let Some(at) =
+                idle.iter().position(|i| i.identity == before && i.generation == generation)
         {
             return Some(idle.remove(at));
         }
@@ -142,8 +150,7 @@ impl<L: Link> Pool<L> {
     }
 
     fn put_back(&self, link: L, generation: u64, opened: Instant, identity: Identity) {
-        let fit =
-            link.outstanding() == 0 && link.tx_state() == TxState::Idle && !link.is_spent();
+        let fit = link.outstanding() == 0 && link.tx_state() == TxState::Idle && !link.is_spent();
         let now = Instant::now();
         let fresh = now - opened < self.backend.limits.lifetime;
         if fit && fresh && generation == self.backend.generation() {

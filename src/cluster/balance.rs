@@ -27,7 +27,12 @@ impl Candidate {
 }
 
 /// Chooses one of the candidates. `dice` is a random number, `turn` counts up with every choice.
-pub fn choose(balancer: Balancer, candidates: &[Candidate], dice: u64, turn: usize) -> Option<usize> {
+pub fn choose(
+    balancer: Balancer,
+    candidates: &[Candidate],
+    dice: u64,
+    turn: usize,
+) -> Option<usize> {
     let weighted = candidates.iter().filter(|c| c.weight > 0).count();
     let usable: smallset::Small<'_> = smallset::Small::new(candidates, weighted > 0);
     let count = usable.len();
@@ -109,8 +114,7 @@ mod tests {
     #[test]
     fn round_robin_takes_turns() {
         let three = [candidate(0, 1, 0), candidate(1, 1, 0), candidate(2, 1, 0)];
-        let turns: Vec<_> =
-            (0..4).map(|t| choose(Balancer::RoundRobin, &three, 0, t)).collect();
+        let turns: Vec<_> = (0..4).map(|t| choose(Balancer::RoundRobin, &three, 0, t)).collect();
         assert_eq!(turns, [Some(0), Some(1), Some(2), Some(0)]);
     }
 }

@@ -75,7 +75,12 @@ impl View {
             since_ms: now_ms,
             held: false,
         };
-        Self { number, backends: (0..backends).map(member).collect(), order, phase: Phase::Settling }
+        Self {
+            number,
+            backends: (0..backends).map(member).collect(),
+            order,
+            phase: Phase::Settling,
+        }
     }
 
     /// The backend where writes run first.

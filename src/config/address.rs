@@ -17,9 +17,7 @@ pub(super) fn parse(text: &str) -> Result<Address, String> {
     match text.split_once("://") {
         None => host_port(text),
         Some(("postgresql" | "postgres", rest)) => url(rest),
-        Some((scheme, _)) => Err(format!(
-            "`{scheme}://` is not a kind of database known here"
-        )),
+        Some((scheme, _)) => Err(format!("`{scheme}://` is not a kind of database known here")),
     }
 }
 
@@ -54,9 +52,7 @@ fn url(rest: &str) -> Result<Address, String> {
 
 fn host_port(text: &str) -> Result<Address, String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, after) = rest
-            .split_once(']')
-            .ok_or("an opening `[` has no closing `]`")?;
+        let (host, after) = rest.split_once(']').ok_or("an opening `[` has no closing `]`")?;
         match after.strip_prefix(':') {
             Some(port) => (host, Some(port)),
             None if after.is_empty() => (host, None),
@@ -79,11 +75,7 @@ fn host_port(text: &str) -> Result<Address, String> {
         Some(Ok(port)) if port > 0 => Some(port),
         Some(_) => return Err("the port must be a number from 1 to 65535".into()),
     };
-    Ok(Address {
-        host: host.to_owned(),
-        port,
-        ..Address::default()
-    })
+    Ok(Address { host: host.to_owned(), port, ..Address::default() })
 }
 
 /// Undoes `%40` and the like, which URLs need for `@`, `:` and `/` in a password.

@@ -96,15 +96,11 @@ impl ConfigError {
             }
             Some((word, known)) if said.starts_with("unknown variant") => {
                 let list = known.join("`, `");
-                (
-                    format!("`{word}` is not a choice here"),
-                    format!("write one of `{list}`"),
-                )
+                (format!("`{word}` is not a choice here"), format!("write one of `{list}`"))
             }
-            Some((key, _)) if said.starts_with("missing field") => (
-                format!("`{key}` is missing"),
-                format!("add `{key} = …` to this table"),
-            ),
+            Some((key, _)) if said.starts_with("missing field") => {
+                (format!("`{key}` is missing"), format!("add `{key} = …` to this table"))
+            }
             _ if said.contains(": write ") => match said.split_once(": write ") {
                 Some((problem, remedy)) => (problem.into(), format!("write {remedy}")),
                 None => (said.clone(), SYNTAX.into()),
@@ -112,10 +108,7 @@ impl ConfigError {
             _ => (said.clone(), SYNTAX.into()),
         };
         let line = error.span().map(|span| line_of(text, span.start));
-        Self {
-            line,
-            ..Self::new(problem, remedy)
-        }
+        Self { line, ..Self::new(problem, remedy) }
     }
 }
 
@@ -138,10 +131,7 @@ const SYNTAX: &str = "see config/lockstep.toml, which shows every key in its pla
 
 /// Keys of comparable programs, and what they are called here.
 const FOREIGN: [(&str, &str); 20] = [
-    (
-        "backend_hostname0",
-        "address = \"host:port\" in a [[backend]]",
-    ),
+    ("backend_hostname0", "address = \"host:port\" in a [[backend]]"),
     ("balance", "balancer in [reads]"),
     ("load_balance_mode", "balancer in [reads]"),
     ("client_idle_limit", "idle_in_transaction in [timeouts]"),
@@ -158,10 +148,7 @@ const FOREIGN: [(&str, &str); 20] = [
     ("max_pool", "size in [pool]"),
     ("max_clients", "max_clients in [limits]"),
     ("max_client_conn", "max_clients in [limits]"),
-    (
-        "port",
-        "address = \"host:port\" for a backend, listen = \"address:port\" for the proxy",
-    ),
+    ("port", "address = \"host:port\" for a backend, listen = \"address:port\" for the proxy"),
     ("server", "[[backend]]"),
     ("servers", "[[backend]]"),
 ];
@@ -198,12 +185,7 @@ fn quoted(text: &str) -> Vec<&str> {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .as_bytes()
-        .iter()
-        .take(offset)
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
 }
 
 /// How many letters must change to make one word of the other.

@@ -10,10 +10,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 pub(super) fn shared_admin(backends: &[Backend]) -> Result<Credentials> {
     let mut admins = backends.iter().map(|backend| backend.admin.clone());
-    let first = admins
-        .next()
-        .flatten()
-        .filter(|_| admins.all(|admin| admin.is_some()));
+    let first = admins.next().flatten().filter(|_| admins.all(|admin| admin.is_some()));
     first.ok_or_else(|| {
         ConfigError::new(
             "no admin is named",
@@ -27,18 +24,9 @@ pub(super) fn credentials(raw: RawCredentials, key: &str, folder: &Path) -> Resu
         let problem = "the user's name is empty";
         return Err(ConfigError::new(problem, "name a role").at(format!("{key}.user")));
     }
-    let password = secret(
-        raw.password,
-        raw.password_file,
-        raw.password_env,
-        key,
-        folder,
-    )?
-    .unwrap_or_default();
-    Ok(Credentials {
-        user: raw.user,
-        password,
-    })
+    let password =
+        secret(raw.password, raw.password_file, raw.password_env, key, folder)?.unwrap_or_default();
+    Ok(Credentials { user: raw.user, password })
 }
 
 pub(super) fn users(raw: Vec<RawUser>, cluster: &Cluster, folder: &Path) -> Result<Vec<User>> {
@@ -56,14 +44,8 @@ pub(super) fn users(raw: Vec<RawUser>, cluster: &Cluster, folder: &Path) -> Resu
             let problem = format!("the user `{}` is empty or named twice", raw.name);
             return Err(ConfigError::new(problem, "name each user once").at(format!("{key}.name")));
         }
-        let password = secret(
-            raw.password,
-            raw.password_file,
-            raw.password_env,
-            &key,
-            folder,
-        )?
-        .unwrap_or_default();
+        let password = secret(raw.password, raw.password_file, raw.password_env, &key, folder)?
+            .unwrap_or_default();
         if password.is_empty() && raw.auth.unwrap_or(cluster.auth) != AuthMethod::Trust {
             let problem = format!("the user `{}` has no password", raw.name);
             let remedy = "add `password_file`, `password_env` or `password`; or `auth = \"trust\"`";
@@ -71,18 +53,11 @@ pub(super) fn users(raw: Vec<RawUser>, cluster: &Cluster, folder: &Path) -> Resu
         }
         if raw.max_connections == Some(0) {
             let problem = format!("the user `{}` may have no connection at all", raw.name);
-            return Err(
-                ConfigError::new(problem, "leave `max_connections` out for no limit")
-                    .at(format!("{key}.max_connections")),
-            );
+            return Err(ConfigError::new(problem, "leave `max_connections` out for no limit")
+                .at(format!("{key}.max_connections")));
         }
         let (max_connections, auth) = (raw.max_connections, raw.auth);
-        users.push(User {
-            name: raw.name,
-            password,
-            max_connections,
-            auth,
-        });
+        users.push(User { name: raw.name, password, max_connections, auth });
     }
     Ok(users)
 }
@@ -105,20 +80,15 @@ fn secret(
                 let remedy = "write the password, alone, into that file, readable by lockstep";
                 ConfigError::new(problem, remedy).at(format!("{key}.password_file"))
             })?;
-            Ok(Some(Secret::new(
-                text.strip_suffix('\n')
-                    .unwrap_or(&text)
-                    .trim_end_matches('\r'),
-            )))
+            Ok(Some(Secret::new(text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r'))))
         }
-        (None, None, Some(variable)) => std::env::var(&variable)
-            .map(Secret::new)
-            .map(Some)
-            .map_err(|_| {
+        (None, None, Some(variable)) => {
+            std::env::var(&variable).map(Secret::new).map(Some).map_err(|_| {
                 let problem = format!("the environment has no variable `{variable}`");
                 let remedy = format!("start lockstep with `{variable}` set");
                 ConfigError::new(problem, remedy).at(format!("{key}.password_env"))
-            }),
+            })
+        }
         _ => Err(ConfigError::new(
             "a password is given in more than one way",
             "keep one of `password`, `password_file`, `password_env`",
@@ -139,10 +109,8 @@ pub(super) fn references(config: &Config) -> Result<()> {
     }
     for (index, backend) in config.backends.iter().enumerate() {
         if let Some(user) = backend.users.keys().find(|name| !known(name)) {
-            let problem = format!(
-                "backend `{}` has a login for `{user}`, who is no user",
-                backend.name
-            );
+            let problem =
+                format!("backend `{}` has a login for `{user}`, who is no user", backend.name);
             let remedy = format!("add a `[[user]]` with `name = \"{user}\"`");
             return Err(
                 ConfigError::new(problem, remedy).at(format!("backend.{index}.users.{user}"))

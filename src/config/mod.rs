@@ -226,10 +226,7 @@ impl Config {
         let own = backend.users.get(user).cloned();
         own.or_else(|| {
             let user = self.users.iter().find(|known| known.name == user)?;
-            Some(Credentials {
-                user: user.name.clone(),
-                password: user.password.clone(),
-            })
+            Some(Credentials { user: user.name.clone(), password: user.password.clone() })
         })
     }
 
@@ -260,10 +257,7 @@ impl Config {
     /// The database's name on `backend`.
     #[must_use]
     pub fn database_of<'a>(&'a self, backend: &'a Backend) -> &'a str {
-        backend
-            .database
-            .as_deref()
-            .unwrap_or(&self.cluster.database)
+        backend.database.as_deref().unwrap_or(&self.cluster.database)
     }
 
     /// Whether `user` may use the console.
@@ -304,11 +298,7 @@ impl BackendTls {
 /// Lists of tables are keyed by name where there is one, so that a row says which backend it means.
 fn flatten(prefix: &str, value: &toml::Value, rows: &mut Vec<(String, String)>) {
     let join = |key: &str| {
-        if prefix.is_empty() {
-            key.into()
-        } else {
-            format!("{prefix}.{key}")
-        }
+        if prefix.is_empty() { key.into() } else { format!("{prefix}.{key}") }
     };
     match value {
         toml::Value::Table(table) => {
@@ -319,11 +309,7 @@ fn flatten(prefix: &str, value: &toml::Value, rows: &mut Vec<(String, String)>) 
         toml::Value::Array(items) if items.iter().all(toml::Value::is_table) => {
             for (index, item) in items.iter().enumerate() {
                 let name = item.get("name").and_then(toml::Value::as_str);
-                flatten(
-                    &join(&name.map_or(index.to_string(), str::to_owned)),
-                    item,
-                    rows,
-                );
+                flatten(&join(&name.map_or(index.to_string(), str::to_owned)), item, rows);
             }
         }
         toml::Value::String(text) => rows.push((prefix.into(), text.clone())),

@@ -38,44 +38,19 @@ impl Config {
     fn keep_what_is_built(&self, changes: &mut Changes, merged: &mut Self) {
         let (old, new) = (&self.cluster, &mut merged.cluster);
         keep(changes, "cluster.name", &old.name, &mut new.name);
-        keep(
-            changes,
-            "cluster.database",
-            &old.database,
-            &mut new.database,
-        );
+        keep(changes, "cluster.database", &old.database, &mut new.database);
         let listen = (&old.postgres_listen, &mut new.postgres_listen);
         keep(changes, "cluster.postgres_listen", listen.0, listen.1);
-        keep(
-            changes,
-            "cluster.state_dir",
-            &old.state_dir,
-            &mut new.state_dir,
-        );
+        keep(changes, "cluster.state_dir", &old.state_dir, &mut new.state_dir);
         keep(changes, "http.listen", &self.http, &mut merged.http);
-        keep(
-            changes,
-            "log.format",
-            &self.log.format,
-            &mut merged.log.format,
-        );
+        keep(changes, "log.format", &self.log.format, &mut merged.log.format);
     }
 
     fn note_the_rest(&self, changes: &mut Changes, merged: &Self) {
         let (old, new) = (&self.cluster, &merged.cluster);
         note(changes, "cluster.auth", &old.auth, &new.auth);
-        note(
-            changes,
-            "cluster.console_users",
-            &old.console_users,
-            &new.console_users,
-        );
-        note(
-            changes,
-            "cluster.reactivate",
-            &old.reactivate,
-            &new.reactivate,
-        );
+        note(changes, "cluster.console_users", &old.console_users, &new.console_users);
+        note(changes, "cluster.reactivate", &old.reactivate, &new.reactivate);
         note(changes, "admin", &self.admin, &merged.admin);
         note(changes, "user", &self.users, &merged.users);
         note(changes, "pool", &self.pool, &merged.pool);
@@ -93,43 +68,22 @@ impl Config {
         let mut backends = self.backends.clone();
         for old in &mut backends {
             let Some(new) = merged.backends.iter().find(|new| new.name == old.name) else {
-                changes
-                    .restart
-                    .push(format!("backend.{} (removed)", old.name));
+                changes.restart.push(format!("backend.{} (removed)", old.name));
                 continue;
             };
             if place(old) != place(new) {
-                changes
-                    .restart
-                    .push(format!("backend.{} (address, database or tls)", old.name));
+                changes.restart.push(format!("backend.{} (address, database or tls)", old.name));
             }
-            note(
-                changes,
-                &format!("backend.{}.weight", old.name),
-                &old.weight,
-                &new.weight,
-            );
-            note(
-                changes,
-                &format!("backend.{}.admin", old.name),
-                &old.admin,
-                &new.admin,
-            );
-            note(
-                changes,
-                &format!("backend.{}.users", old.name),
-                &old.users,
-                &new.users,
-            );
+            note(changes, &format!("backend.{}.weight", old.name), &old.weight, &new.weight);
+            note(changes, &format!("backend.{}.admin", old.name), &old.admin, &new.admin);
+            note(changes, &format!("backend.{}.users", old.name), &old.users, &new.users);
             old.weight = new.weight;
             old.admin.clone_from(&new.admin);
             old.users.clone_from(&new.users);
         }
         for new in &merged.backends {
             if !backends.iter().any(|old| old.name == new.name) {
-                changes
-                    .restart
-                    .push(format!("backend.{} (added)", new.name));
+                changes.restart.push(format!("backend.{} (added)", new.name));
             }
         }
         merged.backends = backends;
@@ -137,12 +91,7 @@ impl Config {
 }
 
 fn place(backend: &Backend) -> (&str, u16, Option<&str>, &super::BackendTls) {
-    (
-        &backend.host,
-        backend.port,
-        backend.database.as_deref(),
-        &backend.tls,
-    )
+    (&backend.host, backend.port, backend.database.as_deref(), &backend.tls)
 }
 
 fn keep<T: PartialEq + Clone>(changes: &mut Changes, key: &str, old: &T, new: &mut T) {

@@ -21,20 +21,11 @@ fn refused(text: &str) -> ConfigError {
 fn five_lines_are_a_whole_cluster() {
     let config = parse(FIVE_LINES).expect("five lines");
     assert_eq!(config.cluster.database, "app");
-    assert_eq!(
-        config.cluster.postgres_listen,
-        ["127.0.0.1:6432".parse().expect("address")]
-    );
-    let places: Vec<_> = config
-        .backends
-        .iter()
-        .map(|b| (b.host.as_str(), b.port))
-        .collect();
+    assert_eq!(config.cluster.postgres_listen, ["127.0.0.1:6432".parse().expect("address")]);
+    let places: Vec<_> = config.backends.iter().map(|b| (b.host.as_str(), b.port)).collect();
     assert_eq!(places, [("db1", 5432), ("db2", 5432), ("db3", 5432)]);
     assert_eq!(config.backends[2].name, "db3:5432");
-    let app = config
-        .credentials_of(&config.backends[0], "app")
-        .expect("app is a user");
+    let app = config.credentials_of(&config.backends[0], "app").expect("app is a user");
     assert_eq!(app.password.reveal(), "secret");
     assert!(config.may_use_console("postgres") && !config.may_use_console("app"));
 }
@@ -72,10 +63,7 @@ fn the_sample_shows_every_key_with_its_default() {
     assert_eq!(sample.log, small.log);
     assert_eq!(sample.journal, small.journal);
     assert_eq!(sample.http, small.http);
-    let cluster = Cluster {
-        database: sample.cluster.database.clone(),
-        ..small.cluster
-    };
+    let cluster = Cluster { database: sample.cluster.database.clone(), ..small.cluster };
     assert_eq!(sample.cluster, cluster);
     assert_eq!(sample.backends[0].weight, small.backends[0].weight);
     for (section, known) in known_keys() {
@@ -83,14 +71,9 @@ fn the_sample_shows_every_key_with_its_default() {
         for key in known {
             let found = body.iter().any(|line| {
                 let line = line.trim_start_matches(['#', ' ']);
-                line.split('=')
-                    .next()
-                    .is_some_and(|word| word.trim() == key)
+                line.split('=').next().is_some_and(|word| word.trim() == key)
             });
-            assert!(
-                found,
-                "config/lockstep.toml does not show `{key}` under [{section}]"
-            );
+            assert!(found, "config/lockstep.toml does not show `{key}` under [{section}]");
         }
     }
 }
@@ -136,19 +119,10 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         "journal",
     ];
     let probe = |section: &'static str| {
-        let probe = if section == "admin" || section == "[user]" {
-            "\n"
-        } else {
-            ""
-        };
+        let probe = if section == "admin" || section == "[user]" { "\n" } else { "" };
         let error = toml::from_str::<raw::Raw>(&format!("[{section}]{probe}\nno_such_key = 1"))
             .expect_err("no such key");
-        let known = error
-            .message()
-            .split('`')
-            .skip(3)
-            .step_by(2)
-            .map(str::to_owned);
+        let known = error.message().split('`').skip(3).step_by(2).map(str::to_owned);
         let alias = |key: &String| ALIASES.contains(&key.as_str()) || twin(section, key);
         (section, known.filter(|key| !alias(key)).collect())
     };
@@ -157,24 +131,15 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
 
 /// Words that are the key of one section and an alias in another.
 fn twin(section: &str, key: &str) -> bool {
-    matches!(
-        (section, key),
-        ("cluster", "listen") | ("admin", "name") | ("[user]", "user")
-    )
+    matches!((section, key), ("cluster", "listen") | ("admin", "name") | ("[user]", "user"))
 }
 
 fn section_of<'a>(text: &'a str, section: &str) -> Vec<&'a str> {
     let is_head = |line: &str, head: &str| line.trim_start_matches(['#', ' ']).starts_with(head);
     let head = format!("[{section}]");
-    let body = text
-        .lines()
-        .skip_while(|line| !is_head(line, &head))
-        .skip(1);
+    let body = text.lines().skip_while(|line| !is_head(line, &head)).skip(1);
     let body: Vec<_> = body.take_while(|line| !is_head(line, "[")).collect();
-    assert!(
-        !body.is_empty(),
-        "config/lockstep.toml has no section {head}"
-    );
+    assert!(!body.is_empty(), "config/lockstep.toml has no section {head}");
     body
 }
 
@@ -187,10 +152,7 @@ fn a_misspelt_key_is_named_with_its_line_and_the_right_word() {
     let error = refused(&format!("{FIVE_LINES}\n[pool]\npool_size = 3\n"));
     assert_eq!(error.remedy(), "lockstep calls it size in [pool]");
     let error = refused("database = \"app\"\n[[backend]]\nurll = \"x\"\n");
-    assert_eq!(
-        (error.line(), error.remedy()),
-        (Some(3), "did you mean `url`?")
-    );
+    assert_eq!((error.line(), error.remedy()), (Some(3), "did you mean `url`?"));
 }
 
 #[test]
@@ -222,31 +184,16 @@ fn impossible_backends_are_refused() {
         ("no address", "[[backend]]\nname = \"one\""),
         ("both `url`", "[[backend]]\nurl = \"a\"\naddress = \"b\""),
         ("the same server", "backend = [\"db1\", \"db1:5432/\"]"),
-        (
-            "the same server",
-            "[[backend]]\nname = \"x\"\nurl = \"db1\"\n[[backend]]\nurl = \"db1\"",
-        ),
-        (
-            "cannot be a name",
-            "[[backend]]\nname = \"a b\"\nurl = \"db1\"",
-        ),
+        ("the same server", "[[backend]]\nname = \"x\"\nurl = \"db1\"\n[[backend]]\nurl = \"db1\""),
+        ("cannot be a name", "[[backend]]\nname = \"a b\"\nurl = \"db1\""),
         (
             "both as a key and in its url",
             "[[backend]]\nurl = \"postgres://db1/x\"\ndatabase = \"y\"",
         ),
-        (
-            "verified, but by what",
-            "[[backend]]\nurl = \"db1\"\ntls = \"verify-full\"",
-        ),
-        (
-            "nothing would be verified",
-            "[[backend]]\nurl = \"db1\"\ntls_ca = \"ca.pem\"",
-        ),
+        ("verified, but by what", "[[backend]]\nurl = \"db1\"\ntls = \"verify-full\""),
+        ("nothing would be verified", "[[backend]]\nurl = \"db1\"\ntls_ca = \"ca.pem\""),
         ("switch off", "[[backend]]\nurl = \"db1\"\ntls = \"prefer\""),
-        (
-            "who is no user",
-            "[[backend]]\nurl = \"db1\"\nusers.eve = { user = \"x\" }",
-        ),
+        ("who is no user", "[[backend]]\nurl = \"db1\"\nusers.eve = { user = \"x\" }"),
         ("no backend is named", ""),
     ] {
         let error = with(text);
@@ -260,27 +207,15 @@ fn what_is_missing_is_asked_for() {
     let error = refused("");
     assert!(error.problem().contains("no database"), "{error}");
     let error = refused("database = \"lockstep\"");
-    assert_eq!(
-        (error.line(), error.problem().contains("console")),
-        (Some(1), true),
-        "{error}"
-    );
+    assert_eq!((error.line(), error.problem().contains("console")), (Some(1), true), "{error}");
     let error = refused("database = \"app\"\nbackend = [\"db1\"]");
     assert!(error.problem().contains("no admin"), "{error}");
     let error = refused("database = \"app\"\nbackend = [\"postgres://a:b@db1\"]");
     assert!(error.problem().contains("nobody could log in"), "{error}");
     let no_password = "backend = [\"postgres://a:b@db1\"]\nuser = [{ name = \"app\" }]";
     let error = refused(&format!("database = \"app\"\n{no_password}"));
-    assert_eq!(
-        (error.line(), error.problem()),
-        (Some(3), "the user `app` has no password")
-    );
-    assert!(
-        parse(&format!(
-            "database = \"app\"\ncluster.auth = \"trust\"\n{no_password}"
-        ))
-        .is_ok()
-    );
+    assert_eq!((error.line(), error.problem()), (Some(3), "the user `app` has no password"));
+    assert!(parse(&format!("database = \"app\"\ncluster.auth = \"trust\"\n{no_password}")).is_ok());
 }
 
 #[test]
@@ -291,17 +226,9 @@ fn secrets_come_from_files_and_never_show() {
     let config = Config::parse(&text, folder.path()).expect("valid");
     assert_eq!(config.users[0].password.reveal(), "s3cret");
     let shown = format!("{config:?} {:?}", config.settings());
-    assert!(
-        !shown.contains("s3cret") && !shown.contains("top"),
-        "{shown}"
-    );
+    assert!(!shown.contains("s3cret") && !shown.contains("top"), "{shown}");
     let error = refused(&text);
-    assert!(
-        error
-            .to_string()
-            .contains("/etc/lockstep/app.password cannot be read"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/etc/lockstep/app.password cannot be read"), "{error}");
     let error =
         refused(&FIVE_LINES.replace("password = \"secret\"", "password_env = \"NO_SUCH_X\""));
     assert!(error.problem().contains("NO_SUCH_X"), "{error}");
@@ -310,11 +237,7 @@ fn secrets_come_from_files_and_never_show() {
 #[test]
 fn every_setting_can_be_shown() {
     let rows = parse(FIVE_LINES).expect("valid").settings();
-    let value = |key: &str| {
-        rows.iter()
-            .find(|row| row.0 == key)
-            .map(|row| row.1.as_str())
-    };
+    let value = |key: &str| rows.iter().find(|row| row.0 == key).map(|row| row.1.as_str());
     assert_eq!(value("timeouts.dead_after"), Some("10s"));
     assert_eq!(value("timeouts.idle_in_transaction"), Some("off"));
     assert_eq!(value("limits.reply_buffer_bytes"), Some("64KiB"));
@@ -325,17 +248,11 @@ fn every_setting_can_be_shown() {
 #[test]
 fn a_reload_keeps_what_is_built_and_takes_the_rest() {
     let old = parse(FIVE_LINES).expect("valid");
-    let text = FIVE_LINES
-        .replace("\"db3\"", "\"db4\"")
-        .replace("\"secret\"", "\"changed\"");
+    let text = FIVE_LINES.replace("\"db3\"", "\"db4\"").replace("\"secret\"", "\"changed\"");
     let text = format!("{text}\n[cluster]\nname = \"other\"\n[timeouts]\nhold = \"1s\"\n");
     let (merged, changes) = old.reloaded(parse(&text).expect("valid"));
     assert_eq!(changes.live, ["user", "timeouts"]);
-    let restart = [
-        "cluster.name",
-        "backend.db3:5432 (removed)",
-        "backend.db4:5432 (added)",
-    ];
+    let restart = ["cluster.name", "backend.db3:5432 (removed)", "backend.db4:5432 (added)"];
     assert_eq!(changes.restart, restart);
     assert_eq!(merged.backends, old.backends);
     assert_eq!(merged.users[0].password.reveal(), "changed");

@@ -50,10 +50,7 @@ pub struct Reads {
 
 impl Default for Reads {
     fn default() -> Self {
-        Self {
-            balancer: Balancer::Load,
-            consistency: Consistency::Strong,
-        }
+        Self { balancer: Balancer::Load, consistency: Consistency::Strong }
     }
 }
 
@@ -195,10 +192,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            level: "info".into(),
-            format: LogFormat::Text,
-        }
+        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 

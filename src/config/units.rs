@@ -6,14 +6,8 @@
 use std::time::Duration;
 
 /// Unit names with their length in milliseconds, the longest name first so that it matches first.
-const TIMES: [(&str, u64); 6] = [
-    ("min", 60_000),
-    ("ms", 1),
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-];
+const TIMES: [(&str, u64); 6] =
+    [("min", 60_000), ("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
 
 /// Unit names with their number of bytes. `MB` means what PostgreSQL means by it: 2^20.
 const SIZES: [(&str, u64); 8] = [
@@ -34,9 +28,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
             "`{text}` is no duration: write a number and a unit, such as \"500ms\", \"10s\", \"5min\", \"1h\""
         )
     };
-    with_unit(text, &TIMES)
-        .map(Duration::from_millis)
-        .ok_or_else(remedy)
+    with_unit(text, &TIMES).map(Duration::from_millis).ok_or_else(remedy)
 }
 
 /// Reads "64KiB", "256MB", "1GiB" or a plain number of bytes.
@@ -46,9 +38,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
             "`{text}` is no size: write a number and a unit, such as \"64KiB\", \"256MiB\", \"1GiB\""
         )
     };
-    with_unit(text, &SIZES)
-        .or_else(|| text.parse().ok())
-        .ok_or_else(remedy)
+    with_unit(text, &SIZES).or_else(|| text.parse().ok()).ok_or_else(remedy)
 }
 
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -65,21 +55,12 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 /// The shortest way to write it: the largest unit that leaves no remainder.
 pub(super) fn show_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    for (unit, factor) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("min", 60_000),
-        ("s", 1_000),
-    ] {
+    for (unit, factor) in [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000)] {
         if millis >= factor && millis.is_multiple_of(factor) {
             return format!("{}{unit}", millis / factor);
         }
     }
-    if millis == 0 {
-        "0".into()
-    } else {
-        format!("{millis}ms")
-    }
+    if millis == 0 { "0".into() } else { format!("{millis}ms") }
 }
 
 fn show_size(bytes: u64) -> String {
@@ -190,15 +171,7 @@ mod tests {
 
     #[test]
     fn a_number_without_a_unit_is_asked_for_one() {
-        for text in [
-            "5",
-            "",
-            "s",
-            "-1s",
-            "1.5s",
-            "10 weeks",
-            "99999999999999999999h",
-        ] {
+        for text in ["5", "", "s", "-1s", "1.5s", "10 weeks", "99999999999999999999h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

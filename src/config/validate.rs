@@ -61,10 +61,7 @@ fn cluster(
     folder: &Path,
 ) -> Result<Cluster> {
     let database = once("database", short_database, raw.database)?.ok_or_else(|| {
-        ConfigError::new(
-            "no database is named",
-            "add `database = \"…\"` at the top of the file",
-        )
+        ConfigError::new("no database is named", "add `database = \"…\"` at the top of the file")
     })?;
     if database.is_empty() || database == CONSOLE_DATABASE {
         return Err(ConfigError::new(
@@ -87,16 +84,10 @@ fn cluster(
         .at("cluster.postgres_listen"));
     }
     Ok(Cluster {
-        name: name(
-            raw.name.unwrap_or_else(|| "lockstep".into()),
-            "cluster.name",
-        )?,
+        name: name(raw.name.unwrap_or_else(|| "lockstep".into()), "cluster.name")?,
         database,
         postgres_listen,
-        state_dir: path(
-            folder,
-            raw.state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR),
-        ),
+        state_dir: path(folder, raw.state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
         auth: raw.auth.unwrap_or(AuthMethod::ScramSha256),
         console_users: raw.console_users,
         reactivate: raw.reactivate.unwrap_or(Reactivate::Auto),
@@ -126,10 +117,7 @@ fn backends(raw: Vec<WordOr<RawBackend>>, folder: &Path) -> Result<Vec<Backend>>
     for (index, raw) in raw.into_iter().enumerate() {
         let key = format!("backend.{index}");
         let raw = match raw {
-            WordOr::Word(url) => RawBackend {
-                url: Some(url),
-                ..RawBackend::default()
-            },
+            WordOr::Word(url) => RawBackend { url: Some(url), ..RawBackend::default() },
             WordOr::Table(table) => table,
         };
         let backend = backend(raw, &key, folder)?;
@@ -187,10 +175,7 @@ fn backend(raw: RawBackend, key: &str, folder: &Path) -> Result<Backend> {
     }
     let name_key = format!("{key}.name");
     Ok(Backend {
-        name: name(
-            raw.name.unwrap_or_else(|| format!("{}:{port}", place.host)),
-            &name_key,
-        )?,
+        name: name(raw.name.unwrap_or_else(|| format!("{}:{port}", place.host)), &name_key)?,
         port,
         host: place.host,
         database: once_in_url(key, "database", raw.database, place.database)?,
@@ -214,21 +199,14 @@ fn tls(mode: Option<&str>, ca: Option<&str>, key: &str, folder: &Path) -> Result
     let wants_ca = || {
         let remedy =
             "add `tls_ca = \"FILE\"`: the PEM file of the authority that signed the server";
-        ConfigError::new(
-            "the server's certificate is to be verified, but by what?",
-            remedy,
-        )
-        .at(format!("{key}.tls"))
+        ConfigError::new("the server's certificate is to be verified, but by what?", remedy)
+            .at(format!("{key}.tls"))
     };
     match (mode, ca) {
         (None | Some("disable"), None) => Ok(BackendTls::Disable),
         (Some("require"), None) => Ok(BackendTls::Require),
-        (Some("verify-ca"), ca) => Ok(BackendTls::VerifyCa {
-            ca: ca.ok_or_else(wants_ca)?,
-        }),
-        (Some("verify-full"), ca) => Ok(BackendTls::VerifyFull {
-            ca: ca.ok_or_else(wants_ca)?,
-        }),
+        (Some("verify-ca"), ca) => Ok(BackendTls::VerifyCa { ca: ca.ok_or_else(wants_ca)? }),
+        (Some("verify-full"), ca) => Ok(BackendTls::VerifyFull { ca: ca.ok_or_else(wants_ca)? }),
         (None | Some("disable" | "require"), Some(_)) => Err(ConfigError::new(
             "`tls_ca` is given, but nothing would be verified by it",
             "add `tls = \"verify-full\"` (or \"verify-ca\" where the name does not match)",
@@ -253,19 +231,13 @@ fn http(raw: Option<WordOr<super::raw::RawHttp>>) -> Result<Option<SocketAddr>> 
         Some(WordOr::Word(text)) => (text, "http"),
         Some(WordOr::Table(table)) => (table.listen, "http.listen"),
     };
-    if text == "off" {
-        Ok(None)
-    } else {
-        listen_address(&text, key).map(Some)
-    }
+    if text == "off" { Ok(None) } else { listen_address(&text, key).map(Some) }
 }
 
 /// An address to listen on. Names are not looked up, since that would make the meaning of the file
 /// depend on the machine; `localhost` and `*` are the two that everyone means alike.
 fn listen_address(text: &str, key: &str) -> Result<SocketAddr> {
-    let numeric = text
-        .replacen("localhost:", "127.0.0.1:", 1)
-        .replacen("*:", "0.0.0.0:", 1);
+    let numeric = text.replacen("localhost:", "127.0.0.1:", 1).replacen("*:", "0.0.0.0:", 1);
     numeric.parse().map_err(|_| {
         let problem = format!("`{text}` is no address to listen on");
         let remedy = "write an IP address and a port, such as \"127.0.0.1:6432\" or \"*:6432\"";
@@ -310,40 +282,16 @@ fn times(config: &Config) -> Vec<Bound> {
     let Config { pool, timeouts, .. } = config;
     vec![
         ("pool.size", pool.size == 0, POSITIVE),
-        (
-            "pool.checkout_timeout",
-            pool.checkout_timeout.is_zero(),
-            POSITIVE,
-        ),
+        ("pool.checkout_timeout", pool.checkout_timeout.is_zero(), POSITIVE),
         ("pool.idle_timeout", pool.idle_timeout.is_zero(), POSITIVE),
         ("pool.max_lifetime", pool.max_lifetime.is_zero(), POSITIVE),
-        (
-            "pool.prepared_statements",
-            pool.prepared_statements == 0,
-            POSITIVE,
-        ),
+        ("pool.prepared_statements", pool.prepared_statements == 0, POSITIVE),
         ("timeouts.connect", timeouts.connect.is_zero(), POSITIVE),
         ("timeouts.login", timeouts.login.is_zero(), POSITIVE),
-        (
-            "timeouts.dead_after",
-            timeouts.dead_after.is_zero(),
-            POSITIVE,
-        ),
-        (
-            "timeouts.probe_interval",
-            timeouts.probe_interval.is_zero(),
-            POSITIVE,
-        ),
-        (
-            "timeouts.probe_timeout",
-            timeouts.probe_timeout.is_zero(),
-            POSITIVE,
-        ),
-        (
-            "timeouts.follower_lock",
-            timeouts.follower_lock.is_zero(),
-            POSITIVE,
-        ),
+        ("timeouts.dead_after", timeouts.dead_after.is_zero(), POSITIVE),
+        ("timeouts.probe_interval", timeouts.probe_interval.is_zero(), POSITIVE),
+        ("timeouts.probe_timeout", timeouts.probe_timeout.is_zero(), POSITIVE),
+        ("timeouts.follower_lock", timeouts.follower_lock.is_zero(), POSITIVE),
         ("timeouts.gate", timeouts.gate.is_zero(), POSITIVE),
         (
             "timeouts.probe_timeout",
@@ -359,21 +307,11 @@ fn times(config: &Config) -> Vec<Bound> {
 }
 
 fn sizes(config: &Config) -> Vec<Bound> {
-    let Config {
-        limits, journal, ..
-    } = config;
+    let Config { limits, journal, .. } = config;
     vec![
         ("limits.max_clients", limits.max_clients == 0, POSITIVE),
-        (
-            "limits.max_statement_cache",
-            limits.max_statement_cache == 0,
-            POSITIVE,
-        ),
-        (
-            "limits.max_prepared_per_client",
-            limits.max_prepared_per_client == 0,
-            POSITIVE,
-        ),
+        ("limits.max_statement_cache", limits.max_statement_cache == 0, POSITIVE),
+        ("limits.max_prepared_per_client", limits.max_prepared_per_client == 0, POSITIVE),
         (
             "limits.max_message_bytes",
             !(1 << 16..=1 << 30).contains(&limits.max_message_bytes),
@@ -395,11 +333,7 @@ fn sizes(config: &Config) -> Vec<Bound> {
             "write a size from \"4KiB\" to \"16MiB\"; every busy client may use that much",
         ),
         ("journal.max_records", journal.max_records == 0, POSITIVE),
-        (
-            "journal.max_bytes",
-            journal.max_bytes < 1 << 20,
-            "write at least \"1MiB\"",
-        ),
+        ("journal.max_bytes", journal.max_bytes < 1 << 20, "write at least \"1MiB\""),
         (
             "journal.keep_records",
             journal.keep_records > journal.max_records,

@@ -76,12 +76,9 @@ fn find<P: Protocol>(shared: &Shared<P>, name: &Name) -> Result<usize, Failure> 
     let names = shared.backends.iter().map(|backend| backend.name.as_str());
     name.find(names.clone()).ok_or_else(|| {
         let known = names.collect::<Vec<_>>().join(", ");
-        Failure::new(
-            Kind::Refused,
-            format!("backend \"{}\" does not exist", name.text),
-        )
-        .code("42704")
-        .hint(format!("The backends are {known}."))
+        Failure::new(Kind::Refused, format!("backend \"{}\" does not exist", name.text))
+            .code("42704")
+            .hint(format!("The backends are {known}."))
     })
 }
 
@@ -120,29 +117,17 @@ async fn pause<P: Protocol>(shared: &Shared<P>, levers: &Levers) -> Result<Reply
     }
     let closing = shared.admission.clone().write_owned();
     let Ok(gate) = tokio::time::timeout(PAUSE, closing).await else {
-        return Err(refused(format!(
-            "the commits under way did not end within {PAUSE:?}"
-        ))
-        .hint("Nothing is paused. Try again."));
+        return Err(refused(format!("the commits under way did not end within {PAUSE:?}"))
+            .hint("Nothing is paused. Try again."));
     };
     *paused = Some(gate);
-    tracing::warn!(
-        from = "running",
-        to = "paused",
-        cause = "console",
-        "commits"
-    );
+    tracing::warn!(from = "running", to = "paused", cause = "console", "commits");
     Ok(Reply::done("PAUSE"))
 }
 
 async fn resume(levers: &Levers) -> Reply {
     if levers.resume().await {
-        tracing::warn!(
-            from = "paused",
-            to = "running",
-            cause = "console",
-            "commits"
-        );
+        tracing::warn!(from = "paused", to = "running", cause = "console", "commits");
         Reply::done("RESUME")
     } else {
         Reply::done("RESUME").warn("commits were not paused")
@@ -152,27 +137,19 @@ async fn resume(levers: &Levers) -> Reply {
 async fn reload(levers: &Levers) -> Result<Reply, Failure> {
     match (levers.reload)().await {
         Ok(what) => Ok(Reply::rows(&RELOADED, vec![vec![Some(what)]], "RELOAD")),
-        Err(why) => Err(
-            Failure::new(Kind::Refused, "the configuration was not taken over")
-                .code("F0000")
-                .detail(why)
-                .hint("The old one stays in force."),
-        ),
+        Err(why) => Err(Failure::new(Kind::Refused, "the configuration was not taken over")
+            .code("F0000")
+            .detail(why)
+            .hint("The old one stays in force.")),
     }
 }
 
 fn set_level(levers: &Levers, level: &str) -> Result<Reply, Failure> {
     let Some(handle) = &levers.level else {
-        return Err(refused(
-            "the level of the logs cannot be changed in this process",
-        ));
+        return Err(refused("the level of the logs cannot be changed in this process"));
     };
     handle.set(level).map_err(|error| {
-        let code = if matches!(error, TraceError::Level(_)) {
-            "22023"
-        } else {
-            "55000"
-        };
+        let code = if matches!(error, TraceError::Level(_)) { "22023" } else { "55000" };
         Failure::new(Kind::Refused, error.to_string()).code(code)
     })?;
     tracing::info!(to = level, "log level set");
@@ -181,20 +158,16 @@ fn set_level(levers: &Levers, level: &str) -> Result<Reply, Failure> {
 
 async fn kill<P: Protocol>(shared: &Shared<P>, number: u32) -> Result<Reply, Failure> {
     let Some(running) = shared.registry.running(number) else {
-        return Err(
-            Failure::new(Kind::Refused, format!("client {number} does not exist"))
-                .code("42704")
-                .hint("SHOW CLIENTS lists them."),
-        );
+        return Err(Failure::new(Kind::Refused, format!("client {number} does not exist"))
+            .code("42704")
+            .hint("SHOW CLIENTS lists them."));
     };
     let Some(canceller) = running else {
         return Ok(Reply::done("KILL").warn(format!("client {number} runs nothing")));
     };
     let cancel = <P::Link as Link>::cancel(&canceller);
     if tokio::time::timeout(CANCEL, cancel).await.is_err() {
-        return Err(refused(format!(
-            "the server took no request within {CANCEL:?}"
-        )));
+        return Err(refused(format!("the server took no request within {CANCEL:?}")));
     }
     tracing::info!(client = number, "cancelled by an operator");
     Ok(Reply::done("KILL"))

@@ -87,12 +87,8 @@ fn is_setting(rest: &[Token]) -> bool {
         [scope, rest @ ..] if scope.is("SESSION") || scope.is("LOCAL") => rest,
         rest => rest,
     };
-    let forms: [&[&str]; 4] = [
-        &["TIME", "ZONE"],
-        &["NAMES"],
-        &["TRANSACTION"],
-        &["CHARACTERISTICS", "AS"],
-    ];
+    let forms: [&[&str]; 4] =
+        [&["TIME", "ZONE"], &["NAMES"], &["TRANSACTION"], &["CHARACTERISTICS", "AS"]];
     let assigned = matches!(rest, [Token::Word(_) | Token::Name(_), sign, _, ..]
         if sign.is("TO") || *sign == Token::Sign('='));
     assigned || forms.iter().any(|form| begins(rest, form))
@@ -131,11 +127,7 @@ fn value(rest: &[Token]) -> Option<Chatter> {
         [Token::Word(word), Token::Sign('('), Token::Sign(')')] => function(word)?,
         _ => return None,
     };
-    Some(found(
-        &alias.unwrap_or_else(|| column.to_owned()),
-        &value,
-        "SELECT 1",
-    ))
+    Some(found(&alias.unwrap_or_else(|| column.to_owned()), &value, "SELECT 1"))
 }
 
 fn function(word: &str) -> Option<(&'static str, String)> {
@@ -146,11 +138,7 @@ fn function(word: &str) -> Option<(&'static str, String)> {
 }
 
 fn found(column: &str, value: &str, tag: &'static str) -> Chatter {
-    Chatter::Value {
-        column: column.to_owned(),
-        value: value.to_owned(),
-        tag,
-    }
+    Chatter::Value { column: column.to_owned(), value: value.to_owned(), tag }
 }
 
 #[cfg(test)]
@@ -178,32 +166,20 @@ mod tests {
             ("SET datestyle TO ISO, DMY", "SET"),
             ("SET NAMES 'utf8'", "SET"),
             ("SET TIME ZONE 'UTC'", "SET"),
-            (
-                "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
-                "SET",
-            ),
+            ("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", "SET"),
         ] {
             assert_eq!(heard(text), Some(Chatter::Tag(tag)), "{text}");
         }
         for (text, column, value) in [
             ("SHOW transaction_read_only", "transaction_read_only", "off"),
-            (
-                "show TRANSACTION ISOLATION LEVEL",
-                "transaction_isolation",
-                "read committed",
-            ),
+            ("show TRANSACTION ISOLATION LEVEL", "transaction_isolation", "read committed"),
             ("SHOW TimeZone", "timezone", "UTC"),
             ("SELECT 1", "?column?", "1"),
             ("select 'x' as y", "y", "x"),
             ("SELECT pg_catalog.version()", "version", SERVER),
             ("select pg_is_in_recovery()", "pg_is_in_recovery", "f"),
         ] {
-            let Some(Chatter::Value {
-                column: c,
-                value: v,
-                ..
-            }) = heard(text)
-            else {
+            let Some(Chatter::Value { column: c, value: v, .. }) = heard(text) else {
                 panic!("{text}");
             };
             assert_eq!((c.as_str(), v.as_str()), (column, value), "{text}");

@@ -27,20 +27,12 @@ impl Entry {
         help: &'static str,
         read: fn(&mut Arguments<'_>) -> Result<Command, String>,
     ) -> Self {
-        Self {
-            words,
-            also,
-            arguments: "",
-            help,
-            read,
-        }
+        Self { words, also, arguments: "", help, read }
     }
 
     /// The whole command, as it is typed.
     pub(super) fn syntax(&self) -> String {
-        format!("{} {}", self.words, self.arguments)
-            .trim_end()
-            .to_owned()
+        format!("{} {}", self.words, self.arguments).trim_end().to_owned()
     }
 
     /// All ways to begin it.
@@ -57,12 +49,9 @@ pub(super) static COMMANDS: &[Entry] = &[
         "the servers: state, role, load, what one still lacks, why and since when",
         |_| Ok(Command::Show(Show::Backends)),
     ),
-    Entry::show(
-        "SHOW VIEW",
-        &[],
-        "who takes part in every write, and whether commits run",
-        |_| Ok(Command::Show(Show::View)),
-    ),
+    Entry::show("SHOW VIEW", &[], "who takes part in every write, and whether commits run", |_| {
+        Ok(Command::Show(Show::View))
+    }),
     Entry::show(
         "SHOW CLIENTS",
         &["SHOW POOL_PROCESSES"],
@@ -87,18 +76,12 @@ pub(super) static COMMANDS: &[Entry] = &[
         "all counters: the numbers that /metrics has, without histograms' buckets",
         |_| Ok(Command::Show(Show::Stats)),
     ),
-    Entry::show(
-        "SHOW CONFIG",
-        &[],
-        "every setting in force; passwords are masked",
-        |_| Ok(Command::Show(Show::Config)),
-    ),
-    Entry::show(
-        "SHOW VERSION",
-        &["SHOW POOL_VERSION"],
-        "the version of lockstep",
-        |_| Ok(Command::Show(Show::Version)),
-    ),
+    Entry::show("SHOW CONFIG", &[], "every setting in force; passwords are masked", |_| {
+        Ok(Command::Show(Show::Config))
+    }),
+    Entry::show("SHOW VERSION", &["SHOW POOL_VERSION"], "the version of lockstep", |_| {
+        Ok(Command::Show(Show::Version))
+    }),
     Entry {
         words: "ACTIVATE",
         also: &["ENABLE"],
@@ -106,11 +89,7 @@ pub(super) static COMMANDS: &[Entry] = &[
         help: "bring a server back: it catches up from the journal while writes go on",
         read: |arguments| {
             let name = arguments.name("the name of a backend")?;
-            let sync = if arguments.keyword("USING") {
-                arguments.sync()?
-            } else {
-                Sync::Replay
-            };
+            let sync = if arguments.keyword("USING") { arguments.sync()? } else { Sync::Replay };
             Ok(Command::Activate(name, sync))
         },
     },
@@ -119,11 +98,7 @@ pub(super) static COMMANDS: &[Entry] = &[
         also: &["DISABLE"],
         arguments: "name",
         help: "take a server out until ACTIVATE; the last active one stays",
-        read: |arguments| {
-            Ok(Command::Deactivate(
-                arguments.name("the name of a backend")?,
-            ))
-        },
+        read: |arguments| Ok(Command::Deactivate(arguments.name("the name of a backend")?)),
     },
     Entry {
         words: "PAUSE",
@@ -161,10 +136,7 @@ pub(super) static COMMANDS: &[Entry] = &[
         read: |arguments| {
             let name = arguments.name("the name of a backend")?;
             arguments.equals();
-            Ok(Command::SetWeight(
-                name,
-                arguments.number("a weight, 0 or more")?,
-            ))
+            Ok(Command::SetWeight(name, arguments.number("a weight, 0 or more")?))
         },
     },
     Entry {
@@ -203,10 +175,7 @@ pub fn markdown() -> String {
             also => format!(" (also `{}`)", also.join("`, `")),
         };
         let syntax = entry.syntax().replace('|', "\\|");
-        table.push_str(&format!(
-            "| `{syntax}` | {}{also} |\n",
-            entry.help.replace('|', "\\|")
-        ));
+        table.push_str(&format!("| `{syntax}` | {}{also} |\n", entry.help.replace('|', "\\|")));
     }
     table
 }
@@ -216,17 +185,9 @@ pub(super) fn hint(said: &[String]) -> String {
     const HELP: &str = "HELP lists the commands.";
     match nearest(said) {
         Some(entry) => format!("Did you mean {}? {HELP}", entry.syntax()),
-        None if said
-            .first()
-            .is_some_and(|word| word.eq_ignore_ascii_case("SHOW")) =>
-        {
-            let known = COMMANDS
-                .iter()
-                .filter_map(|entry| entry.words.strip_prefix("SHOW "));
-            format!(
-                "SHOW knows {}. {HELP}",
-                known.collect::<Vec<_>>().join(", ")
-            )
+        None if said.first().is_some_and(|word| word.eq_ignore_ascii_case("SHOW")) => {
+            let known = COMMANDS.iter().filter_map(|entry| entry.words.strip_prefix("SHOW "));
+            format!("SHOW knows {}. {HELP}", known.collect::<Vec<_>>().join(", "))
         }
         None => format!("This is lockstep's console, not a database. {HELP}"),
     }
@@ -234,9 +195,7 @@ pub(super) fn hint(said: &[String]) -> String {
 
 /// The command that differs least from what was said, if that is a slip rather than something else.
 fn nearest(said: &[String]) -> Option<&'static Entry> {
-    let ways = COMMANDS
-        .iter()
-        .flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
+    let ways = COMMANDS.iter().flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
     // Who leaves SHOW out means the same.
     let ways = ways.flat_map(|(entry, way)| {
         std::iter::once((entry, way)).chain(way.strip_prefix("SHOW ").map(|bare| (entry, bare)))
@@ -248,9 +207,7 @@ fn nearest(said: &[String]) -> Option<&'static Entry> {
         (distance(&begun, way), way.len(), entry)
     });
     let likely = far.filter(|(distance, length, _)| *distance <= (*length / 4).clamp(1, 3));
-    likely
-        .min_by_key(|(distance, _, _)| *distance)
-        .map(|(_, _, entry)| entry)
+    likely.min_by_key(|(distance, _, _)| *distance).map(|(_, _, entry)| entry)
 }
 
 /// How many letters have to be put in, left out, changed or swapped with the next.
@@ -293,23 +250,10 @@ mod tests {
             ("RESUM", "RESUME?"),
             ("SET WIEGHT a 3", "SET WEIGHT name n?"),
         ] {
-            assert!(
-                hint_for(text).contains(&format!("Did you mean {meant}")),
-                "{text}"
-            );
+            assert!(hint_for(text).contains(&format!("Did you mean {meant}")), "{text}");
         }
-        for text in [
-            "DROP TABLE x",
-            "SELECT now()",
-            "x",
-            "SHOW NONSENSE",
-            "INSERT INTO t",
-        ] {
-            assert!(
-                !hint_for(text).contains("Did you mean"),
-                "{text}: {}",
-                hint_for(text)
-            );
+        for text in ["DROP TABLE x", "SELECT now()", "x", "SHOW NONSENSE", "INSERT INTO t"] {
+            assert!(!hint_for(text).contains("Did you mean"), "{text}: {}", hint_for(text));
         }
         assert!(hint_for("SHOW NONSENSE").contains("SHOW knows BACKENDS, VIEW, CLIENTS"));
         assert!(hint_for("DROP TABLE x").contains("HELP"));

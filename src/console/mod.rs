@@ -53,13 +53,7 @@ impl Levers {
         level: Option<Level>,
         settings: Settings,
     ) -> Self {
-        Self {
-            reload,
-            shutdown,
-            level,
-            settings,
-            paused: Mutex::new(None),
-        }
+        Self { reload, shutdown, level, settings, paused: Mutex::new(None) }
     }
 
     /// Lets commits go on, if they were paused. To be called when the proxy stops, whoever told it
@@ -77,9 +71,7 @@ impl Levers {
 
 impl std::fmt::Debug for Levers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Levers")
-            .field("paused", &self.is_paused())
-            .finish_non_exhaustive()
+        f.debug_struct("Levers").field("paused", &self.is_paused()).finish_non_exhaustive()
     }
 }
 
@@ -102,20 +94,12 @@ struct Table {
 
 impl Reply {
     fn done(tag: &'static str) -> Self {
-        Self {
-            table: None,
-            tag,
-            warning: None,
-        }
+        Self { table: None, tag, warning: None }
     }
 
     fn rows(columns: &[&str], rows: Vec<Vec<Option<String>>>, tag: &'static str) -> Self {
         let columns = columns.iter().map(|&name| name.to_owned()).collect();
-        Self {
-            table: Some(Table { columns, rows }),
-            tag,
-            warning: None,
-        }
+        Self { table: Some(Table { columns, rows }), tag, warning: None }
     }
 
     fn warn(mut self, warning: impl Into<String>) -> Self {
@@ -212,9 +196,7 @@ fn describe<C: Client>(client: &mut C, work: &C::Work) -> Result<(), Failure> {
 /// The commands of a text, as many as its form allows.
 fn understand<W: Work>(work: &W, sql: &str) -> Result<Vec<Command>, Failure> {
     let commands = parse::parse(sql).map_err(|Mistake { message, hint }| {
-        Failure::new(Kind::Refused, message)
-            .code("42601")
-            .hint(hint)
+        Failure::new(Kind::Refused, message).code("42601").hint(hint)
     })?;
     // Only a plain text can have several answers; a statement with parameters has one.
     let plain = matches!(work.effect("", None), Some(Effect::Text { .. }));

@@ -113,9 +113,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Command>, Mistake> {
 
 fn command(tokens: &[Token]) -> Result<Command, Mistake> {
     if let Some((entry, length)) = begun(tokens) {
-        let mut arguments = Arguments {
-            rest: &tokens[length..],
-        };
+        let mut arguments = Arguments { rest: &tokens[length..] };
         let read = (entry.read)(&mut arguments).and_then(|command| match arguments.rest.first() {
             None => Ok(command),
             Some(token) => Err(format!("nothing belongs where \"{}\" stands", token.said())),
@@ -139,20 +137,12 @@ fn command(tokens: &[Token]) -> Result<Command, Mistake> {
 
 /// The command that the tokens begin with, and the number of its words.
 fn begun(tokens: &[Token]) -> Option<(&'static Entry, usize)> {
-    let ways = COMMANDS
-        .iter()
-        .flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
+    let ways = COMMANDS.iter().flat_map(|entry| entry.beginnings().map(move |way| (entry, way)));
     let fitting = ways.filter(|(_, way)| {
         let length = way.split(' ').count();
-        length <= tokens.len()
-            && way
-                .split(' ')
-                .zip(tokens)
-                .all(|(word, token)| token.is(word))
+        length <= tokens.len() && way.split(' ').zip(tokens).all(|(word, token)| token.is(word))
     });
-    fitting
-        .map(|(entry, way)| (entry, way.split(' ').count()))
-        .max_by_key(|(_, length)| *length)
+    fitting.map(|(entry, way)| (entry, way.split(' ').count())).max_by_key(|(_, length)| *length)
 }
 
 /// What follows the words of a command.
@@ -163,10 +153,7 @@ pub(super) struct Arguments<'a> {
 
 impl Arguments<'_> {
     fn next(&mut self, what: &str) -> Result<&Token, String> {
-        let (first, rest) = self
-            .rest
-            .split_first()
-            .ok_or_else(|| format!("{what} is missing"))?;
+        let (first, rest) = self.rest.split_first().ok_or_else(|| format!("{what} is missing"))?;
         self.rest = rest;
         Ok(first)
     }
@@ -177,14 +164,8 @@ impl Arguments<'_> {
     /// When there is none.
     pub(super) fn name(&mut self, what: &str) -> Result<Name, String> {
         match self.next(what)? {
-            Token::Word(text) => Ok(Name {
-                text: text.clone(),
-                exact: false,
-            }),
-            Token::Name(text) | Token::Text(text) => Ok(Name {
-                text: text.clone(),
-                exact: true,
-            }),
+            Token::Word(text) => Ok(Name { text: text.clone(), exact: false }),
+            Token::Name(text) | Token::Text(text) => Ok(Name { text: text.clone(), exact: true }),
             Token::Sign(sign) => Err(format!("{what} belongs where \"{sign}\" stands")),
         }
     }
@@ -209,8 +190,7 @@ impl Arguments<'_> {
     /// When there is none, or it does not fit.
     pub(super) fn number(&mut self, what: &str) -> Result<u32, String> {
         let said = self.next(what)?.said();
-        said.parse()
-            .map_err(|_| format!("{what} belongs where \"{said}\" stands"))
+        said.parse().map_err(|_| format!("{what} belongs where \"{said}\" stands"))
     }
 
     /// A way to bring a backend up to date.
@@ -242,10 +222,7 @@ mod tests {
     use super::*;
 
     fn name(text: &str, exact: bool) -> Name {
-        Name {
-            text: text.into(),
-            exact,
-        }
+        Name { text: text.into(), exact }
     }
 
     fn one(text: &str) -> Command {
@@ -267,33 +244,15 @@ mod tests {
             ("show pool_nodes", Command::Show(Show::Backends)),
             ("Help;", Command::Show(Show::Help)),
             ("show help", Command::Show(Show::Help)),
-            (
-                "activate db1",
-                Command::Activate(name("db1", false), Sync::Replay),
-            ),
-            (
-                "ACTIVATE \"Db1\" USING REPLAY",
-                Command::Activate(name("Db1", true), Sync::Replay),
-            ),
-            (
-                "ACTIVATE 'a' using full",
-                Command::Activate(name("a", true), Sync::Full),
-            ),
-            (
-                "DEACTIVATE eu.db-1",
-                Command::Deactivate(name("eu.db-1", false)),
-            ),
+            ("activate db1", Command::Activate(name("db1", false), Sync::Replay)),
+            ("ACTIVATE \"Db1\" USING REPLAY", Command::Activate(name("Db1", true), Sync::Replay)),
+            ("ACTIVATE 'a' using full", Command::Activate(name("a", true), Sync::Full)),
+            ("DEACTIVATE eu.db-1", Command::Deactivate(name("eu.db-1", false))),
             ("SET WEIGHT a 0", Command::SetWeight(name("a", false), 0)),
             ("set weight a to 3", Command::SetWeight(name("a", false), 3)),
-            (
-                "set weight a = '3'",
-                Command::SetWeight(name("a", false), 3),
-            ),
+            ("set weight a = '3'", Command::SetWeight(name("a", false), 3)),
             ("SET LOG LEVEL debug", Command::SetLogLevel("debug".into())),
-            (
-                "SET LOG LEVEL to 'warn'",
-                Command::SetLogLevel("warn".into()),
-            ),
+            ("SET LOG LEVEL to 'warn'", Command::SetLogLevel("warn".into())),
             (
                 "set log level info,lockstep::keeper=debug",
                 Command::SetLogLevel("info,lockstep::keeper=debug".into()),
@@ -316,15 +275,9 @@ mod tests {
 
     #[test]
     fn several_commands_or_none_are_run() {
-        assert_eq!(
-            parse("PAUSE; RESUME;"),
-            Ok(vec![Command::Pause, Command::Resume])
-        );
+        assert_eq!(parse("PAUSE; RESUME;"), Ok(vec![Command::Pause, Command::Resume]));
         assert_eq!(parse(" ; -- nothing"), Ok(Vec::new()));
-        assert!(
-            parse("PAUSE; RESUMING").is_err(),
-            "nothing is run when one is wrong"
-        );
+        assert!(parse("PAUSE; RESUMING").is_err(), "nothing is run when one is wrong");
     }
 
     #[test]
@@ -336,10 +289,7 @@ mod tests {
         assert!(hint("ACTIVATE a USING magic").contains("[USING replay]"));
         assert!(hint("PAUSE now").contains("Write PAUSE."));
         assert!(hint("DEACTIVATE ,").contains("DEACTIVATE name"));
-        assert!(
-            hint("\"PAUSE\"").contains("HELP"),
-            "a name in quotes is no keyword"
-        );
+        assert!(hint("\"PAUSE\"").contains("HELP"), "a name in quotes is no keyword");
         let mistake = parse("CREATE TABLE a (b int, c int)").expect_err("no command");
         assert_eq!(mistake.message, "unknown command \"CREATE TABLE a ( …\"");
     }

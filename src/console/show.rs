@@ -36,24 +36,13 @@ pub(super) fn columns(show: Show) -> &'static [&'static str] {
             "held",
         ],
         Show::View => &["number", "phase", "leader", "members", "commits"],
-        Show::Clients => &[
-            "number",
-            "user",
-            "database",
-            "address",
-            "application",
-            "running",
-            "since",
-        ],
+        Show::Clients => {
+            &["number", "user", "database", "address", "application", "running", "since"]
+        }
         Show::Pools => &["backend", "user", "purpose", "used", "idle", "waiting"],
-        Show::Journal => &[
-            "where",
-            "newest",
-            "complete_to",
-            "pruned_to",
-            "last_acknowledged",
-            "problem",
-        ],
+        Show::Journal => {
+            &["where", "newest", "complete_to", "pruned_to", "last_acknowledged", "problem"]
+        }
         Show::Stats => &["name", "labels", "value"],
         Show::Config => &["key", "value"],
         Show::Version => &["version"],
@@ -72,10 +61,7 @@ pub(super) async fn show<P: Protocol>(shared: &Shared<P>, levers: &Levers, what:
         Show::Stats => stats(&shared.metrics.render()),
         Show::Config => {
             let settings = (levers.settings)();
-            settings
-                .into_iter()
-                .map(|(key, value)| vec![Some(key), Some(value)])
-                .collect()
+            settings.into_iter().map(|(key, value)| vec![Some(key), Some(value)]).collect()
         }
         Show::Version => vec![vec![text(concat!("lockstep ", env!("CARGO_PKG_VERSION")))]],
         Show::Help => help(),
@@ -141,9 +127,7 @@ fn view<P: Protocol>(shared: &Shared<P>, paused: bool) -> Row {
     vec![
         text(view.number),
         text(if serving { "serving" } else { "settling" }),
-        view.leader()
-            .filter(|_| serving)
-            .map(|leader| name(leader).to_owned()),
+        view.leader().filter(|_| serving).map(|leader| name(leader).to_owned()),
         text(members.join(", ")),
         text(if paused { "paused" } else { "running" }),
     ]
@@ -209,15 +193,11 @@ async fn journal<P: Protocol>(shared: &Shared<P>) -> Vec<Row> {
 
 async fn journal_of(name: &str, control: &dyn Control) -> Row {
     let late = || Err(format!("no answer within {LOOK:?}"));
-    let seen = tokio::time::timeout(LOOK, control.examine())
-        .await
-        .unwrap_or_else(|_| late());
+    let seen = tokio::time::timeout(LOOK, control.examine()).await.unwrap_or_else(|_| late());
     match seen {
         Ok(seen) => {
             let control = seen.control.as_ref();
-            let problem = control
-                .is_none()
-                .then(|| "it is not initialised".to_owned());
+            let problem = control.is_none().then(|| "it is not initialised".to_owned());
             vec![
                 text(name),
                 control.and(text(seen.newest)),
@@ -246,20 +226,12 @@ fn figure(line: &str) -> Option<Row> {
     if name.ends_with("_bucket") {
         return None;
     }
-    Some(vec![
-        text(name.strip_prefix("lockstep_").unwrap_or(name)),
-        text(labels),
-        text(value),
-    ])
+    Some(vec![text(name.strip_prefix("lockstep_").unwrap_or(name)), text(labels), text(value)])
 }
 
 fn help() -> Vec<Row> {
     let row = |entry: &super::commands::Entry| {
-        vec![
-            text(entry.syntax()),
-            text(entry.help),
-            text(entry.also.join(", ")),
-        ]
+        vec![text(entry.syntax()), text(entry.help), text(entry.also.join(", "))]
     };
     COMMANDS.iter().map(row).collect()
 }
@@ -277,10 +249,7 @@ mod tests {
         view.set(0, State::Active, "", 1);
         view.set(1, State::Active, "", 1);
         view.set(2, State::CatchingUp { remaining: 7 }, "", 1);
-        assert_eq!(
-            [0, 1, 2].map(|b| role(&view, b)),
-            ["follower", "leader", "-"]
-        );
+        assert_eq!([0, 1, 2].map(|b| role(&view, b)), ["follower", "leader", "-"]);
         let lags = [0, 1, 2].map(|b| lag(&view, b));
         assert_eq!(lags, [Some("0".into()), Some("0".into()), Some("7".into())]);
     }
@@ -293,22 +262,12 @@ mod tests {
         );
         let row = |a: &str, b: &str, c: &str| vec![text(a), text(b), text(c)];
         let cause = "backend=\"a\",cause=\"no {answer} \"";
-        assert_eq!(
-            rows,
-            [
-                row("commits_total", "", "3"),
-                row("evictions_total", cause, "1")
-            ]
-        );
+        assert_eq!(rows, [row("commits_total", "", "3"), row("evictions_total", cause, "1")]);
     }
 
     #[test]
     fn help_has_every_command() {
         assert_eq!(help().len(), COMMANDS.len());
-        assert!(
-            help()
-                .iter()
-                .all(|row| row.len() == columns(Show::Help).len())
-        );
+        assert!(help().iter().all(|row| row.len() == columns(Show::Help).len()));
     }
 }

@@ -68,11 +68,7 @@ fn next(first: char, rest: &str) -> Result<(Option<Token>, &str), String> {
     }
     if first == '\'' || first == '"' {
         let (said, after) = quoted(first, rest)?;
-        let token = if first == '"' {
-            Token::Name(said)
-        } else {
-            Token::Text(said)
-        };
+        let token = if first == '"' { Token::Name(said) } else { Token::Text(said) };
         return Ok((Some(token), after));
     }
     let end = word_end(rest);
@@ -88,9 +84,7 @@ fn word_end(rest: &str) -> usize {
         let fits = letter.is_alphanumeric() || "_.:-$".contains(*letter);
         !fits || rest[*at..].starts_with("--")
     };
-    rest.char_indices()
-        .find(stops)
-        .map_or(rest.len(), |(at, _)| at)
+    rest.char_indices().find(stops).map_or(rest.len(), |(at, _)| at)
 }
 
 fn quoted(quote: char, rest: &str) -> Result<(String, &str), String> {
@@ -136,21 +130,12 @@ mod tests {
 
     fn said(text: &str) -> Vec<Vec<String>> {
         let commands = commands(text).expect("tokens");
-        commands
-            .iter()
-            .map(|c| c.iter().map(Token::said).collect())
-            .collect()
+        commands.iter().map(|c| c.iter().map(Token::said).collect()).collect()
     }
 
     #[test]
     fn comments_blanks_and_empty_commands_are_nothing() {
-        for text in [
-            "",
-            " ;\n; ",
-            "-- nothing",
-            "/* a /* b */ c */;",
-            "-- a\n-- b",
-        ] {
+        for text in ["", " ;\n; ", "-- nothing", "/* a /* b */ c */;", "-- a\n-- b"] {
             assert!(said(text).is_empty(), "{text}");
         }
         assert_eq!(said("a--b\nc /*x*/d;e"), [vec!["a", "c", "d"], vec!["e"]]);
@@ -158,16 +143,10 @@ mod tests {
 
     #[test]
     fn names_need_quotes_only_when_they_are_odd() {
-        assert_eq!(
-            said("DEACTIVATE eu.db-1:5432;"),
-            [["DEACTIVATE", "eu.db-1:5432"]]
-        );
+        assert_eq!(said("DEACTIVATE eu.db-1:5432;"), [["DEACTIVATE", "eu.db-1:5432"]]);
         let tokens = commands("x \"a \"\"b\" 'it''s'").expect("tokens");
-        let expected = [
-            Token::Word("x".into()),
-            Token::Name("a \"b".into()),
-            Token::Text("it's".into()),
-        ];
+        let expected =
+            [Token::Word("x".into()), Token::Name("a \"b".into()), Token::Text("it's".into())];
         assert_eq!(tokens, [expected.to_vec()]);
         assert_eq!(said("größe 'ä;ö'"), [["größe", "ä;ö"]]);
     }

@@ -21,16 +21,11 @@ pub(super) async fn fill(site: &Site, server: &Server) -> Result<()> {
     owner.user("app").password("app");
     run(
         &server.admin(site, "postgres"),
-        &[
-            "create role app login password 'app'",
-            "create database app owner app",
-        ],
+        &["create role app login password 'app'", "create database app owner app"],
     )
     .await
     .map_err(|error| wrong(server, &error))?;
-    run(&owner, &[TABLES])
-        .await
-        .map_err(|error| wrong(server, &error))
+    run(&owner, &[TABLES]).await.map_err(|error| wrong(server, &error))
 }
 
 async fn run(
@@ -53,8 +48,5 @@ async fn run(
 fn wrong(server: &Server, error: &tokio_postgres::Error) -> DemoError {
     let detail = error.as_db_error().map(ToString::to_string);
     let detail = detail.unwrap_or_else(|| error.to_string());
-    DemoError::new(format!(
-        "server {} could not be filled: {detail}",
-        server.name
-    ))
+    DemoError::new(format!("server {} could not be filled: {detail}", server.name))
 }

@@ -114,16 +114,12 @@ where
     E: Display,
 {
     if !(1..=MOST_BACKENDS).contains(&options.backends) {
-        return Err(DemoError::new(format!(
-            "--backends goes from 1 to {MOST_BACKENDS}"
-        )));
+        return Err(DemoError::new(format!("--backends goes from 1 to {MOST_BACKENDS}")));
     }
     let site = Site::open(options.dir.as_deref(), options.pg_bin.as_deref()).await?;
     let mut servers = Vec::new();
     let outcome = async {
-        let started = stop
-            .run_until_cancelled(start_all(&site, options.backends))
-            .await;
+        let started = stop.run_until_cancelled(start_all(&site, options.backends)).await;
         let Some(started) = started else {
             return Ok(());
         };
@@ -216,11 +212,7 @@ fn configure(site: &Site, servers: &[Server], port: Option<u16>) -> Result<Confi
     );
     for server in servers {
         let place = format!("127.0.0.1:{}", server.port);
-        let _ = write!(
-            text,
-            "\n[[backend]]\nname = \"{}\"\naddress = \"{place}\"\n",
-            server.name
-        );
+        let _ = write!(text, "\n[[backend]]\nname = \"{}\"\naddress = \"{place}\"\n", server.name);
     }
     let path = site.dir.join("lockstep.toml");
     site.write_private(&path, &text)?;
@@ -240,9 +232,7 @@ async fn until_ready(http: Option<SocketAddr>) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(DemoError::new(format!(
-        "the proxy is not ready after {READY_WITHIN:?}: {last}"
-    )))
+    Err(DemoError::new(format!("the proxy is not ready after {READY_WITHIN:?}: {last}")))
 }
 
 async fn ask_ready(http: SocketAddr) -> std::io::Result<String> {
@@ -268,9 +258,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
             return Ok(ports);
         }
     }
-    Err(DemoError::new(format!(
-        "no free port was found from {PORTS:?} in {TRIES} tries"
-    )))
+    Err(DemoError::new(format!("no free port was found from {PORTS:?} in {TRIES} tries")))
 }
 
 fn is_free(port: u16) -> bool {

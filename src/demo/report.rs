@@ -28,11 +28,7 @@ pub(super) struct BackendReport {
 impl Report {
     pub(super) fn new(site: &Site, servers: &[Server], config: &Config) -> Self {
         let admin = format!("postgres:{}", site.admin_password);
-        let proxy = config
-            .cluster
-            .postgres_listen
-            .first()
-            .map(ToString::to_string);
+        let proxy = config.cluster.postgres_listen.first().map(ToString::to_string);
         let proxy = proxy.unwrap_or_default();
         let backends = servers.iter().map(|server| BackendReport {
             name: server.name.to_owned(),
@@ -44,10 +40,7 @@ impl Report {
         Self {
             url: format!("postgresql://app:app@{proxy}/app"),
             console: format!("postgresql://{admin}@{proxy}/lockstep"),
-            http: config
-                .http
-                .map(|http| format!("http://{http}"))
-                .unwrap_or_default(),
+            http: config.http.map(|http| format!("http://{http}")).unwrap_or_default(),
             config: site.dir.join("lockstep.toml").display().to_string(),
             backends: backends.collect(),
         }
@@ -67,13 +60,7 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let Self {
-            url,
-            console,
-            http,
-            config,
-            backends,
-        } = self;
+        let Self { url, console, http, config, backends } = self;
         let count = backends.len();
         let mut text = format!("\nlockstep is ready, in front of {count} PostgreSQL servers.\n");
         let mut say = |line: &str| {
@@ -87,9 +74,7 @@ impl Report {
         say("\nConnect, as to one server:");
         say(&format!("  psql \"{url}\""));
         say("\nWrite something; time, number and token are chosen once and the same on all:");
-        say(&format!(
-            "  psql \"{url}\" -c \"insert into visits (who) values ('me') returning *\""
-        ));
+        say(&format!("  psql \"{url}\" -c \"insert into visits (who) values ('me') returning *\""));
         say(&format!("  for u in {}; do", urls(backends)));
         say("    psql \"$u\" -c 'table visits'; done");
         if let Some(first) = backends.first() {
@@ -107,9 +92,6 @@ impl Report {
 }
 
 fn urls(backends: &[BackendReport]) -> String {
-    let urls: Vec<_> = backends
-        .iter()
-        .map(|backend| format!("\"{}\"", backend.url))
-        .collect();
+    let urls: Vec<_> = backends.iter().map(|backend| format!("\"{}\"", backend.url)).collect();
     urls.join(" \\\n           ")
 }

@@ -13,9 +13,8 @@ use tokio::process::{Child, Command};
 use super::{DemoError, Result};
 
 /// What the servers are called, in the order of their start.
-pub(super) const NAMES: [&str; 9] = [
-    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-];
+pub(super) const NAMES: [&str; 9] =
+    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 
 /// A socket's path must fit into 107 bytes, the name of the socket included.
 const LONGEST_SOCKET_FOLDER: usize = 85;
@@ -60,29 +59,18 @@ impl Site {
             || std::env::temp_dir().join(format!("lockstep-demo-{}", std::process::id()));
         let wanted = dir.map_or_else(temporary, Path::to_owned);
         let cannot = |error: io::Error| {
-            DemoError::new(format!(
-                "the folder {} cannot be used: {error}",
-                wanted.display()
-            ))
+            DemoError::new(format!("the folder {} cannot be used: {error}", wanted.display()))
         };
         fs::create_dir_all(&wanted).map_err(cannot)?;
         let dir = wanted.canonicalize().map_err(cannot)?;
         if fs::read_dir(&dir).map_err(cannot)?.next().is_some() {
             let dir = dir.display();
-            return Err(DemoError::new(format!(
-                "{dir} is not empty: name another --dir"
-            )));
+            return Err(DemoError::new(format!("{dir} is not empty: name another --dir")));
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).map_err(cannot)?;
         fs::create_dir(dir.join("state")).map_err(cannot)?;
         let admin_password = Alphanumeric.sample_string(&mut rand::rng(), 24);
-        Ok(Self {
-            dir,
-            admin_password,
-            bin,
-            owner,
-            keep: wanted_by_user(&wanted, &temporary()),
-        })
+        Ok(Self { dir, admin_password, bin, owner, keep: wanted_by_user(&wanted, &temporary()) })
     }
 
     /// Stops what still runs in the folder, also a server that the user started again by hand:
@@ -92,12 +80,8 @@ impl Site {
             let site = &self;
             async move {
                 if let Some(pid) = running_pid(&server.data_dir) {
-                    run_quietly(
-                        Command::new("sh")
-                            .arg("-c")
-                            .arg(format!("kill -CONT {pid}")),
-                    )
-                    .await;
+                    run_quietly(Command::new("sh").arg("-c").arg(format!("kill -CONT {pid}")))
+                        .await;
                     for mode in ["fast", "immediate"] {
                         let mut stop = site.program("pg_ctl");
                         stop.args(["stop", "-w", "-t", STOPS_WITHIN, "-m", mode, "-D"]);
@@ -142,13 +126,7 @@ impl Site {
                 let mut command = Command::new(setpriv);
                 command.args(["--pdeathsig", "INT"]);
                 if let Owner::Postgres { .. } = owner {
-                    command.args([
-                        "--reuid",
-                        "postgres",
-                        "--regid",
-                        "postgres",
-                        "--init-groups",
-                    ]);
+                    command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups"]);
                 }
                 command.arg("--");
                 command
@@ -175,10 +153,7 @@ impl Server {
             fs::create_dir(&data_dir)?;
             fs::set_permissions(&data_dir, fs::Permissions::from_mode(0o700))?;
             site.give(&data_dir)?;
-            let opened = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&log)?;
+            let opened = fs::OpenOptions::new().create(true).append(true).open(&log)?;
             site.give(&log)?;
             Ok(opened)
         };
@@ -187,27 +162,14 @@ impl Server {
         initialise(site, name, &data_dir).await?;
         configure(&data_dir, port).map_err(cannot)?;
         let mut command = site.program("postgres");
-        command
-            .arg("-D")
-            .arg(&data_dir)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        command.arg("-D").arg(&data_dir).stdin(Stdio::null()).kill_on_drop(true);
         // Ctrl-C in a terminal goes to the whole group; the servers must outlive the proxy.
         command.process_group(0).current_dir("/");
-        command
-            .stdout(output.try_clone().map_err(cannot)?)
-            .stderr(output);
+        command.stdout(output.try_clone().map_err(cannot)?).stderr(output);
         let child = command.spawn().map_err(cannot)?;
         let pid = child.id().unwrap_or_default();
         let restart = restart_command(site, &data_dir, &log);
-        let mut server = Self {
-            name,
-            port,
-            data_dir,
-            pid,
-            restart,
-            child,
-        };
+        let mut server = Self { name, port, data_dir, pid, restart, child };
         server.wait_until_it_answers(site, &log).await?;
         Ok(server)
     }
@@ -240,9 +202,7 @@ impl Server {
             if ended.is_some() || tokio::time::Instant::now() > deadline {
                 let said = fs::read_to_string(log).unwrap_or_default();
                 let name = self.name;
-                return Err(DemoError::new(format!(
-                    "server {name} did not start:\n{said}"
-                )));
+                return Err(DemoError::new(format!("server {name} did not start:\n{said}")));
             }
             if let Ok((_client, _connection)) = config.connect(tokio_postgres::NoTls).await {
                 return Ok(());
@@ -276,33 +236,19 @@ async fn id(arguments: &[&str]) -> Option<u32> {
 async fn initialise(site: &Site, name: &str, data_dir: &Path) -> Result<()> {
     let password = site.dir.join(format!("{name}.password"));
     site.write_private(&password, &site.admin_password)?;
-    site.give(&password)
-        .map_err(|error| DemoError::new(format!("server {name}: {error}")))?;
+    site.give(&password).map_err(|error| DemoError::new(format!("server {name}: {error}")))?;
     let mut command = site.program("initdb");
-    command.args([
-        "--username=postgres",
-        "--auth=scram-sha-256",
-        "--encoding=UTF8",
-    ]);
+    command.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8"]);
     command.args(["--locale=C", "--no-sync", "--no-instructions"]);
-    command
-        .arg("--pwfile")
-        .arg(&password)
-        .arg("-D")
-        .arg(data_dir);
-    command
-        .stdin(Stdio::null())
-        .current_dir("/")
-        .kill_on_drop(true);
+    command.arg("--pwfile").arg(&password).arg("-D").arg(data_dir);
+    command.stdin(Stdio::null()).current_dir("/").kill_on_drop(true);
     let output = command.output().await;
     let _ = fs::remove_file(&password);
     match output {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            Err(DemoError::new(format!(
-                "initdb failed for server {name}:\n{said}"
-            )))
+            Err(DemoError::new(format!("initdb failed for server {name}:\n{said}")))
         }
         Err(error) => Err(DemoError::new(format!("initdb cannot be run: {error}"))),
     }
@@ -311,27 +257,17 @@ async fn initialise(site: &Site, name: &str, data_dir: &Path) -> Result<()> {
 /// In the server's own file, so that `pg_ctl start` by hand finds the same settings.
 fn configure(data_dir: &Path, port: u16) -> io::Result<()> {
     use std::io::Write as _;
-    let folder = data_dir
-        .parent()
-        .map(|dir| dir.display().to_string())
-        .unwrap_or_default();
+    let folder = data_dir.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
     let fits = folder.len() <= LONGEST_SOCKET_FOLDER && !folder.contains(['\'', ',']);
     // The server must be able to write where its socket goes: its own data folder.
-    let sockets = if fits {
-        data_dir.display().to_string()
-    } else {
-        String::new()
-    };
+    let sockets = if fits { data_dir.display().to_string() } else { String::new() };
     let settings = format!(
         "\n# lockstep demo\nlisten_addresses = '127.0.0.1'\nport = {port}\n\
          unix_socket_directories = '{sockets}'\nmax_connections = 200\n\
          shared_buffers = 32MB\nfsync = on\nsynchronous_commit = on\n"
     );
     let path = data_dir.join("postgresql.conf");
-    fs::OpenOptions::new()
-        .append(true)
-        .open(path)?
-        .write_all(settings.as_bytes())
+    fs::OpenOptions::new().append(true).open(path)?.write_all(settings.as_bytes())
 }
 
 fn restart_command(site: &Site, data_dir: &Path, log: &Path) -> String {
@@ -340,12 +276,7 @@ fn restart_command(site: &Site, data_dir: &Path, log: &Path) -> String {
         Owner::Postgres { .. } => "runuser -u postgres -- ",
     };
     let pg_ctl = site.bin.join("pg_ctl");
-    format!(
-        "{user}{} -D {} -l {} -w start",
-        pg_ctl.display(),
-        data_dir.display(),
-        log.display()
-    )
+    format!("{user}{} -D {} -l {} -w start", pg_ctl.display(), data_dir.display(), log.display())
 }
 
 /// The first folder that has the programs: as told, on PATH, as `pg_config` says, or where
@@ -360,9 +291,7 @@ async fn find_binaries(told: Option<&Path>) -> Result<PathBuf> {
         places.extend(packaged());
     }
     let complete = |place: &PathBuf| {
-        ["initdb", "postgres", "pg_ctl"]
-            .iter()
-            .all(|program| place.join(program).is_file())
+        ["initdb", "postgres", "pg_ctl"].iter().all(|program| place.join(program).is_file())
     };
     places.into_iter().find(complete).ok_or_else(|| {
         DemoError::new(
@@ -393,9 +322,7 @@ fn packaged() -> Vec<PathBuf> {
 
 fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 /// Whoever runs in the data folder now, which after a restart by hand is not our child.
@@ -405,11 +332,7 @@ fn running_pid(data_dir: &Path) -> Option<u32> {
 }
 
 async fn run_quietly(command: &mut Command) -> bool {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
     command.status().await.is_ok_and(|status| status.success())
 }
 

@@ -8,11 +8,8 @@ use crate::status::{self, StatusSource};
 #[tokio::test]
 async fn servers_are_made_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().expect("folder");
-    std::fs::set_permissions(
-        folder.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .expect("permissions");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("permissions");
     let options = Options {
         backends: 2,
         port: None,
@@ -36,31 +33,19 @@ async fn servers_are_made_and_leave_nothing_behind() {
     let report = seen.lock().expect("lock").take().expect("it was ready");
     let line: serde_json::Value = serde_json::from_str(&report.line()).expect("JSON");
     assert_eq!(line["backends"][1]["name"], "two");
-    assert!(
-        line["console"]
-            .as_str()
-            .expect("text")
-            .ends_with("/lockstep")
-    );
+    assert!(line["console"].as_str().expect("text").ends_with("/lockstep"));
     for backend in &report.backends {
         let running = std::path::Path::new(&format!("/proc/{}", backend.pid)).exists();
         assert!(!running, "server {} still runs", backend.name);
-        assert!(
-            std::path::Path::new(&backend.data_dir).exists(),
-            "a named folder is kept"
-        );
+        assert!(std::path::Path::new(&backend.data_dir).exists(), "a named folder is kept");
     }
 }
 
 async fn only_ready(config: Config, end: CancellationToken) -> std::result::Result<(), String> {
     let http = config.http.expect("the demo has a status page");
-    let listener = tokio::net::TcpListener::bind(http)
-        .await
-        .map_err(|error| error.to_string())?;
-    let source = StatusSource {
-        ready: Box::new(|| Ok(())),
-        snapshot: Box::new(|| serde_json::Value::Null),
-    };
+    let listener = tokio::net::TcpListener::bind(http).await.map_err(|error| error.to_string())?;
+    let source =
+        StatusSource { ready: Box::new(|| Ok(())), snapshot: Box::new(|| serde_json::Value::Null) };
     status::serve(listener, Arc::new(Metrics::new()), Arc::new(source), end)
         .await
         .map_err(|error| error.to_string())
@@ -70,8 +55,6 @@ async fn only_ready(config: Config, end: CancellationToken) -> std::result::Resu
 async fn a_folder_in_use_is_not_touched() {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("precious"), "x").expect("file");
-    let error = Site::open(Some(folder.path()), None)
-        .await
-        .expect_err("not empty");
+    let error = Site::open(Some(folder.path()), None).await.expect_err("not empty");
     assert!(error.to_string().contains("is not empty"), "{error}");
 }

@@ -13,7 +13,13 @@ use crate::cluster::{Phase, State, View};
 #[derive(Debug)]
 pub(super) enum Message {
     /// A connection broke, or a backend gave no answer.
-    Lost { backend: usize, generation: u64, cause: String, force: bool, reply: oneshot::Sender<Verdict> },
+    Lost {
+        backend: usize,
+        generation: u64,
+        cause: String,
+        force: bool,
+        reply: oneshot::Sender<Verdict>,
+    },
     /// What an inactive backend is doing.
     Note { backend: usize, state: State, reason: String },
     /// The members have been found and are the same.
@@ -83,7 +89,13 @@ impl Handle {
     }
 
     /// Reports a broken connection and waits for what follows from it.
-    pub async fn lost(&self, backend: usize, generation: u64, cause: String, force: bool) -> Verdict {
+    pub async fn lost(
+        &self,
+        backend: usize,
+        generation: u64,
+        cause: String,
+        force: bool,
+    ) -> Verdict {
         let (reply, answer) = oneshot::channel();
         let message = Message::Lost { backend, generation, cause, force, reply };
         self.ask(message, answer, Verdict::Settling).await

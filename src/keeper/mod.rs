@@ -22,8 +22,8 @@ use state::{Remembered, StateFile};
 
 use crate::backend::Backend;
 use crate::cluster::{Phase, State, View};
-use crate::ledger::Ledger;
 use crate::exchange::Link;
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::store::control::Control as ControlRow;
 use crate::store::journal::Record;
@@ -298,8 +298,7 @@ impl<L: Link> Keeper<L> {
             tracing::warn!(leader, view = next.number, "a new leader");
         }
         self.ledger.forget_bounds();
-        let lost: Vec<usize> =
-            old.order.iter().copied().filter(|b| !next.is_member(*b)).collect();
+        let lost: Vec<usize> = old.order.iter().copied().filter(|b| !next.is_member(*b)).collect();
         self.publish(next);
         for backend in lost {
             self.backends[backend].give_up();

@@ -10,11 +10,11 @@ use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::client::pg::{Bounds, Door, Known};
 use crate::cluster::View;
-use crate::ledger::Ledger;
 use crate::config::{self, Config, Reactivate};
 use crate::control::{Address, PgControl};
-use crate::keeper::state::StateFile;
+use crate::keeper::state::{Remembered, StateFile};
 use crate::keeper::{self, Control, Keeper, now_ms};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
 use crate::session::{Registry, Shared, SharedSettings};
@@ -34,14 +34,12 @@ pub(super) struct Parts {
 
 /// Builds the parts.
 pub(super) fn build(config: &Config) -> Result<Parts, String> {
-    let file = StateFile::open(&config.cluster.state_dir, &config.cluster.name).map_err(|e| {
-        format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display())
-    })?;
+    let file = StateFile::open(&config.cluster.state_dir, &config.cluster.name)
+        .map_err(|e| format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display()))?;
     let remembered = file.load().map_err(|e| e.to_string())?;
     let metrics = Arc::new(Metrics::new());
     let catalogs = Arc::new(Catalogs::default());
-    let statements =
-        Arc::new(Statements::new(config.limits.max_statement_cache, catalogs.clone()));
+    let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs.clone()));
     let (token, capture_token) = (secret(), secret());
     let shared_links = Arc::new(LinkShared {
         statements: statements.clone(),
@@ -59,24 +57,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         controls.push(Arc::new(PgControl::new(Address::of(config, backend)?, limit)));
     }
     let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
-    let place = |name: &String| names.iter().position(|n| n == name);
-    let mut view = match &remembered {
-        Some(state) => {
-            let order: Vec<usize> = state.members.iter().filter_map(place).collect();
-            if order.len() != state.members.len() {
-                return Err(format!(
-                    "the state file names the members {:?}, but the configuration lacks some of them; \
-                     put them back, or make them inactive first",
-                    state.members
-                ));
-            }
-            View::settling(state.view, order, names.len(), now_ms())
-        }
-        None => View::settling(0, (0..names.len()).collect(), names.len(), now_ms()),
-    };
-    for held in remembered.iter().flat_map(|state| &state.held).filter_map(place) {
-        view.backends[held].held = true;
-    }
+    let view = initial_view(remembered.as_ref(), &names)?;
     let ledger = Arc::new(Ledger::default());
     let cluster = remembered.as_ref().map(|state| state.cluster.clone());
     let (keeper, handle) = Keeper::new(
@@ -121,6 +102,27 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         retry: RETRY,
     };
     Ok(Parts { shared, keeper, recovery, door: door(config, statements)? })
+}
+
+/// The view that the state file remembers; without one, all backends have to be seen first.
+fn initial_view(remembered: Option<&Remembered>, names: &[String]) -> Result<View, String> {
+    let place = |name: &String| names.iter().position(|n| n == name);
+    let Some(state) = remembered else {
+        return Ok(View::settling(0, (0..names.len()).collect(), names.len(), now_ms()));
+    };
+    let order: Vec<usize> = state.members.iter().filter_map(place).collect();
+    if order.len() != state.members.len() {
+        return Err(format!(
+            "the state file names the members {:?}, but the configuration lacks some of them; put \
+             them back, or make them inactive first",
+            state.members
+        ));
+    }
+    let mut view = View::settling(state.view, order, names.len(), now_ms());
+    for held in state.held.iter().filter_map(place) {
+        view.backends[held].held = true;
+    }
+    Ok(view)
 }
 
 fn connect(

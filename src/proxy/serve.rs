@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Levers, Pg, Surroundings, build};
-use crate::backend::Purpose;
+use crate::backend::{CheckoutError, ConnectError, Purpose};
 use crate::client::pg::{Door, Greeting, Knock};
 use crate::config::Config;
 use crate::console;
@@ -166,14 +166,22 @@ async fn enter(house: &Arc<House>, mut greeting: Greeting) {
     let console = greeting.database == CONSOLE;
     let Greeting { mut client, user, settings, .. } = greeting;
     if console {
-        let reported = [("server_version", "15.0 (lockstep)"), ("client_encoding", "UTF8"),
-            ("server_encoding", "UTF8"), ("standard_conforming_strings", "on"), ("DateStyle", "ISO, MDY")];
+        let reported = [
+            ("server_version", "15.0 (lockstep)"),
+            ("client_encoding", "UTF8"),
+            ("server_encoding", "UTF8"),
+            ("standard_conforming_strings", "on"),
+            ("DateStyle", "ISO, MDY"),
+        ];
         if client.welcome(reported.into_iter(), number, &secret).await.is_ok() {
-            console::serve(house.shared.clone(), house.levers.clone(), client, house.stop.clone()).await;
+            console::serve(house.shared.clone(), house.levers.clone(), client, house.stop.clone())
+                .await;
         }
     } else {
-        let statements: BTreeMap<String, String> =
-            settings.iter().map(|(key, value)| (key.clone(), startup_statement(key, value))).collect();
+        let statements: BTreeMap<String, String> = settings
+            .iter()
+            .map(|(key, value)| (key.clone(), startup_statement(key, value)))
+            .collect();
         let login = Login { user: user.clone(), settings: Settings::new(statements) };
         match reported(house, &user, &settings, &login.settings).await {
             Ok(reported) => {
@@ -218,9 +226,10 @@ fn admit(house: &House, greeting: &Greeting) -> Result<(), Failure> {
     }
     if greeting.database != config.cluster.database {
         let what = format!("database \"{}\" does not exist", greeting.database);
-        return Err(Failure::new(Kind::Refused, what)
-            .code("3D000")
-            .hint(format!("this cluster serves \"{}\"; the console is \"{CONSOLE}\"", config.cluster.database)));
+        return Err(Failure::new(Kind::Refused, what).code("3D000").hint(format!(
+            "this cluster serves \"{}\"; the console is \"{CONSOLE}\"",
+            config.cluster.database
+        )));
     }
     Ok(())
 }
@@ -233,12 +242,9 @@ async fn reported(
     chosen: &[(String, String)],
     settings: &Settings,
 ) -> Result<BTreeMap<String, String>, Failure> {
-    let plain = |(key, value): &(String, String)| {
-        PLAIN.contains(&key.as_str())
-            || (key == "client_encoding" && matches!(value.as_str(), "UTF8" | "utf8" | "UTF-8" | "utf-8" | "'utf-8'"))
-    };
-    if chosen.iter().all(plain) {
-        let known = house.reported.lock().unwrap_or_else(PoisonError::into_inner).get(user).cloned();
+    if chosen.iter().all(is_plain) {
+        let known =
+            house.reported.lock().unwrap_or_else(PoisonError::into_inner).get(user).cloned();
         if let Some(mut known) = known {
             let name = chosen.iter().find(|(key, _)| key == "application_name");
             let name = name.map(|(_, value)| value.clone()).unwrap_or_default();
@@ -247,32 +253,22 @@ async fn reported(
         }
     }
     let hold = house.shared.settings.hold;
-    let unavailable = || {
-        Failure::new(Kind::Unavailable, "the database system is not available: no database is active")
-            .hint("the administrator sees the reasons with SHOW BACKENDS on the console")
-    };
     let started = tokio::time::Instant::now();
     while started.elapsed() < hold {
         if !house.shared.keeper.wait_serving(hold).await {
             break;
         }
-        let Some(leader) = house.shared.keeper.view().leader() else { continue };
+        let Some(leader) = house.shared.keeper.view().leader() else {
+            continue;
+        };
         let backend = &house.shared.backends[leader];
         let generation = backend.generation();
         let lease = backend.pool(user, Purpose::Write).checkout().await;
         let mut lease = match lease {
             Ok(lease) => lease,
-            Err(crate::backend::CheckoutError::Busy(limit)) => {
-                let what = format!("no server connection came free within {limit:?}");
-                return Err(Failure::new(Kind::TooManyConnections, what));
-            }
-            Err(crate::backend::CheckoutError::Connect(crate::backend::ConnectError::Refused { code, message })) => {
-                return Err(Failure::new(Kind::Refused, message).detail(format!(
-                    "backend {} refuses the login ({code}); `lockstep check` names what is missing", backend.name
-                )));
-            }
-            Err(crate::backend::CheckoutError::Connect(error)) => {
-                house.shared.keeper.lost(leader, generation, error.to_string(), false).await;
+            Err(error) => {
+                let why = refused_login(error, &backend.name)?;
+                house.shared.keeper.lost(leader, generation, why, false).await;
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 continue;
             }
@@ -282,21 +278,50 @@ async fn reported(
             Ok(None) => {
                 let parameters = lease.parameters().clone();
                 lease.release();
-                if chosen.iter().all(plain) {
+                if chosen.iter().all(is_plain) {
                     let mut known = house.reported.lock().unwrap_or_else(PoisonError::into_inner);
                     known.insert(user.to_owned(), parameters.clone());
                 }
                 return Ok(parameters);
             }
             Ok(Some(error)) => {
-                return Err(Failure::new(Kind::Refused, format!("a start-up setting was refused: {error}")).code("22023"));
+                return Err(Failure::new(
+                    Kind::Refused,
+                    format!("a start-up setting was refused: {error}"),
+                )
+                .code("22023"));
             }
             Err(broken) => {
                 house.shared.keeper.lost(leader, generation, broken.to_string(), false).await;
             }
         }
     }
-    Err(unavailable())
+    Err(Failure::new(Kind::Unavailable, "no database is active")
+        .hint("the administrator sees the reasons with SHOW BACKENDS on the console"))
+}
+
+/// Whether a start-up setting changes nothing about what a server reports.
+fn is_plain((key, value): &(String, String)) -> bool {
+    const UTF8: [&str; 5] = ["UTF8", "utf8", "UTF-8", "utf-8", "'utf-8'"];
+    PLAIN.contains(&key.as_str()) || (key == "client_encoding" && UTF8.contains(&value.as_str()))
+}
+
+/// Tells a backend that cannot be reached, whose cause is returned, from one that refuses.
+fn refused_login(error: CheckoutError, backend: &str) -> Result<String, Failure> {
+    match error {
+        CheckoutError::Busy(limit) => {
+            let what = format!("no server connection came free within {limit:?}");
+            Err(Failure::new(Kind::TooManyConnections, what))
+        }
+        CheckoutError::Connect(ConnectError::Refused { code, message }) => Err(Failure::new(
+            Kind::Refused,
+            message,
+        )
+        .detail(format!(
+            "backend {backend} refuses the login ({code}); `lockstep check` names what is missing"
+        ))),
+        CheckoutError::Connect(error) => Ok(error.to_string()),
+    }
 }
 
 /// SIGHUP reloads, SIGTERM and SIGINT stop.

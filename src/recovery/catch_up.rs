@@ -102,7 +102,9 @@ pub(super) async fn catch_up<P: Protocol>(
     shared.metrics.gate_seconds.observe(held.as_secs_f64());
     match joined {
         Ok(joined) => joined?,
-        Err(_) => return Err(format!("the last records took longer than {:?}", settings.gate)),
+        Err(_) => {
+            return Err(format!("the last records took longer than {:?}", settings.gate));
+        }
     }
     let took = started.elapsed();
     tracing::info!(backend = %name, records = applied, ?took, gate = ?held, "caught up");
@@ -124,7 +126,11 @@ impl<P: Protocol> Brake<'_, P> {
             brake
         };
         if harder != brake {
-            tracing::info!(brake_us = harder, missing = now, "commits are slowed down for a backend to catch up");
+            tracing::info!(
+                brake_us = harder,
+                missing = now,
+                "commits are slowed down for a backend to catch up"
+            );
             self.shared.brake_us.store(harder, Ordering::Relaxed);
         }
     }
@@ -143,12 +149,13 @@ async fn identify<P: Protocol>(
     shared: &Shared<P>,
     settings: &Settings,
 ) -> Result<(), String> {
-    let control = seen
-        .control
-        .as_ref()
-        .ok_or_else(|| "it is not initialised: its content has to be copied anew (lockstep init)".to_owned())?;
+    let control = seen.control.as_ref().ok_or_else(|| {
+        "it is not initialised: its content has to be copied anew (lockstep init)".to_owned()
+    })?;
     if control.system_identifier != seen.system {
-        return Err("another server stands at its address: its content has to be copied anew".into());
+        return Err(
+            "another server stands at its address: its content has to be copied anew".into()
+        );
     }
     if control.backend != name {
         return Err(format!("backend {} stands at its address", control.backend));
@@ -184,7 +191,8 @@ async fn apply<P: Protocol>(
     missing: &[i64],
 ) -> Result<usize, String> {
     for seqs in missing.chunks(FETCH) {
-        let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
+        let leader =
+            shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
         let records = shared.controls[leader].records(seqs.to_vec()).await?;
         if records.len() != seqs.len() {
             return Err("records went away while they were read".into());

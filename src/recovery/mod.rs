@@ -59,7 +59,8 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             let view = shared.keeper.view();
             let member = &view.backends[backend];
             let away = !view.is_member(backend) && !member.held;
-            if view.phase == Phase::Serving && away && attempts[backend].is_due(settings.automatic) {
+            if view.phase == Phase::Serving && away && attempts[backend].is_due(settings.automatic)
+            {
                 let result = catch_up::catch_up(&shared, &settings, backend).await;
                 attempts[backend].note(&result, settings.retry);
                 if let Err(why) = result {

@@ -50,11 +50,17 @@ pub fn lacking(
         return Err(Obstacle::Pruned { complete, pruned });
     }
     let cluster: BTreeMap<i64, i64> = theirs.iter().copied().collect();
-    if let Some((seq, _)) = mine.iter().find(|(seq, id)| *seq > pruned && cluster.get(seq) != Some(id)) {
+    if let Some((seq, _)) =
+        mine.iter().find(|(seq, id)| *seq > pruned && cluster.get(seq) != Some(id))
+    {
         return Err(Obstacle::Ahead(*seq));
     }
     let have: BTreeMap<i64, i64> = mine.iter().copied().collect();
-    Ok(theirs.iter().map(|(seq, _)| *seq).filter(|s| *s > complete && !have.contains_key(s)).collect())
+    Ok(theirs
+        .iter()
+        .map(|(seq, _)| *seq)
+        .filter(|s| *s > complete && !have.contains_key(s))
+        .collect())
 }
 
 /// All records that any of the members has, and the members that contradict the first one's.

@@ -60,7 +60,9 @@ async fn halving<P: Protocol>(
 ) -> Result<(), String> {
     let mut parts = vec![(records, entries)];
     while let Some((records, entries)) = parts.pop() {
-        let Err(why) = together(shared, backend, records, entries).await else { continue };
+        let Err(why) = together(shared, backend, records, entries).await else {
+            continue;
+        };
         if records.len() == 1 {
             return Err(format!("record {}: {why}", records[0].seq));
         }
@@ -132,9 +134,7 @@ async fn together<P: Protocol>(
 
 /// Whether an entry has statements that must not be seen by the next one.
 fn changes_settings(entry: &Entry) -> bool {
-    entry.effects.iter().any(|effect| {
-        matches!(effect, Effect::Text { rows: None, .. })
-    })
+    entry.effects.iter().any(|effect| matches!(effect, Effect::Text { rows: None, .. }))
 }
 
 /// A statement that may not run in a transaction. When a crash came between it and its record, it has

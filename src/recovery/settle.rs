@@ -100,7 +100,9 @@ async fn explain<P: Protocol>(shared: &Shared<P>, settings: &Settings, found: &F
         let member = found.members.contains(&backend);
         let why = match (seen, knows) {
             (None, _) => "does not answer, or is not this cluster's",
-            (Some(_), false) => "waits for all backends: without a state file the newest view is not known",
+            (Some(_), false) => {
+                "waits for all backends: without a state file the newest view is not known"
+            }
             (Some(_), true) if member => "waits for the other members",
             (Some(_), true) => "may be behind; waits for a member of the newest view",
         };
@@ -113,7 +115,11 @@ async fn explain<P: Protocol>(shared: &Shared<P>, settings: &Settings, found: &F
 }
 
 /// Fences former sessions, rolls every member forward to the union of the journals, and serves.
-async fn align<P: Protocol>(shared: &Shared<P>, settings: &Settings, found: Found) -> Result<(), String> {
+async fn align<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    found: Found,
+) -> Result<(), String> {
     let mut there: Vec<usize> =
         found.members.iter().copied().filter(|m| found.seen[*m].is_some()).collect();
     for &member in &there {
@@ -181,7 +187,8 @@ async fn roll_forward<P: Protocol>(
 
 /// Brings every sequence to the furthest value that any member has handed out or reserved.
 async fn level_sequences<P: Protocol>(shared: &Shared<P>, there: &[usize]) -> Result<(), String> {
-    let mut furthest: std::collections::BTreeMap<String, (i64, bool)> = std::collections::BTreeMap::new();
+    let mut furthest: std::collections::BTreeMap<String, (i64, bool)> =
+        std::collections::BTreeMap::new();
     for &member in there {
         for (name, value, called) in shared.controls[member].sequences().await? {
             let known = furthest.entry(name).or_insert((value, called));

@@ -10,7 +10,11 @@ use crate::sql::TxOp;
 
 impl<P: Protocol> Session<P> {
     /// Runs a statement that opens, ends or divides a transaction.
-    pub(super) async fn control(&mut self, step: &Step<'_, P::Work>, op: &TxOp) -> Result<(), Stop> {
+    pub(super) async fn control(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        op: &TxOp,
+    ) -> Result<(), Stop> {
         match op {
             TxOp::Begin { isolation, read_only, deferrable } => {
                 let mode = TxMode {
@@ -110,7 +114,9 @@ impl<P: Protocol> Session<P> {
 
     async fn return_to(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
         self.check_block("ROLLBACK TO SAVEPOINT")?;
-        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
         if tx.failed && matches!(tx.place, Place::Nowhere) {
             let why = "its savepoints went with the backend that died";
             return Err(if tx.savepoints.is_empty() {
@@ -130,7 +136,9 @@ impl<P: Protocol> Session<P> {
             shares::drain(&self.shared, shares).await;
         }
         self.on_leader_checked(step).await?;
-        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
         if let Some((settings, scope)) = tx.return_to(name) {
             (self.settings, self.scope) = (settings, scope);
         }
@@ -147,7 +155,9 @@ impl<P: Protocol> Session<P> {
     /// later gets only what is left of the effects, and needs no savepoints.
     async fn tell_shares(&mut self, sql: &str) {
         let Some(tx) = &mut self.tx else { return };
-        let Place::Leading { shares, .. } = &mut tx.place else { return };
+        let Place::Leading { shares, .. } = &mut tx.place else {
+            return;
+        };
         for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
             share.lease.queue(sql);
         }

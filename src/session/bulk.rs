@@ -14,7 +14,11 @@ use crate::store::journal::Effect;
 
 impl<P: Protocol> Session<P> {
     /// Runs a bulk load.
-    pub(super) async fn bulk(&mut self, step: &Step<'_, P::Work>, copy: &CopyIn) -> Result<(), Stop> {
+    pub(super) async fn bulk(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        copy: &CopyIn,
+    ) -> Result<(), Stop> {
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
@@ -58,8 +62,12 @@ impl<P: Protocol> Session<P> {
     }
 
     async fn lock_for_bulk(&mut self, lock: &str) -> Result<(), Stop> {
-        let Some(tx) = &mut self.tx else { return Ok(()) };
-        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
+        let Place::Leading { leader, .. } = &mut tx.place else {
+            return Ok(());
+        };
         match leader.ask(lock, &[]).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stop::Server(error)),
@@ -90,7 +98,9 @@ impl<P: Protocol> Session<P> {
             }
             let too_much = kept.len() > limit;
             let piece = if too_much {
-                BulkPiece::Fail("the bulk load exceeds `[limits] max_transaction_effects_bytes`".into())
+                BulkPiece::Fail(
+                    "the bulk load exceeds `[limits] max_transaction_effects_bytes`".into(),
+                )
             } else {
                 piece
             };

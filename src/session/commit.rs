@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
-use crate::ledger::Ticket;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Link, Mishap, Protocol, Settings};
 use crate::keeper::Verdict;
+use crate::ledger::Ticket;
 use crate::sql::{Isolation, Touched};
 use crate::store::journal::Entry;
 
@@ -29,7 +29,9 @@ impl<P: Protocol> Session<P> {
             self.undo().await;
             return Err(stop);
         }
-        let Some(mut tx) = self.tx.take() else { return Ok(()) };
+        let Some(mut tx) = self.tx.take() else {
+            return Ok(());
+        };
         if tx.writing > 0 {
             let settings = tx.before.0.clone();
             shares::open_all(&self.shared, &self.user, &settings, &mut tx).await;
@@ -57,8 +59,12 @@ impl<P: Protocol> Session<P> {
     /// what they refuse must be refused before anybody has committed, and what they change is captured.
     async fn run_deferred(&mut self) -> Result<(), Stop> {
         let late = self.shared.catalogs.has_deferrable();
-        let Some(tx) = &mut self.tx else { return Ok(()) };
-        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
+        let Place::Leading { leader, .. } = &mut tx.place else {
+            return Ok(());
+        };
         if tx.writing == 0 || !(late || tx.ddl) {
             return Ok(());
         }
@@ -210,9 +216,9 @@ impl<P: Protocol> Session<P> {
                 let why = broken.to_string();
                 let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
                 let view = self.shared.keeper.view();
-                let heir = shares.iter().any(|s| {
-                    s.failed.is_none() && Some(s.lease.backend().index) == view.leader()
-                });
+                let heir = shares
+                    .iter()
+                    .any(|s| s.failed.is_none() && Some(s.lease.backend().index) == view.leader());
                 if verdict == Verdict::Evicted && heir && !self.stays.lost_with_server() {
                     return Ok(None);
                 }
@@ -371,7 +377,9 @@ impl<P: Protocol> Session<P> {
         if !self.shared.keeper.wait_serving(self.shared.settings.hold).await {
             return Err(in_doubt().into());
         }
-        let Some(leader) = self.shared.keeper.view().leader() else { return Err(in_doubt().into()) };
+        let Some(leader) = self.shared.keeper.view().leader() else {
+            return Err(in_doubt().into());
+        };
         match self.shared.controls[leader].has_record(ticket.seq).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::retry("no backend had it when all of them stopped").into()),

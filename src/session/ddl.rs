@@ -47,7 +47,8 @@ impl<P: Protocol> Session<P> {
             text = with_verifier(&step.text.sql, step, password);
             rewritten = step.work.rewritten(&text);
         }
-        let outcome = self.on_leader(rewritten.as_ref().unwrap_or(step.work), Watch::default()).await?;
+        let outcome =
+            self.on_leader(rewritten.as_ref().unwrap_or(step.work), Watch::default()).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));
         }
@@ -93,7 +94,9 @@ impl<P: Protocol> Session<P> {
     }
 
     async fn add_ddl(&mut self, sql: String) -> Result<(), Stop> {
-        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
         let from = tx.effects.len();
         tx.ddl = true;
         tx.touch(&Touched::Unknown);
@@ -104,8 +107,12 @@ impl<P: Protocol> Session<P> {
     /// Runs a statement of ours in the transaction on the leader.
     pub(super) async fn quietly(&mut self, sql: &str) -> Result<(), Stop> {
         self.ensure_leading().await?;
-        let Some(tx) = &mut self.tx else { return Ok(()) };
-        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
+        let Place::Leading { leader, .. } = &mut tx.place else {
+            return Ok(());
+        };
         match leader.ask(sql, &[]).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stop::Server(error)),
@@ -135,7 +142,11 @@ impl<P: Protocol> Session<P> {
     }
 
     /// CREATE TABLE AS: the empty table everywhere, then its rows as they are on the leader.
-    async fn create_and_fill(&mut self, step: &Step<'_, P::Work>, split: &Split) -> Result<(), Stop> {
+    async fn create_and_fill(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        split: &Split,
+    ) -> Result<(), Stop> {
         let (Some(create), Some(fill)) =
             (step.work.rewritten(&split.create), step.work.rewritten(&split.fill))
         else {
@@ -153,7 +164,9 @@ impl<P: Protocol> Session<P> {
             return Err(internal("no bytes to repeat").into());
         };
         let from = {
-            let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+            let Some(tx) = &mut self.tx else {
+                return Err(internal("no transaction").into());
+            };
             let from = tx.effects.len();
             tx.ddl = true;
             tx.touch(&Touched::Unknown);

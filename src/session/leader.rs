@@ -20,7 +20,9 @@ impl<P: Protocol> Session<P> {
         for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
             let view = self.shared.keeper.view();
-            let Some(leader) = view.leader() else { continue };
+            let Some(leader) = view.leader() else {
+                continue;
+            };
             let backend = self.shared.backends[leader].clone();
             let generation = backend.generation();
             let pool = backend.pool(&self.user, Purpose::Write);
@@ -149,7 +151,9 @@ impl<P: Protocol> Session<P> {
             let Self { tx: Some(tx), client, cancel, .. } = self else {
                 return Err(internal("no transaction").into());
             };
-            let Place::Leading { leader, .. } = &mut tx.place else { continue };
+            let Place::Leading { leader, .. } = &mut tx.place else {
+                continue;
+            };
             cancel.set(leader.canceller());
             let ran = leader.run(work, watch, client).await;
             cancel.clear();
@@ -180,12 +184,18 @@ impl<P: Protocol> Session<P> {
 
     /// The leader's connection broke: finds out what that means and carries the transaction over.
     pub(super) async fn leader_lost(&mut self, broken: &Broken) -> Result<(), Stop> {
-        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
         let place = std::mem::replace(&mut tx.place, Place::Nowhere);
-        let Place::Leading { leader, shares, .. } = place else { return Ok(()) };
+        let Place::Leading { leader, shares, .. } = place else {
+            return Ok(());
+        };
         if let Broken::Setup(why) = broken {
             shares::abandon(&self.shared, shares).await;
-            return Err(internal(&format!("the session's settings cannot be established: {why}")).into());
+            return Err(
+                internal(&format!("the session's settings cannot be established: {why}")).into()
+            );
         }
         let (backend, generation) = (leader.backend().index, leader.generation());
         let force = matches!(broken, Broken::Silent(_));
@@ -207,7 +217,9 @@ impl<P: Protocol> Session<P> {
         if verdict != Verdict::Evicted || !tx.is_portable(self.default_isolation()) {
             let why = match verdict {
                 Verdict::Alive => "its session on the database was ended",
-                Verdict::Evicted => "its isolation level or its session's state binds it to the backend that died",
+                Verdict::Evicted => {
+                    "its isolation level or its session's state binds it to the backend that died"
+                }
                 Verdict::Settling => "no backend was active",
             };
             shares::abandon(&self.shared, shares).await;
@@ -217,7 +229,10 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Goes on at the new leader, where the transaction's effects are already.
-    async fn promote(&mut self, mut shares: Vec<super::transaction::Share<P::Link>>) -> Result<(), Stop> {
+    async fn promote(
+        &mut self,
+        mut shares: Vec<super::transaction::Share<P::Link>>,
+    ) -> Result<(), Stop> {
         shares::drain(&self.shared, &mut shares).await;
         let leader = self.shared.keeper.view().leader();
         let writes = self.tx.as_ref().is_some_and(|tx| tx.writing > 0);
@@ -245,9 +260,13 @@ impl<P: Protocol> Session<P> {
 
     /// Takes row locks again by running the locking reads again. Another answer ends the transaction.
     async fn lock_again(&mut self) -> Result<(), Stop> {
-        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
         let Transaction { locks, place, .. } = tx;
-        let Place::Leading { leader, .. } = place else { return Ok(()) };
+        let Place::Leading { leader, .. } = place else {
+            return Ok(());
+        };
         for lock in locks.iter() {
             let watch = Watch { digest: true, ..Watch::default() };
             let again = leader.run(&lock.work, watch, &mut Discard::default()).await;

@@ -16,8 +16,8 @@ mod read;
 mod registry;
 mod run;
 mod settings;
-mod shares;
 mod shared;
+mod shares;
 mod transaction;
 mod write;
 
@@ -211,7 +211,9 @@ impl<P: Protocol> Session<P> {
 
     /// The connection this session stays on broke while nobody used it.
     async fn held_lost(&mut self, why: &str) {
-        let Some(lease) = self.held.take() else { return };
+        let Some(lease) = self.held.take() else {
+            return;
+        };
         let (backend, generation) = (lease.backend().index, lease.generation());
         drop(lease);
         self.shared.keeper.lost(backend, generation, why.to_owned(), false).await;
@@ -256,7 +258,8 @@ impl<P: Protocol> Session<P> {
                 Err(_) => self.undo().await,
             }
         }
-        if end == End::Flush && stopped.is_err() && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+        if end == End::Flush && stopped.is_err() && self.tx.as_ref().is_some_and(|tx| !tx.explicit)
+        {
             // Everything up to the end of the pipeline is passed over: nothing of it will be kept.
             self.undo().await;
         }

@@ -22,7 +22,9 @@ impl<P: Protocol> Session<P> {
             return self.read_alone(std::slice::from_ref(step.statement), step.work).await;
         }
         let default = self.default_isolation();
-        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
         let level = tx.mode.isolation.unwrap_or(default);
         // A clock must not jump within a transaction, and a portal stays where it was opened.
         let bound = step.statement.clock || step.work.is_partial();
@@ -65,8 +67,12 @@ impl<P: Protocol> Session<P> {
                 }
             }
             let mark = (self.client.buffer().len(), self.client.flushes());
-            let Self { tx: Some(tx), client, cancel, .. } = self else { break };
-            let Place::Reading(lease) = &mut tx.place else { break };
+            let Self { tx: Some(tx), client, cancel, .. } = self else {
+                break;
+            };
+            let Place::Reading(lease) = &mut tx.place else {
+                break;
+            };
             cancel.set(lease.canceller());
             let ran = lease.run(work, Watch::default(), client).await;
             cancel.clear();
@@ -79,7 +85,9 @@ impl<P: Protocol> Session<P> {
                     let level = tx.mode.isolation.unwrap_or(Isolation::ReadCommitted);
                     self.read_lost(backend, generation, &broken, mark).await?;
                     if level > Isolation::ReadCommitted {
-                        return Err(Failure::retry("its snapshot was on the backend that died").into());
+                        return Err(
+                            Failure::retry("its snapshot was on the backend that died").into()
+                        );
                     }
                 }
             }
@@ -172,7 +180,9 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn read_lease(&self) -> Result<Lease<P::Link>, Stop> {
         for _ in 0..8 {
             self.wait_serving().await?;
-            let Some(backend) = self.wait_readable().await else { break };
+            let Some(backend) = self.wait_readable().await else {
+                break;
+            };
             let backend = &self.shared.backends[backend];
             let generation = backend.generation();
             match backend.pool(&self.user, Purpose::Read).checkout().await {

@@ -201,8 +201,12 @@ impl<P: Protocol> Session<P> {
     /// A refusal may come from not knowing what the same transaction has just made: the catalog as
     /// the transaction sees it decides. `None` when the refusal stands.
     async fn second_look(&mut self, step: &Step<'_, P::Work>) -> Result<Option<Statement>, Stop> {
-        let Some(tx) = self.tx.as_mut().filter(|tx| tx.ddl) else { return Ok(None) };
-        let Place::Leading { leader, .. } = &mut tx.place else { return Ok(None) };
+        let Some(tx) = self.tx.as_mut().filter(|tx| tx.ddl) else {
+            return Ok(None);
+        };
+        let Place::Leading { leader, .. } = &mut tx.place else {
+            return Ok(None);
+        };
         let mut answers = std::collections::BTreeMap::new();
         for (name, sql) in Catalog::queries() {
             match leader.ask(sql, &[]).await {
@@ -215,7 +219,9 @@ impl<P: Protocol> Session<P> {
             };
         }
         let catalog = Catalog::from_rows(&answers).map_err(|e| internal(&e))?;
-        let Ok(script) = analyze(&step.text.sql, &catalog, &self.scope) else { return Ok(None) };
+        let Ok(script) = analyze(&step.text.sql, &catalog, &self.scope) else {
+            return Ok(None);
+        };
         let mut statements = script.statements.into_iter();
         let same = statements.find(|s| s.range == step.statement.range);
         Ok(same.filter(|s| !matches!(s.class, Class::Refused(_))))
@@ -289,7 +295,9 @@ impl<P: Protocol> Session<P> {
 
     /// Gives the connection of the last statement back, or keeps it where the session has state.
     pub(super) fn settle_last(&mut self) {
-        let Some(lease) = self.last.take() else { return };
+        let Some(lease) = self.last.take() else {
+            return;
+        };
         if lease.purpose() == Purpose::Write {
             self.give_back(lease);
         } else {
@@ -321,12 +329,16 @@ impl<P: Protocol> Session<P> {
                     drop(lease);
                     self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
                     if self.client.flushes() != mark.1 {
-                        return Err(Failure::retry("its backend died in the middle of an answer").into());
+                        return Err(
+                            Failure::retry("its backend died in the middle of an answer").into()
+                        );
                     }
                     self.client.buffer().truncate(mark.0);
                     if std::mem::take(&mut self.stays.other) {
                         self.forget_server_state();
-                        return Err(Failure::retry("the state of its server session is gone").into());
+                        return Err(
+                            Failure::retry("the state of its server session is gone").into()
+                        );
                     }
                 }
             }
@@ -349,7 +361,11 @@ impl<P: Protocol> Session<P> {
         self.stays.other |= !statement.creates_temp.is_empty();
     }
 
-    async fn deallocate(&mut self, step: &Step<'_, P::Work>, name: Option<&str>) -> Result<(), Stop> {
+    async fn deallocate(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        name: Option<&str>,
+    ) -> Result<(), Stop> {
         let Some(name) = name else {
             for name in std::mem::take(&mut self.prepared).into_keys() {
                 self.drop_prepared(&name);
@@ -401,8 +417,5 @@ impl<P: Protocol> Session<P> {
 
 /// Statements that are allowed in a transaction that has failed.
 fn ends_failure(class: &Class) -> bool {
-    matches!(
-        class,
-        Class::Tx(TxOp::Commit { .. } | TxOp::Rollback { .. } | TxOp::RollbackTo(_))
-    )
+    matches!(class, Class::Tx(TxOp::Commit { .. } | TxOp::Rollback { .. } | TxOp::RollbackTo(_)))
 }

@@ -8,8 +8,8 @@ use super::transaction::Place;
 use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
 use crate::exchange::PREPARED;
+use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp, Statement};
 use crate::store::capture::quoted;
 
@@ -132,14 +132,13 @@ impl<P: Protocol> Session<P> {
 
     /// `SELECT set_config(…)` with constants: a SET in other clothes.
     pub(super) async fn set_config(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
-        let Some((key, value, local)) = &step.statement.set_config else { return Ok(()) };
+        let Some((key, value, local)) = &step.statement.set_config else {
+            return Ok(());
+        };
         self.establish(step).await?;
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
-        let statement = format!(
-            "SELECT pg_catalog.set_config({}, {}, {local})",
-            literal(key),
-            literal(value)
-        );
+        let statement =
+            format!("SELECT pg_catalog.set_config({}, {}, {local})", literal(key), literal(value));
         let list: Vec<String> = split_list(value);
         if *local {
             if let Some(tx) = &mut self.tx {
@@ -153,7 +152,11 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
-    fn set_consistency(&mut self, step: &Step<'_, P::Work>, value: Option<&str>) -> Result<(), Stop> {
+    fn set_consistency(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        value: Option<&str>,
+    ) -> Result<(), Stop> {
         self.consistency = match value {
             Some("strong") => Consistency::Strong,
             Some("session") => Consistency::Session,
@@ -363,7 +366,10 @@ fn statement_value(statement: &str) -> Option<String> {
 pub fn startup_statement(key: &str, value: &str) -> String {
     if key == "search_path" {
         // The value is a list already, quoted by whoever wrote it.
-        return format!("SELECT pg_catalog.set_config('search_path', '{}', false)", value.replace('\'', "''"));
+        return format!(
+            "SELECT pg_catalog.set_config('search_path', '{}', false)",
+            value.replace('\'', "''")
+        );
     }
     format!("SET {} TO '{}'", quoted(key), value.replace('\'', "''"))
 }

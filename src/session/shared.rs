@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::Registry;
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
-use crate::ledger::Ledger;
 use crate::config::{Balancer, Consistency};
 use crate::exchange::{Link, Protocol};
 use crate::keeper::{Control, Handle};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 
 /// Settings of all sessions.
@@ -64,7 +64,9 @@ impl<P: Protocol> Shared<P> {
                         self.catalogs.install(epoch, catalog);
                         return;
                     }
-                    Err(error) => tracing::warn!(%error, "the catalog cannot be read; trying again"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the catalog cannot be read; trying again")
+                    }
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

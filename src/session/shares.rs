@@ -6,8 +6,8 @@
 
 use futures_util::future::join_all;
 
-use super::transaction::{Place, Share, Transaction};
 use super::Shared;
+use super::transaction::{Place, Share, Transaction};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
@@ -45,7 +45,9 @@ pub(super) async fn open_all<P: Protocol>(
     settings: &Settings,
     tx: &mut Transaction<P::Link>,
 ) {
-    let Place::Leading { shared: opened, leader, .. } = &mut tx.place else { return };
+    let Place::Leading { shared: opened, leader, .. } = &mut tx.place else {
+        return;
+    };
     if std::mem::replace(opened, true) {
         return;
     }

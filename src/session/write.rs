@@ -5,7 +5,7 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
+use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Hold, Sequences, Touched};
 use crate::store::capture::Captured;
 use crate::store::changes::Changes;
@@ -102,9 +102,11 @@ impl<P: Protocol> Session<P> {
         self.shared.catalogs.wait_for(epoch).await;
         let plan = self.shared.catalogs.plan(step.text, &self.scope);
         let mut statements = plan.script.statements.iter();
-        statements
-            .find(|s| s.range == step.statement.range)
-            .is_some_and(|s| s.class == step.statement.class && s.writes == step.statement.writes && s.keyed_if == step.statement.keyed_if)
+        statements.find(|s| s.range == step.statement.range).is_some_and(|s| {
+            s.class == step.statement.class
+                && s.writes == step.statement.writes
+                && s.keyed_if == step.statement.keyed_if
+        })
     }
 
     fn add_keyed(&mut self, step: &Step<'_, P::Work>, outcome: &Outcome) -> Result<(), Stop> {
@@ -115,7 +117,9 @@ impl<P: Protocol> Session<P> {
         let Some(effect) = step.work.effect(step.sql, outcome.rows) else {
             return Err(internal("a keyed statement without bytes to repeat").into());
         };
-        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
         tx.add(effect, true);
         tx.touch(&step.statement.writes);
         self.check_size()
@@ -143,7 +147,9 @@ impl<P: Protocol> Session<P> {
             return Err(internal("the captured rows were not counted").into());
         };
         let changes = changes.settle(counted).map_err(|e| internal(&e.to_string()))?;
-        let Some(tx) = &mut self.tx else { return Err(internal("no transaction").into()) };
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
         if !changes.is_empty() {
             tx.touch(&writes);
             tx.writing += 1;
@@ -188,7 +194,9 @@ impl<P: Protocol> Session<P> {
     /// Sends the newest effects to the followers, behind the client's back. A single statement
     /// sends them with its commit, which follows at once.
     pub(super) async fn stream(&mut self, from: usize) -> Result<(), Stop> {
-        let Some(tx) = &mut self.tx else { return Ok(()) };
+        let Some(tx) = &mut self.tx else {
+            return Ok(());
+        };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
         if (!tx.explicit && !opened) || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
@@ -198,7 +206,9 @@ impl<P: Protocol> Session<P> {
             shares::open_all(&self.shared, &self.user, &settings, tx).await;
         }
         let super::Transaction { place, effects, .. } = tx;
-        let Place::Leading { shares, .. } = place else { return Ok(()) };
+        let Place::Leading { shares, .. } = place else {
+            return Ok(());
+        };
         for share in shares.iter_mut() {
             share.queue_rest(effects);
         }

@@ -109,14 +109,8 @@ fn default_literals<'t>(
     table: Option<&Relation>,
     command: &'t AlterTableCmd,
 ) {
-    let class = table
-        .and_then(|table| table.column(&command.name))
-        .map(|column| column.class);
-    let text = command
-        .def
-        .as_deref()
-        .and_then(names::string_constant)
-        .is_some();
+    let class = table.and_then(|table| table.column(&command.name)).map(|column| column.class);
+    let text = command.def.as_deref().and_then(names::string_constant).is_some();
     if text && class == Some(TypeClass::Plain) {
         return;
     }
@@ -135,10 +129,7 @@ fn rewrites(names: Names<'_>, command: &AlterTableCmd) -> Option<Refusal> {
     let differs = walker.effects.differs() || walker.effects.folded;
     differs.then(|| {
         Refusal::unsupported(
-            format!(
-                "USING would be computed on each backend for column \"{}\"",
-                command.name
-            ),
+            format!("USING would be computed on each backend for column \"{}\"", command.name),
             "In three steps: ADD COLUMN of the new type; UPDATE it from the old one; DROP the old \
              column and RENAME the new one.",
         )
@@ -165,10 +156,6 @@ fn mended(names: Names<'_>, known: Option<&Relation>, var: &RangeVar) -> Option<
         other.kind == RelationKind::Table && relation.descendants.contains(&other.full)
     });
     let own = (relation.kind == RelationKind::Table).then_some(relation);
-    let all: Vec<String> = own
-        .into_iter()
-        .chain(below)
-        .map(|r| table(&r.quoted))
-        .collect();
+    let all: Vec<String> = own.into_iter().chain(below).map(|r| table(&r.quoted)).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }

@@ -29,15 +29,7 @@ pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, P
             continue;
         };
         let range = range_of(text, raw.stmt_location, raw.stmt_len);
-        statements.push(statement(
-            Piece {
-                names,
-                text,
-                range,
-                base: 0,
-            },
-            node,
-        ));
+        statements.push(statement(Piece { names, text, range, base: 0 }, node));
     }
     Ok(Script { statements })
 }
@@ -50,10 +42,7 @@ fn parse(text: &str, scope: &Scope) -> Result<Vec<pg_query::protobuf::RawStmt>, 
     };
     match pg_query::parse(text, options) {
         Ok(parsed) => Ok(parsed.protobuf.stmts),
-        Err(error) => Err(ParseError {
-            message: error.to_string(),
-            position: None,
-        }),
+        Err(error) => Err(ParseError { message: error.to_string(), position: None }),
     }
 }
 
@@ -75,10 +64,7 @@ fn range_of(text: &str, location: i32, len: i32) -> Range<usize> {
 /// Classifies one statement and gives it its place.
 pub(super) fn statement(piece: Piece<'_, '_>, node: &NodeEnum) -> Statement {
     let range = piece.range.clone();
-    Statement {
-        range,
-        ..classify(&piece, node)
-    }
+    Statement { range, ..classify(&piece, node) }
 }
 
 fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
@@ -145,10 +131,7 @@ fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
     }
     let statement = finish(piece.names, walker, "select", true);
     let refused = matches!(statement.class, Class::Refused(_));
-    Statement {
-        set_config: set_config.filter(|_| !refused),
-        ..statement
-    }
+    Statement { set_config: set_config.filter(|_| !refused), ..statement }
 }
 
 /// SELECT … INTO, whose clause hangs on the leftmost query of a UNION.
@@ -175,27 +158,15 @@ fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
     let (tag, keyed, returning) = match node {
         NodeEnum::InsertStmt(insert) => {
             walker.insert(insert);
-            (
-                "insert",
-                keyed::insert(names, insert),
-                insert.returning_clause.is_some(),
-            )
+            ("insert", keyed::insert(names, insert), insert.returning_clause.is_some())
         }
         NodeEnum::UpdateStmt(update) => {
             walker.update(update);
-            (
-                "update",
-                keyed::update(names, update),
-                update.returning_clause.is_some(),
-            )
+            ("update", keyed::update(names, update), update.returning_clause.is_some())
         }
         NodeEnum::DeleteStmt(delete) => {
             walker.delete(delete);
-            (
-                "delete",
-                keyed::delete(names, delete),
-                delete.returning_clause.is_some(),
-            )
+            ("delete", keyed::delete(names, delete), delete.returning_clause.is_some())
         }
         NodeEnum::MergeStmt(merge) => {
             walker.merge(merge);
@@ -206,16 +177,10 @@ fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
     let statement = finish(names, walker, tag, returning);
     match keyed {
         // Nothing is left to defaults, so no sequence moves.
-        Some(condition) if condition.is_empty() && statement.is_captured() => Statement {
-            class: Class::Keyed,
-            sequences: Sequences::None,
-            clock: false,
-            ..statement
-        },
-        Some(keyed_if) if statement.is_captured() => Statement {
-            keyed_if,
-            ..statement
-        },
+        Some(condition) if condition.is_empty() && statement.is_captured() => {
+            Statement { class: Class::Keyed, sequences: Sequences::None, clock: false, ..statement }
+        }
+        Some(keyed_if) if statement.is_captured() => Statement { keyed_if, ..statement },
         _ => statement,
     }
 }
@@ -234,22 +199,16 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
         (Class::LeaderRead { hold }, _) => Class::LeaderRead { hold },
         (Class::Read, _) => Class::Read,
 
-        (Class::Execute(_), false) => Class::LeaderRead {
-            hold: Hold::Statement,
-        },
+        (Class::Execute(_), false) => Class::LeaderRead { hold: Hold::Statement },
         (Class::Captured { hold }, true) => Class::Captured { hold },
-        (Class::Keyed, true) => Class::Captured {
-            hold: Hold::Statement,
-        },
+        (Class::Keyed, true) => Class::Captured { hold: Hold::Statement },
         (_, true) => Class::Refused(Refusal::unsupported(
             "EXPLAIN ANALYZE of a statement that changes the schema is not replicated",
             "Use EXPLAIN without ANALYZE.",
         )),
         // Planning a write changes nothing, but only the leader knows the session's temporary
         // tables and what the transaction has done so far.
-        (_, false) => Class::LeaderRead {
-            hold: Hold::Statement,
-        },
+        (_, false) => Class::LeaderRead { hold: Hold::Statement },
     };
     let nothing = Statement::new("explain", class);
     if runs {
@@ -265,12 +224,7 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
             ..inner
         };
     }
-    Statement {
-        reads: inner.reads,
-        clock: inner.clock,
-        returns_rows: true,
-        ..nothing
-    }
+    Statement { reads: inner.reads, clock: inner.clock, returns_rows: true, ..nothing }
 }
 
 fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
@@ -284,13 +238,7 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
         Some(start..piece.range.end)
     });
     let range = body_range.unwrap_or_else(|| piece.range.clone());
-    let mut body = statement(
-        Piece {
-            range,
-            ..piece.clone()
-        },
-        query,
-    );
+    let mut body = statement(Piece { range, ..piece.clone() }, query);
     // A value declared as a date or time reads the clock where its text says so, whatever column
     // it ends up in.
     let time = prepare.argtypes.iter().any(|node| match &node.node {
@@ -298,31 +246,19 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
         _ => true,
     });
     if time && body.class == Class::Keyed {
-        body.class = Class::Captured {
-            hold: Hold::Statement,
-        };
+        body.class = Class::Captured { hold: Hold::Statement };
     }
     // What EXECUTE passes are expressions, not values that could be looked at.
     body.keyed_if.clear();
-    let class = Class::PrepareSql {
-        name: prepare.name.clone(),
-        body: Box::new(body),
-    };
+    let class = Class::PrepareSql { name: prepare.name.clone(), body: Box::new(body) };
     Statement::new("prepare", class)
 }
 
 fn execute(names: Names<'_>, execute: &ExecuteStmt) -> Statement {
-    let constants = Proof {
-        names,
-        table: None,
-        alias: "",
-    };
+    let constants = Proof { names, table: None, alias: "" };
     if constants.all(&execute.params) {
         let class = Class::Execute(execute.name.clone());
-        return Statement {
-            returns_rows: true,
-            ..Statement::new("execute", class)
-        };
+        return Statement { returns_rows: true, ..Statement::new("execute", class) };
     }
     // The arguments are evaluated wherever the statement runs: they must be evaluated once.
     let mut walker = Walker::new(names);
@@ -342,31 +278,16 @@ fn deep(text: &str, names: Names<'_>) -> Option<Script> {
     for own in pieces {
         // Each piece is a part of the text, so that the distance is its place.
         let start = (own.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-        let range = range_of(
-            text,
-            i32::try_from(start).ok()?,
-            i32::try_from(own.len()).ok()?,
-        );
-        let piece = Piece {
-            names,
-            text,
-            range: range.clone(),
-            base: range.start,
-        };
+        let range = range_of(text, i32::try_from(start).ok()?, i32::try_from(own.len()).ok()?);
+        let piece = Piece { names, text, range: range.clone(), base: range.start };
         let parsed = parse(piece.own_text(), names.scope).ok();
         let node = parsed.as_deref().and_then(|stmts| match stmts {
-            [only] => only
-                .stmt
-                .as_deref()
-                .and_then(|stmt: &Node| stmt.node.as_ref()),
+            [only] => only.stmt.as_deref().and_then(|stmt: &Node| stmt.node.as_ref()),
             _ => None,
         });
         statements.push(match node {
             Some(node) => statement(piece, node),
-            None => Statement {
-                range,
-                ..too_deep(&piece)
-            },
+            None => Statement { range, ..too_deep(&piece) },
         });
     }
     Some(Script { statements })

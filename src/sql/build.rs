@@ -27,10 +27,7 @@ impl Catalog {
     pub fn from_rows(rows: &Rows<'_>) -> Result<Self, String> {
         let casts = table(rows, "casts", 1)?;
         let mut catalog = Self {
-            system: table(rows, "system", 1)?
-                .iter()
-                .map(|row| text(row, 0))
-                .collect(),
+            system: table(rows, "system", 1)?.iter().map(|row| text(row, 0)).collect(),
             wild_casts: casts.iter().any(|row| value(row, 0) == Some("v")),
             loose_casts: !casts.is_empty(),
             ..Self::default()
@@ -67,11 +64,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             hold: Hold::Statement,
             args: count(row, 4)..=count(row, 5),
         };
-        catalog
-            .functions
-            .entry(text(row, 0))
-            .or_default()
-            .push(function);
+        catalog.functions.entry(text(row, 0)).or_default().push(function);
     }
     let users = table(rows, "functions", 10)?;
     let holds = facts::function_holds(users);
@@ -86,11 +79,7 @@ fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
             hold,
             args: count(row, 8)..=count(row, 9),
         };
-        catalog
-            .functions
-            .entry(text(row, 1))
-            .or_default()
-            .push(function);
+        catalog.functions.entry(text(row, 1)).or_default().push(function);
     }
     Ok(())
 }
@@ -122,10 +111,7 @@ fn types(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
     // A type can only be made from types that are there: the chain is as long as it was declared.
     for _ in 0..rows.len().min(32) {
         let mut changed = false;
-        for row in rows
-            .iter()
-            .filter(|row| matches!(value(row, 3), Some("a" | "d")))
-        {
+        for row in rows.iter().filter(|row| matches!(value(row, 3), Some("a" | "d"))) {
             let below = match value(row, 4) {
                 Some("pg_catalog") => builtin_type(&text(row, 5)),
                 schema => find_type(catalog, schema.unwrap_or(""), &text(row, 5))
@@ -213,17 +199,14 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
 fn keys(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result<(), String> {
     let rows = table(rows, "keys", 5)?;
     for index in rows.chunk_by(|a, b| a.get(1) == b.get(1)) {
-        let Some(relation) = index
-            .first()
-            .and_then(|row| by_number(catalog, numbers, &text(row, 0)))
+        let Some(relation) =
+            index.first().and_then(|row| by_number(catalog, numbers, &text(row, 0)))
         else {
             continue;
         };
         let columns: Vec<String> = index.iter().map(|row| text(row, 3)).collect();
         let usable = index.iter().all(|row| flag(row, 4))
-            && columns
-                .iter()
-                .all(|name| relation.column(name).is_some_and(|c| c.not_null));
+            && columns.iter().all(|name| relation.column(name).is_some_and(|c| c.not_null));
         if usable {
             relation.keys.push(columns);
         }
@@ -291,9 +274,7 @@ fn triggers(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
             .unwrap_or(Hold::Statement);
         if let Some(relation) = by_number(catalog, numbers, &text(row, 0)) {
             // What is not understood fires on everything.
-            let bits = value(row, 3)
-                .and_then(|bits| bits.parse().ok())
-                .unwrap_or(u32::MAX);
+            let bits = value(row, 3).and_then(|bits| bits.parse().ok()).unwrap_or(u32::MAX);
             relation.triggers.add(bits);
             relation.trigger_hold = relation.trigger_hold.max(hold);
         }
@@ -313,17 +294,9 @@ fn reach(catalog: &mut Catalog) {
         .values()
         .flatten()
         .map(|relation| {
-            let children = relation
-                .referenced
-                .iter()
-                .map(|reference| reference.child.clone());
+            let children = relation.referenced.iter().map(|reference| reference.child.clone());
             let node = Node {
-                next: relation
-                    .descendants
-                    .iter()
-                    .cloned()
-                    .chain(children)
-                    .collect(),
+                next: relation.descendants.iter().cloned().chain(children).collect(),
                 hidden: relation.triggers.any_row() || relation.rules,
                 hold: relation.trigger_hold,
             };

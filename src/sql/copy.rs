@@ -15,11 +15,7 @@ pub(super) fn copy(names: Names<'_>, copy: &CopyStmt) -> Statement {
     if copy.is_program || !copy.filename.is_empty() {
         return Statement::refused("copy", server_files("COPY with a file or program"));
     }
-    if copy.is_from {
-        copy_in(names, copy)
-    } else {
-        copy_out(names, copy)
-    }
+    if copy.is_from { copy_in(names, copy) } else { copy_out(names, copy) }
 }
 
 fn copy_out(names: Names<'_>, copy: &CopyStmt) -> Statement {
@@ -52,16 +48,9 @@ fn copy_in(names: Names<'_>, copy: &CopyStmt) -> Statement {
     if walker.effects.refused.is_some() {
         return walker.effects.into_statement("copy", false);
     }
-    let copy_in = CopyIn {
-        table,
-        bulk,
-        writes_temp: matches!(found, Found::Temp),
-    };
+    let copy_in = CopyIn { table, bulk, writes_temp: matches!(found, Found::Temp) };
     let statement = walker.effects.into_statement("copy", false);
-    Statement {
-        class: Class::CopyIn(copy_in),
-        ..statement
-    }
+    Statement { class: Class::CopyIn(copy_in), ..statement }
 }
 
 /// Whether the same stream makes the same rows on every backend, with the table locked.
@@ -74,38 +63,23 @@ fn may_go_to_all(names: Names<'_>, table: &Relation, copy: &CopyStmt) -> bool {
         && table.plain_checks
         && !names.catalog.loose_casts;
     let given = |name: &str| {
-        copy.attlist.is_empty()
-            || copy
-                .attlist
-                .iter()
-                .any(|node| names::string(node) == Some(name))
+        copy.attlist.is_empty() || copy.attlist.iter().any(|node| names::string(node) == Some(name))
     };
     // A text that goes into a date/time column may say 'now'; a binary value cannot.
     let binary = names::option(&copy.options, "format")
         .and_then(|def| def.arg.as_deref())
         .and_then(names::setting_constant)
         .is_some_and(|format| format.eq_ignore_ascii_case("binary"));
-    let columns = table
-        .columns
-        .iter()
-        .filter(|column| !column.generated)
-        .all(|column| {
-            if given(&column.name) {
-                column.class == TypeClass::Plain || (binary && column.class == TypeClass::Time)
-            } else {
-                column.default.same_everywhere()
-            }
-        });
+    let columns = table.columns.iter().filter(|column| !column.generated).all(|column| {
+        if given(&column.name) {
+            column.class == TypeClass::Plain || (binary && column.class == TypeClass::Time)
+        } else {
+            column.default.same_everywhere()
+        }
+    });
     // Rows may ask for their default by a marker of their own.
     let marker = names::option(&copy.options, "default").is_some();
-    let row = Proof {
-        names,
-        table: Some(table),
-        alias: "",
-    };
-    let condition = copy
-        .where_clause
-        .as_deref()
-        .is_none_or(|node| row.holds(node));
+    let row = Proof { names, table: Some(table), alias: "" };
+    let condition = copy.where_clause.as_deref().is_none_or(|node| row.holds(node));
     plain && columns && !marker && condition
 }

@@ -89,10 +89,7 @@ pub(super) fn storing(names: Names<'_>, expressions: &[&Option<Box<Node>>]) -> O
         walker.opt(expression);
     }
     // A function's body may name temporary tables; it is not bound to them.
-    stored(&Effects {
-        temp: false,
-        ..walker.effects
-    })
+    stored(&Effects { temp: false, ..walker.effects })
 }
 
 /// CREATE DOMAIN.
@@ -108,20 +105,13 @@ pub(super) fn domain(names: Names<'_>, domain: &CreateDomainStmt) -> Statement {
 
 /// Literals in a column's definition.
 pub(super) fn column_literals<'t>(walker: &mut Walker<'_, 't>, column: &'t ColumnDef) {
-    let class = column
-        .type_name
-        .as_ref()
-        .map(|name| walker.names.type_class(name));
+    let class = column.type_name.as_ref().map(|name| walker.names.type_class(name));
     for node in &column.constraints {
         let Some(NodeEnum::Constraint(constraint)) = &node.node else {
             continue;
         };
         let default = ConstrType::try_from(constraint.contype) == Ok(ConstrType::ConstrDefault);
-        let text = constraint
-            .raw_expr
-            .as_deref()
-            .and_then(names::string_constant)
-            .is_some();
+        let text = constraint.raw_expr.as_deref().and_then(names::string_constant).is_some();
         if default && text && class == Some(TypeClass::Plain) {
             continue;
         }
@@ -169,14 +159,9 @@ pub(super) fn index(names: Names<'_>, index: &IndexStmt) -> Statement {
         return Statement::opaque("ddl");
     };
     if names.is_temp(relation) {
-        let creates_temp: Vec<String> = (!index.idxname.is_empty())
-            .then(|| index.idxname.clone())
-            .into_iter()
-            .collect();
-        return Statement {
-            creates_temp,
-            ..Statement::temporary(Hold::Session)
-        };
+        let creates_temp: Vec<String> =
+            (!index.idxname.is_empty()).then(|| index.idxname.clone()).into_iter().collect();
+        return Statement { creates_temp, ..Statement::temporary(Hold::Session) };
     }
     let mut walker = Walker::new(names);
     walker.nodes(&index.index_params);
@@ -201,18 +186,13 @@ pub(super) fn refresh(names: Names<'_>, refresh: &RefreshMatViewStmt) -> Stateme
     match names.relation(var) {
         Found::Known(view) if view.kind == RelationKind::Materialized => {
             let reads = view.refresh_effects.reads.clone();
-            materialized(&view.refresh_effects).unwrap_or_else(|| Statement {
-                reads,
-                ..rows_read()
-            })
+            materialized(&view.refresh_effects)
+                .unwrap_or_else(|| Statement { reads, ..rows_read() })
         }
         _ => Statement::refused(
             "ddl",
             Refusal::unsupported(
-                format!(
-                    "the materialized view \"{}\" is not known to the proxy yet",
-                    var.relname
-                ),
+                format!("the materialized view \"{}\" is not known to the proxy yet", var.relname),
                 "Refresh it after the transaction that creates it, by its qualified name.",
             ),
         ),
@@ -220,10 +200,7 @@ pub(super) fn refresh(names: Names<'_>, refresh: &RefreshMatViewStmt) -> Stateme
 }
 
 fn rows_read() -> Statement {
-    Statement::ddl(Ddl {
-        reads_rows: true,
-        ..Ddl::default()
-    })
+    Statement::ddl(Ddl { reads_rows: true, ..Ddl::default() })
 }
 
 fn materialized(effects: &Effects) -> Option<Statement> {
@@ -264,10 +241,7 @@ pub(super) fn table_as(piece: &Piece<'_, '_>, create: &CreateTableAsStmt) -> Sta
             if into.skip_data {
                 return Statement::ddl(Ddl::default());
             }
-            materialized(&walker.effects).unwrap_or_else(|| Statement {
-                reads,
-                ..rows_read()
-            })
+            materialized(&walker.effects).unwrap_or_else(|| Statement { reads, ..rows_read() })
         });
     }
     if piece.names.makes_temp(target) {
@@ -277,11 +251,7 @@ pub(super) fn table_as(piece: &Piece<'_, '_>, create: &CreateTableAsStmt) -> Sta
     if into.skip_data || (create.if_not_exists && exists) {
         return stored(&walker.effects).unwrap_or_else(|| Statement::ddl(Ddl::default()));
     }
-    let split = if executes {
-        None
-    } else {
-        cut_table_as(piece, target)
-    };
+    let split = if executes { None } else { cut_table_as(piece, target) };
     filled(piece.names, walker.effects, target, split)
 }
 
@@ -291,10 +261,7 @@ pub(super) fn select_into(piece: &Piece<'_, '_>, select: &SelectStmt) -> Stateme
     while let Some(left) = leftmost.larg.as_deref() {
         leftmost = left;
     }
-    let target = leftmost
-        .into_clause
-        .as_deref()
-        .and_then(|into| Some((into, into.rel.as_ref()?)));
+    let target = leftmost.into_clause.as_deref().and_then(|into| Some((into, into.rel.as_ref()?)));
     let Some((into, target)) = target else {
         return Statement::opaque("select");
     };
@@ -303,27 +270,15 @@ pub(super) fn select_into(piece: &Piece<'_, '_>, select: &SelectStmt) -> Stateme
     let statement = if piece.names.makes_temp(target) {
         temp_as(walker.effects, into, target)
     } else {
-        filled(
-            piece.names,
-            walker.effects,
-            target,
-            cut_select_into(piece, target),
-        )
+        filled(piece.names, walker.effects, target, cut_select_into(piece, target))
     };
-    Statement {
-        tag: "select",
-        ..statement
-    }
+    Statement { tag: "select", ..statement }
 }
 
 fn temp_as(mut effects: Effects, into: &IntoClause, target: &RangeVar) -> Statement {
     let hold = temp_hold(into.on_commit);
     effects.on_leader(hold);
-    effects.writes = if effects.captured {
-        effects.writes
-    } else {
-        Touched::None
-    };
+    effects.writes = if effects.captured { effects.writes } else { Touched::None };
     let temp = new_temp(&target.relname, hold);
     let statement = effects.into_statement("ddl", false);
     Statement {
@@ -344,25 +299,15 @@ fn filled(
         return Statement::refused("ddl", refusal);
     }
     // The literal is folded into the rows, and those come from the leader.
-    if let Some(refused) = stored(&Effects {
-        folded: false,
-        ..effects.clone()
-    }) {
+    if let Some(refused) = stored(&Effects { folded: false, ..effects.clone() }) {
         return refused;
     }
     let hidden = target.schemaname.is_empty() && names.scope.temp_tables.contains(&target.relname);
     match split {
         Some(split) if !effects.params && !hidden => {
-            let ddl = Ddl {
-                split: Some(split),
-                ..Ddl::default()
-            };
+            let ddl = Ddl { split: Some(split), ..Ddl::default() };
             let statement = effects.into_statement("ddl", false);
-            Statement {
-                class: Class::Ddl(ddl),
-                writes: Touched::Unknown,
-                ..statement
-            }
+            Statement { class: Class::Ddl(ddl), writes: Touched::Unknown, ..statement }
         }
         _ => Statement::refused(
             "ddl",
@@ -392,9 +337,7 @@ fn cut_table_as(piece: &Piece<'_, '_>, target: &RangeVar) -> Option<Split> {
     {
         last = last.checked_sub(2)?;
     }
-    let query = tokens
-        .text
-        .get(tokens.range(as_at + 1)?.start..tokens.range(last)?.end)?;
+    let query = tokens.text.get(tokens.range(as_at + 1)?.start..tokens.range(last)?.end)?;
     let head_end = tokens.range(as_at)?.end;
     // Whether it exists was seen in the catalog; if it has come to exist since then, an error is
     // better than filling another's table.
@@ -422,9 +365,7 @@ fn cut_select_into(piece: &Piece<'_, '_>, target: &RangeVar) -> Option<Split> {
     let position = position.checked_sub(piece.range.start)?;
     let name_at =
         (0..tokens.len()).find(|at| tokens.range(*at).is_some_and(|r| r.start == position))?;
-    let into_at = (0..name_at)
-        .rev()
-        .find(|at| tokens.kind(*at) == Some(Token::Into))?;
+    let into_at = (0..name_at).rev().find(|at| tokens.kind(*at) == Some(Token::Into))?;
     let mut name_end = name_at;
     while tokens.kind(name_end + 1) == Some(Token::Ascii46) {
         name_end += 2;
@@ -433,11 +374,7 @@ fn cut_select_into(piece: &Piece<'_, '_>, target: &RangeVar) -> Option<Split> {
     let before = tokens.text.get(..tokens.range(into_at)?.start)?.trim_end();
     let after = tokens.text.get(tokens.range(name_end)?.end..end)?;
     let name = target_name(target);
-    let unlogged = if target.relpersistence == "u" {
-        "UNLOGGED "
-    } else {
-        ""
-    };
+    let unlogged = if target.relpersistence == "u" { "UNLOGGED " } else { "" };
     Some(Split {
         create: format!("CREATE {unlogged}TABLE {name} AS {before}{after} WITH NO DATA"),
         fill: format!("INSERT INTO {name} {before}{after}"),

@@ -19,10 +19,7 @@ pub(super) fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
     if let NodeEnum::CreateTrigStmt(trigger) = node
         && alter::OWN_TRIGGERS.contains(&trigger.trigname.as_str())
     {
-        return Statement::ddl(Ddl {
-            duplicate_trigger: true,
-            ..Ddl::default()
-        });
+        return Statement::ddl(Ddl { duplicate_trigger: true, ..Ddl::default() });
     }
     if let NodeEnum::AlterTableStmt(stmt) = node
         && alter::only_enables_own(stmt)
@@ -93,10 +90,7 @@ fn on_relations(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::VacuumStmt(stmt) => relations::vacuum(names, stmt),
         NodeEnum::ClusterStmt(stmt) => match &stmt.relation {
             None => Statement::maintenance("cluster", Maintenance::Everywhere),
-            some => Statement {
-                tag: "cluster",
-                ..on(some)
-            },
+            some => Statement { tag: "cluster", ..on(some) },
         },
         NodeEnum::ReindexStmt(stmt) => relations::reindex(names, stmt),
         NodeEnum::CreateFunctionStmt(stmt) => create_function(names, stmt),
@@ -128,11 +122,7 @@ fn create_function(names: Names<'_>, create: &CreateFunctionStmt) -> Statement {
     }
     let temp = names::qualified(&create.funcname).is_some_and(|(s, _)| is_temp_schema(s));
     create::storing(names, &[&create.sql_body]).unwrap_or_else(|| {
-        if temp {
-            Statement::temporary(Hold::Session)
-        } else {
-            Statement::ddl(Ddl::default())
-        }
+        if temp { Statement::temporary(Hold::Session) } else { Statement::ddl(Ddl::default()) }
     })
 }
 
@@ -149,10 +139,7 @@ fn others(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::AlterDatabaseStmt(stmt)
             if names::option(&stmt.options, "tablespace").is_some() =>
         {
-            refused(
-                "tablespaces are files of one server",
-                "Move it on each server directly.",
-            )
+            refused("tablespaces are files of one server", "Move it on each server directly.")
         }
         NodeEnum::AlterDatabaseRefreshCollStmt(_) => refused(
             "the version of a collation belongs to one server's libraries",
@@ -181,10 +168,7 @@ fn others(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         ),
         NodeEnum::RenameStmt(_) => Statement::ddl(Ddl::default()),
         known if is_plain(known) => Statement::ddl(Ddl::default()),
-        _ => refused(
-            "this statement is not known to the proxy",
-            "Run it on each server directly.",
-        ),
+        _ => refused("this statement is not known to the proxy", "Run it on each server directly."),
     }
 }
 
@@ -279,12 +263,12 @@ fn mentions_own(options: &[Node]) -> bool {
     let text = |node: &Node| {
         names::string(node).is_some_and(|body| body.to_ascii_lowercase().contains("lockstep."))
     };
-    names::option(options, "as")
-        .and_then(|def| def.arg.as_deref())
-        .is_some_and(|arg| match &arg.node {
+    names::option(options, "as").and_then(|def| def.arg.as_deref()).is_some_and(|arg| {
+        match &arg.node {
             Some(NodeEnum::List(list)) => list.items.iter().any(text),
             _ => text(arg),
-        })
+        }
+    })
 }
 
 fn reserved_code() -> Statement {
@@ -298,18 +282,12 @@ pub(super) fn inline_code(names: Names<'_>, code: &DoStmt) -> Statement {
         return reserved_code();
     }
     let argument = |name| {
-        names::option(&code.args, name)
-            .and_then(|def| def.arg.as_deref())
-            .and_then(names::string)
+        names::option(&code.args, name).and_then(|def| def.arg.as_deref()).and_then(names::string)
     };
     let hold = match (argument("language"), argument("as")) {
         (None | Some("plpgsql"), Some(body)) => facts::block_hold(names.catalog, body),
         _ => Hold::Session,
     };
     let class = Class::Captured { hold };
-    Statement {
-        class,
-        returns_rows: false,
-        ..Statement::opaque("do")
-    }
+    Statement { class, returns_rows: false, ..Statement::opaque("do") }
 }

@@ -55,9 +55,9 @@ impl Proof<'_, '_> {
         };
         match inner {
             NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => true,
-            NodeEnum::ColumnRef(column) => self
-                .column(column)
-                .is_some_and(|column| column.class == TypeClass::Plain),
+            NodeEnum::ColumnRef(column) => {
+                self.column(column).is_some_and(|column| column.class == TypeClass::Plain)
+            }
             NodeEnum::BoolExpr(e) => self.all(&e.args),
             // That a value is there does not depend on how its type reads or writes it.
             NodeEnum::NullTest(e) => e.arg.as_deref().is_some_and(|arg| match &arg.node {
@@ -134,14 +134,10 @@ impl Proof<'_, '_> {
     }
 
     fn known_operator(&self, name: &str) -> bool {
-        self.names
-            .catalog
-            .operators
-            .get(name)
-            .is_some_and(|operator| {
-                let plain = operator.plain == Volatility::Immutable || name == "||";
-                plain && operator.user == Volatility::Immutable && !operator.shadowing
-            })
+        self.names.catalog.operators.get(name).is_some_and(|operator| {
+            let plain = operator.plain == Volatility::Immutable || name == "||";
+            plain && operator.user == Volatility::Immutable && !operator.shadowing
+        })
     }
 
     fn call(&self, call: &FuncCall) -> bool {

@@ -51,14 +51,7 @@ impl<'t> Walker<'_, 't> {
         self.returning(&update.returning_clause);
         self.leave(outer);
         let defaults = update.target_list.iter().any(sets_default);
-        self.write(
-            &update.relation,
-            if defaults {
-                Change::Any
-            } else {
-                Change::Update
-            },
-        );
+        self.write(&update.relation, if defaults { Change::Any } else { Change::Update });
         self.read_target(&update.relation);
     }
 
@@ -120,10 +113,7 @@ impl<'t> Walker<'_, 't> {
                 self.effects.on_leader(Hold::Session);
             }
             Found::System => self.effects.refuse(Refusal::unsupported(
-                format!(
-                    "writing to the system catalog \"{}\" is not replicated",
-                    var.relname
-                ),
+                format!("writing to the system catalog \"{}\" is not replicated", var.relname),
                 "Use the statement that is made for it (ALTER …, COMMENT …, SET …).",
             )),
             Found::Lockstep => self.effects.refuse(Refusal::reserved(format!(
@@ -155,10 +145,7 @@ impl<'t> Walker<'_, 't> {
                     self.effects.unknown_rows();
                 }
                 // The rows of a view are elsewhere; what a foreign server does is out of sight.
-                if !matches!(
-                    relation.kind,
-                    RelationKind::Table | RelationKind::Partitioned
-                ) {
+                if !matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned) {
                     self.effects.merge(&relation.read_effects);
                     self.effects.unknown_rows();
                 }
@@ -180,10 +167,9 @@ pub(super) fn sets_default(target: &Node) -> bool {
         Some(NodeEnum::SetToDefault(_)) => true,
         Some(NodeEnum::MultiAssignRef(assign)) => {
             match assign.source.as_deref().and_then(|node| node.node.as_ref()) {
-                Some(NodeEnum::RowExpr(row)) => row
-                    .args
-                    .iter()
-                    .any(|arg| matches!(arg.node, Some(NodeEnum::SetToDefault(_)))),
+                Some(NodeEnum::RowExpr(row)) => {
+                    row.args.iter().any(|arg| matches!(arg.node, Some(NodeEnum::SetToDefault(_))))
+                }
                 _ => false,
             }
         }

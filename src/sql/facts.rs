@@ -18,10 +18,7 @@ use super::walk::Walker;
 
 /// The server's own texts name everything by schema, but for its own.
 fn server_scope() -> Scope {
-    Scope {
-        search_path: Some(vec!["pg_catalog".to_owned()]),
-        ..Scope::default()
-    }
+    Scope { search_path: Some(vec!["pg_catalog".to_owned()]), ..Scope::default() }
 }
 
 /// Fills in the effects of all that is stored.
@@ -41,11 +38,7 @@ struct Stored(Option<ParseResult>);
 
 impl Stored {
     fn expression(text: &str) -> Self {
-        Self(
-            pg_query::parse(&format!("SELECT {text}"), 0)
-                .ok()
-                .map(|parsed| parsed.protobuf),
-        )
+        Self(pg_query::parse(&format!("SELECT {text}"), 0).ok().map(|parsed| parsed.protobuf))
     }
 
     fn query(text: &str) -> Self {
@@ -78,11 +71,7 @@ impl Stored {
     }
 
     fn holds(&self, catalog: &Catalog, scope: &Scope, table: Option<&Relation>) -> bool {
-        let proof = Proof {
-            names: Names { catalog, scope },
-            table,
-            alias: "",
-        };
+        let proof = Proof { names: Names { catalog, scope }, table, alias: "" };
         self.value().is_some_and(|value| proof.holds(value))
     }
 }
@@ -186,9 +175,7 @@ fn defaults(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
     let scope = server_scope();
     for row in table(rows, "columns", 9)? {
         let domain = catalog.types.get(&text(row, 3)).and_then(|kinds| {
-            kinds
-                .iter()
-                .find(|kind| Some(kind.schema.as_str()) == value(row, 2))
+            kinds.iter().find(|kind| Some(kind.schema.as_str()) == value(row, 2))
         });
         // A column of a domain may be of another class now, for the domain's conditions.
         let class = domain.map(|kind| kind.class);
@@ -200,13 +187,7 @@ fn defaults(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
             (Some(expression), _) => default_kind(catalog, &scope, expression),
             (None, Some(domain)) => {
                 let sequences = domain.default_sequences.clone();
-                (
-                    domain.default.clone(),
-                    Effects {
-                        sequences,
-                        ..Effects::default()
-                    },
-                )
+                (domain.default.clone(), Effects { sequences, ..Effects::default() })
             }
             (None, None) => (DefaultKind::None, Effects::default()),
         };
@@ -220,16 +201,8 @@ fn defaults(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
         };
         relation.default_effects.merge(&effects);
         let name = text(row, 1);
-        if let Some(column) = relation
-            .columns
-            .iter_mut()
-            .find(|column| column.name == name)
-        {
-            column.default = if identity {
-                DefaultKind::Sequence
-            } else {
-                kind
-            };
+        if let Some(column) = relation.columns.iter_mut().find(|column| column.name == name) {
+            column.default = if identity { DefaultKind::Sequence } else { kind };
             column.class = class.unwrap_or(column.class);
         }
     }
@@ -305,10 +278,8 @@ pub(super) fn function_holds(rows: &[Vec<Option<String>>]) -> Vec<Hold> {
             _ => None,
         })
         .collect();
-    let mut holds: Vec<bool> = bodies
-        .iter()
-        .map(|body| body.as_deref().is_none_or(leaves_state))
-        .collect();
+    let mut holds: Vec<bool> =
+        bodies.iter().map(|body| body.as_deref().is_none_or(leaves_state)).collect();
     loop {
         let pinning: HashSet<String> = rows
             .iter()
@@ -318,18 +289,14 @@ pub(super) fn function_holds(rows: &[Vec<Option<String>>]) -> Vec<Hold> {
             .collect();
         let before = holds.iter().filter(|held| **held).count();
         for (held, body) in holds.iter_mut().zip(&bodies) {
-            *held |= body
-                .as_ref()
-                .is_some_and(|words| words.iter().any(|word| pinning.contains(word)));
+            *held |=
+                body.as_ref().is_some_and(|words| words.iter().any(|word| pinning.contains(word)));
         }
         if holds.iter().filter(|held| **held).count() == before {
             break;
         }
     }
-    holds
-        .into_iter()
-        .map(|held| if held { Hold::Session } else { Hold::Statement })
-        .collect()
+    holds.into_iter().map(|held| if held { Hold::Session } else { Hold::Statement }).collect()
 }
 
 /// The volatility that a function was declared with, or the worse one that its body gives away: a
@@ -368,9 +335,7 @@ fn words(body: &str) -> Vec<String> {
             break;
         }
         let end = if line < block { "\n" } else { "*/" };
-        rest = rest[at..]
-            .find(end)
-            .map_or("", |skip| &rest[at + skip + end.len()..]);
+        rest = rest[at..].find(end).map_or("", |skip| &rest[at + skip + end.len()..]);
     }
     let lower = plain.to_lowercase().replace(';', " ; ");
     lower
@@ -387,11 +352,7 @@ pub(super) fn block_hold(catalog: &Catalog, body: &str) -> Hold {
         .iter()
         .flat_map(|word| catalog.functions.get(word).into_iter().flatten())
         .any(|function| function.hold == Hold::Session);
-    if calls || leaves_state(&words) {
-        Hold::Session
-    } else {
-        Hold::Statement
-    }
+    if calls || leaves_state(&words) { Hold::Session } else { Hold::Statement }
 }
 
 fn leaves_state(words: &[String]) -> bool {

@@ -54,21 +54,16 @@ pub(super) fn fill<'t>(names: Names<'_>, column: &'t ColumnDef) -> Option<Fill<'
         return (!same).then_some(Fill::Default(default));
     }
     let varies = schema != "pg_catalog"
-        && names
-            .types(schema, name)
-            .any(|kind| !kind.default.same_everywhere());
+        && names.types(schema, name).any(|kind| !kind.default.same_everywhere());
     varies.then_some(Fill::Domain)
 }
 
 /// A column's constraints, the default among them.
 pub(super) fn constraints(column: &ColumnDef) -> impl Iterator<Item = &Constraint> {
-    column
-        .constraints
-        .iter()
-        .filter_map(|node| match &node.node {
-            Some(NodeEnum::Constraint(constraint)) => Some(&**constraint),
-            _ => None,
-        })
+    column.constraints.iter().filter_map(|node| match &node.node {
+        Some(NodeEnum::Constraint(constraint)) => Some(&**constraint),
+        _ => None,
+    })
 }
 
 /// The text of a default that is a literal.
@@ -87,15 +82,7 @@ fn same_default(names: Names<'_>, class: TypeClass, default: &Node) -> bool {
     match literal(default) {
         // All backends read the literal under the same settings, once, as a constant.
         Some(text) => class == TypeClass::Plain || !names::mentions_clock(text),
-        None => {
-            class == TypeClass::Plain
-                && Proof {
-                    names,
-                    table: None,
-                    alias: "",
-                }
-                .holds(default)
-        }
+        None => class == TypeClass::Plain && Proof { names, table: None, alias: "" }.holds(default),
     }
 }
 

@@ -75,8 +75,7 @@ pub(super) fn is_leader_setting(name: &str) -> bool {
 
 /// Whether a setting is the proxy's own.
 pub(super) fn is_reserved_setting(name: &str) -> bool {
-    name.get(..9)
-        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("lockstep."))
+    name.get(..9).is_some_and(|prefix| prefix.eq_ignore_ascii_case("lockstep."))
 }
 
 impl<'t> Walker<'_, 't> {
@@ -129,9 +128,7 @@ impl<'t> Walker<'_, 't> {
             self.effects.on_leader(Hold::Statement);
             self.effects.volatility(Volatility::Volatile);
         } else {
-            self.effects.refuse(Refusal::reserved(format!(
-                "lockstep.{name}() is the proxy's own"
-            )));
+            self.effects.refuse(Refusal::reserved(format!("lockstep.{name}() is the proxy's own")));
         }
     }
 
@@ -210,10 +207,7 @@ impl<'t> Walker<'_, 't> {
     fn sequence(&mut self, args: &[Node]) {
         self.effects.captured = true;
         self.effects.by_name = true;
-        let named = args
-            .first()
-            .and_then(names::string_constant)
-            .and_then(names::parse_qualified);
+        let named = args.first().and_then(names::string_constant).and_then(names::parse_qualified);
         let found = named.map(|(schema, name)| self.names.relation_named(&schema, &name));
         match found {
             Some(Found::Known(relation)) => self.effects.sequences.add(&relation.quoted),
@@ -246,23 +240,18 @@ impl<'t> Walker<'_, 't> {
     fn set_config(&mut self, args: &[Node]) {
         let key = args.first().and_then(names::string_constant);
         if key.is_some_and(is_reserved_setting) {
-            self.effects.refuse(Refusal::reserved(
-                "the settings \"lockstep.*\" are the proxy's own",
-            ));
+            self.effects
+                .refuse(Refusal::reserved("the settings \"lockstep.*\" are the proxy's own"));
         }
         let local = args.get(2).and_then(names::bool_constant) == Some(true);
-        self.effects.on_leader(if local {
-            Hold::Transaction
-        } else {
-            Hold::Session
-        });
+        self.effects.on_leader(if local { Hold::Transaction } else { Hold::Session });
     }
 
     fn current_setting(&mut self, args: &[Node]) {
         match args.first().and_then(names::string_constant) {
-            Some(key) if is_reserved_setting(key) => self.effects.refuse(Refusal::reserved(
-                "the settings \"lockstep.*\" are the proxy's own",
-            )),
+            Some(key) if is_reserved_setting(key) => self
+                .effects
+                .refuse(Refusal::reserved("the settings \"lockstep.*\" are the proxy's own")),
             Some(key) if !is_leader_setting(&key.to_ascii_lowercase()) => {}
             _ => self.effects.on_leader(Hold::Statement),
         }
@@ -463,10 +452,5 @@ const OBJECT_FAMILIES: [&str; 12] = [
 const OBJECT_SUFFIXES: [&str; 4] = ["_is_visible", "_description", "_size", "_has_role"];
 
 /// What acts on one server.
-const CONTROL_FAMILIES: [&str; 5] = [
-    "pg_create_",
-    "pg_copy_",
-    "pg_logical_",
-    "pg_replication_",
-    "binary_upgrade_",
-];
+const CONTROL_FAMILIES: [&str; 5] =
+    ["pg_create_", "pg_copy_", "pg_logical_", "pg_replication_", "binary_upgrade_"];

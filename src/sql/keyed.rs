@@ -33,19 +33,11 @@ pub(super) fn insert(names: Names<'_>, insert: &InsertStmt) -> Option<Condition>
     let rows = values(insert)?;
     let columns = insert_columns(table, &insert.cols)?;
     let mut condition = Condition::new();
-    let constants = Proof {
-        names,
-        table: None,
-        alias: "",
-    };
+    let constants = Proof { names, table: None, alias: "" };
     let width = rows.iter().map(|row| row.len()).min().unwrap_or(0);
     // Columns that some row leaves out get their default.
     let mut omitted = table.columns.iter().filter(|column| {
-        !column.generated
-            && !columns
-                .iter()
-                .take(width)
-                .any(|given| given.name == column.name)
+        !column.generated && !columns.iter().take(width).any(|given| given.name == column.name)
     });
     let proved = omitted.all(|column| column.default.same_everywhere())
         && rows.iter().all(|row| {
@@ -65,11 +57,7 @@ pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> Option<Condition>
     if !update.from_clause.is_empty() || update.with_clause.is_some() || table.triggers.update {
         return None;
     }
-    let row = Proof {
-        names,
-        table: Some(table),
-        alias,
-    };
+    let row = Proof { names, table: Some(table), alias };
     let key = pinned(row, &update.where_clause)?;
     let mut condition = Condition::new();
     let primary = table.keys.first();
@@ -104,15 +92,7 @@ pub(super) fn delete(names: Names<'_>, delete: &DeleteStmt) -> Option<Condition>
         && delete.with_clause.is_none()
         && !table.triggers.delete
         && !table.referenced.iter().any(|reference| reference.on_delete)
-        && pinned(
-            Proof {
-                names,
-                table: Some(table),
-                alias,
-            },
-            &delete.where_clause,
-        )
-        .is_some()
+        && pinned(Proof { names, table: Some(table), alias }, &delete.where_clause).is_some()
         && returning(names, table, alias, &delete.returning_clause);
     proved.then(Condition::new)
 }
@@ -129,10 +109,7 @@ fn target<'c, 'a>(names: Names<'c>, var: &'a Option<RangeVar>) -> Option<(&'c Re
         && !table.row_security
         && table.plain_checks
         && !names.catalog.loose_casts;
-    let alias = var
-        .alias
-        .as_ref()
-        .map_or(&*var.relname, |alias| &alias.aliasname);
+    let alias = var.alias.as_ref().map_or(&*var.relname, |alias| &alias.aliasname);
     plain.then_some((table, alias))
 }
 
@@ -182,11 +159,7 @@ fn insert_columns<'c>(table: &'c Relation, given: &[Node]) -> Option<Vec<&'c Col
 
 fn assigned<'c>(table: &'c Relation, target: &ResTarget) -> Option<&'c Column> {
     // A part of an array or a composite keeps the rest of the value: still that row, but rare.
-    if target.indirection.is_empty() {
-        table.column(&target.name)
-    } else {
-        None
-    }
+    if target.indirection.is_empty() { table.column(&target.name) } else { None }
 }
 
 /// Whether this value, given to this column, is the same everywhere.
@@ -215,10 +188,7 @@ fn time_constant(type_name: &str, value: &Node) -> bool {
         Some(NodeEnum::AConst(_)) => names::string_constant(value)
             .is_some_and(|literal| names::unambiguous_time(type_name, literal)),
         Some(NodeEnum::TypeCast(cast)) => {
-            let same = cast
-                .type_name
-                .as_ref()
-                .and_then(|name| names::qualified(&name.names));
+            let same = cast.type_name.as_ref().and_then(|name| names::qualified(&name.names));
             matches!(same, Some(("" | "pg_catalog", name)) if name == type_name)
                 && cast.arg.as_deref().is_some_and(|arg| {
                     matches!(arg.node, Some(NodeEnum::AConst(_))) && time_constant(type_name, arg)
@@ -233,10 +203,7 @@ fn time_param(type_name: &str, value: &Node) -> Option<u32> {
     match &value.node {
         Some(NodeEnum::ParamRef(param)) => u32::try_from(param.number).ok(),
         Some(NodeEnum::TypeCast(cast)) => {
-            let same = cast
-                .type_name
-                .as_ref()
-                .and_then(|name| names::qualified(&name.names));
+            let same = cast.type_name.as_ref().and_then(|name| names::qualified(&name.names));
             match (same, &cast.arg.as_deref()?.node) {
                 (Some(("" | "pg_catalog", name)), Some(NodeEnum::ParamRef(param)))
                     if name == type_name =>
@@ -314,11 +281,7 @@ fn pin<'c>(row: Proof<'_, 'c>, side: &Node, other: &Node) -> Option<&'c str> {
     }
     let constants = Proof { table: None, ..row };
     // The name as the table keeps it, so that it outlives the proof.
-    let name = row
-        .table?
-        .columns
-        .iter()
-        .find(|known| known.name == column.name)?;
+    let name = row.table?.columns.iter().find(|known| known.name == column.name)?;
     constants.holds(other).then_some(name.name.as_str())
 }
 
@@ -329,10 +292,7 @@ fn is_exact(node: &Node) -> bool {
     match &node.node {
         Some(NodeEnum::AConst(_) | NodeEnum::ParamRef(_)) => true,
         Some(NodeEnum::TypeCast(cast)) => {
-            let name = cast
-                .type_name
-                .as_ref()
-                .and_then(|name| names::qualified(&name.names));
+            let name = cast.type_name.as_ref().and_then(|name| names::qualified(&name.names));
             let exact = matches!(
                 name,
                 Some((
@@ -369,11 +329,7 @@ fn returning(
     clause: &Option<ReturningClause>,
 ) -> bool {
     let Some(clause) = clause else { return true };
-    let row = Proof {
-        names,
-        table: Some(table),
-        alias,
-    };
+    let row = Proof { names, table: Some(table), alias };
     clause.options.is_empty()
         && clause.exprs.iter().all(|node| {
             let Some(NodeEnum::ResTarget(target)) = &node.node else {

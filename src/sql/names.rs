@@ -98,35 +98,24 @@ pub(super) fn option<'t>(options: &'t [Node], name: &str) -> Option<&'t protobuf
 
 /// How many arguments a call has, where that can be told.
 pub(super) fn arguments(call: &protobuf::FuncCall) -> Option<usize> {
-    let ordered = if call.agg_within_group {
-        call.agg_order.len()
-    } else {
-        0
-    };
+    let ordered = if call.agg_within_group { call.agg_order.len() } else { 0 };
     (!call.func_variadic).then(|| call.args.len() + ordered)
 }
 
 /// Whether an option is on: given without a value it is.
 pub(super) fn option_on(options: &[Node], name: &str) -> bool {
-    option(options, name).is_some_and(|def| {
-        def.arg
-            .as_deref()
-            .is_none_or(|arg| bool_constant(arg) != Some(false))
-    })
+    option(options, name)
+        .is_some_and(|def| def.arg.as_deref().is_none_or(|arg| bool_constant(arg) != Some(false)))
 }
 
 const CLOCK_WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 fn words(literal: &str) -> impl Iterator<Item = &str> {
-    literal
-        .split(|c: char| !c.is_ascii_alphabetic())
-        .filter(|word| !word.is_empty())
+    literal.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty())
 }
 
 fn is_clock_word(word: &str) -> bool {
-    CLOCK_WORDS
-        .iter()
-        .any(|clock| word.eq_ignore_ascii_case(clock))
+    CLOCK_WORDS.iter().any(|clock| word.eq_ignore_ascii_case(clock))
 }
 
 /// Whether a date/time type could read a clock out of this text.
@@ -138,15 +127,11 @@ pub fn mentions_clock(literal: &str) -> bool {
 /// Whether this text is *nothing but* a clock to a date/time type, or a range of it: what decides
 /// where a text in prose must not be taken for one.
 pub(super) fn is_clock(literal: &str) -> bool {
-    const COMPANIONS: [&str; 9] = [
-        "allballs", "zulu", "utc", "gmt", "z", "infinity", "empty", "am", "pm",
-    ];
+    const COMPANIONS: [&str; 9] =
+        ["allballs", "zulu", "utc", "gmt", "z", "infinity", "empty", "am", "pm"];
     mentions_clock(literal)
         && words(literal).all(|word| {
-            is_clock_word(word)
-                || COMPANIONS
-                    .iter()
-                    .any(|known| word.eq_ignore_ascii_case(known))
+            is_clock_word(word) || COMPANIONS.iter().any(|known| word.eq_ignore_ascii_case(known))
         })
 }
 
@@ -281,10 +266,7 @@ mod tests {
         assert!(unambiguous_time("timestamptz", "2024-02-29T12:00:00Z"));
         assert!(unambiguous_time("timestamptz", "2024-02-29 12:00:00+05:30"));
         assert!(!unambiguous_time("timestamptz", "2024-02-29 12:00:00"));
-        assert!(!unambiguous_time(
-            "timestamptz",
-            "2024-02-29 12:00:00 Europe/Berlin"
-        ));
+        assert!(!unambiguous_time("timestamptz", "2024-02-29 12:00:00 Europe/Berlin"));
         assert!(!unambiguous_time("date", "02/03/2024"));
         assert!(!unambiguous_time("date", "now"));
         assert!(!unambiguous_time("timetz", "12:00"));
@@ -294,10 +276,7 @@ mod tests {
     fn names_in_literals_are_folded_as_the_server_does() {
         let parsed = |text| parse_qualified(text);
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
-        assert_eq!(
-            parsed("Public.Items_id_seq"),
-            pair("public", "items_id_seq")
-        );
+        assert_eq!(parsed("Public.Items_id_seq"), pair("public", "items_id_seq"));
         assert_eq!(parsed("public.\"Or\"\"der\""), pair("public", "Or\"der"));
         assert_eq!(parsed("s"), pair("", "s"));
         assert_eq!(parsed(""), None);

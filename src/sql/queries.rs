@@ -7,10 +7,7 @@ pub(super) const QUERIES: &[(&str, &str)] = &[
     ("columns", COLUMNS),
     ("keys", KEYS),
     ("references", REFERENCES),
-    (
-        "inherits",
-        "SELECT inhparent::text, inhrelid::text FROM pg_inherits",
-    ),
+    ("inherits", "SELECT inhparent::text, inhrelid::text FROM pg_inherits"),
     ("checks", CHECKS),
     ("policies", POLICIES),
     ("views", VIEWS),

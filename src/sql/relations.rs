@@ -31,11 +31,7 @@ pub(super) fn named_object(names: Names<'_>, object: Option<&Node>) -> Statement
         }
         _ => false,
     };
-    if temp {
-        Statement::temporary(Hold::Session)
-    } else {
-        Statement::ddl(Ddl::default())
-    }
+    if temp { Statement::temporary(Hold::Session) } else { Statement::ddl(Ddl::default()) }
 }
 
 pub(super) fn grant(names: Names<'_>, grant: &GrantStmt) -> Statement {
@@ -102,10 +98,7 @@ fn drop_relations(names: Names<'_>, drop: &DropStmt, tables: bool) -> Statement 
         return Statement::ddl(Ddl::default());
     }
     if lasting.is_empty() {
-        return Statement {
-            drops,
-            ..Statement::temporary(Hold::Session)
-        };
+        return Statement { drops, ..Statement::temporary(Hold::Session) };
     }
     if !tables {
         return mixed("DROP");
@@ -123,22 +116,13 @@ fn drop_relations(names: Names<'_>, drop: &DropStmt, tables: bool) -> Statement 
         _ => "",
     };
     let followers = Some(format!("DROP TABLE {exists}{}{cascade}", list.join(", ")));
-    Statement {
-        drops,
-        ..Statement::ddl(Ddl {
-            followers,
-            ..Ddl::default()
-        })
-    }
+    Statement { drops, ..Statement::ddl(Ddl { followers, ..Ddl::default() }) }
 }
 
 pub(super) fn truncate(names: Names<'_>, truncate: &TruncateStmt) -> Statement {
     match create::temps(names, &truncate.relations) {
         (_, true) => {
-            return Statement {
-                tag: "truncate",
-                ..Statement::temporary(Hold::Session)
-            };
+            return Statement { tag: "truncate", ..Statement::temporary(Hold::Session) };
         }
         (true, false) => return mixed("TRUNCATE"),
         _ => {}
@@ -201,10 +185,7 @@ impl<'c> Truncated<'c> {
                 resets_sequences: restart,
                 ..Statement::new("truncate", Class::Ddl(Ddl::default()))
             },
-            (true, false) => Statement {
-                returns_rows: false,
-                ..Statement::opaque("truncate")
-            },
+            (true, false) => Statement { returns_rows: false, ..Statement::opaque("truncate") },
             (true, true) => refused(
                 "TRUNCATE … RESTART IDENTITY of a table with triggers is not replicated",
                 "Use TRUNCATE, then ALTER SEQUENCE … RESTART.",
@@ -230,19 +211,11 @@ pub(super) fn rename(names: Names<'_>, rename: &RenameStmt) -> Statement {
         return statement;
     }
     let (creates_temp, drops) = (vec![rename.newname.clone()], vec![relation.relname.clone()]);
-    Statement {
-        creates_temp,
-        drops,
-        ..statement
-    }
+    Statement { creates_temp, drops, ..statement }
 }
 
 pub(super) fn vacuum(names: Names<'_>, vacuum: &VacuumStmt) -> Statement {
-    let tag = if vacuum.is_vacuumcmd {
-        "vacuum"
-    } else {
-        "analyze"
-    };
+    let tag = if vacuum.is_vacuumcmd { "vacuum" } else { "analyze" };
     let temp = |node: &Node| match &node.node {
         Some(NodeEnum::VacuumRelation(item)) => {
             item.relation.as_ref().is_some_and(|var| names.is_temp(var))
@@ -250,10 +223,7 @@ pub(super) fn vacuum(names: Names<'_>, vacuum: &VacuumStmt) -> Statement {
         _ => false,
     };
     if !vacuum.rels.is_empty() && vacuum.rels.iter().all(temp) {
-        return Statement {
-            tag,
-            ..Statement::temporary(Hold::Session)
-        };
+        return Statement { tag, ..Statement::temporary(Hold::Session) };
     }
     Statement::maintenance(tag, Maintenance::Everywhere)
 }
@@ -268,18 +238,12 @@ pub(super) fn reindex(names: Names<'_>, reindex: &ReindexStmt) -> Statement {
     );
     let found = reindex.relation.as_ref().map(|var| names.relation(var));
     match found {
-        Some(Found::Temp) => Statement {
-            tag: "reindex",
-            ..Statement::temporary(Hold::Session)
-        },
+        Some(Found::Temp) => Statement { tag: "reindex", ..Statement::temporary(Hold::Session) },
         // Partitions are done one by one, each in its own transaction.
         Some(Found::Known(table)) if table.kind == RelationKind::Partitioned => {
             Statement::maintenance("reindex", Maintenance::Everywhere)
         }
-        _ if single => Statement {
-            tag: "reindex",
-            ..Statement::ddl(Ddl::default())
-        },
+        _ if single => Statement { tag: "reindex", ..Statement::ddl(Ddl::default()) },
         _ => Statement::maintenance("reindex", Maintenance::Everywhere),
     }
 }

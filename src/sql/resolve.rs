@@ -77,18 +77,11 @@ impl<'c> Names<'c> {
     }
 
     fn holds(&self, schema: &str, name: &str) -> bool {
-        matches!(
-            self.in_schema(self.real_schema(schema), name),
-            Found::Known(_)
-        )
+        matches!(self.in_schema(self.real_schema(schema), name), Found::Known(_))
     }
 
     fn real_schema<'s>(&'s self, entry: &'s str) -> &'s str {
-        if entry == "$user" {
-            &self.scope.user
-        } else {
-            entry
-        }
+        if entry == "$user" { &self.scope.user } else { entry }
     }
 
     fn in_schema(&self, schema: &str, name: &str) -> Found<'c> {
@@ -126,11 +119,7 @@ impl<'c> Names<'c> {
         args: Option<usize>,
     ) -> impl Iterator<Item = &'c Function> + use<'c, 's> {
         let names = *self;
-        let all = self
-            .catalog
-            .functions
-            .get(name)
-            .map_or(&[][..], Vec::as_slice);
+        let all = self.catalog.functions.get(name).map_or(&[][..], Vec::as_slice);
         all.iter().filter(move |function| {
             args.is_none_or(|count| function.args.contains(&count))
                 && names.visible(schema, &function.schema)
@@ -145,8 +134,7 @@ impl<'c> Names<'c> {
     ) -> impl Iterator<Item = &'c UserType> + use<'c, 's> {
         let names = *self;
         let all = self.catalog.types.get(name).map_or(&[][..], Vec::as_slice);
-        all.iter()
-            .filter(move |kind| names.visible(schema, &kind.schema))
+        all.iter().filter(move |kind| names.visible(schema, &kind.schema))
     }
 
     fn visible(&self, wanted: &str, actual: &str) -> bool {

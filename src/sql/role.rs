@@ -19,14 +19,8 @@ pub(super) fn with_password(piece: &Piece<'_, '_>, options: &[Node]) -> Statemen
     };
     match literal(piece) {
         Some(range) => {
-            let password = Some(Password {
-                range,
-                plain: plain.to_owned(),
-            });
-            Statement::ddl(Ddl {
-                password,
-                ..Ddl::default()
-            })
+            let password = Some(Password { range, plain: plain.to_owned() });
+            Statement::ddl(Ddl { password, ..Ddl::default() })
         }
         // Each server would make its own verifier of it, and a login be good on one of them only.
         None => Statement::refused(
@@ -62,9 +56,7 @@ fn is_verifier(text: &str) -> bool {
         let fields: Vec<&str> = rest.split(['$', ':']).collect();
         fields.len() == 4
             && fields.iter().all(|field| !field.is_empty())
-            && fields
-                .first()
-                .is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+            && fields.first().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
     });
     md5 || scram
 }

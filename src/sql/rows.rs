@@ -16,14 +16,9 @@ pub(super) fn table<'r>(
     name: &str,
     width: usize,
 ) -> Result<&'r [Vec<Option<String>>], String> {
-    let found = rows
-        .get(name)
-        .ok_or_else(|| format!("the catalog query {name} was not asked"))?;
+    let found = rows.get(name).ok_or_else(|| format!("the catalog query {name} was not asked"))?;
     match found.iter().find(|row| row.len() < width) {
-        Some(row) => Err(format!(
-            "{name}: a row of {} columns, not {width}",
-            row.len()
-        )),
+        Some(row) => Err(format!("{name}: a row of {} columns, not {width}", row.len())),
         None => Ok(found),
     }
 }
@@ -41,9 +36,7 @@ pub(super) fn flag(row: &[Option<String>], at: usize) -> bool {
 }
 
 pub(super) fn count(row: &[Option<String>], at: usize) -> usize {
-    value(row, at)
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
+    value(row, at).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// The relation behind an object number.
@@ -62,9 +55,5 @@ pub(super) fn find_type<'c>(
     schema: &str,
     name: &str,
 ) -> Option<&'c mut UserType> {
-    catalog
-        .types
-        .get_mut(name)?
-        .iter_mut()
-        .find(|kind| kind.schema == schema)
+    catalog.types.get_mut(name)?.iter_mut().find(|kind| kind.schema == schema)
 }

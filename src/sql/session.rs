@@ -22,20 +22,9 @@ pub(super) fn transaction(tx: &TransactionStmt) -> Statement {
     match Kind::try_from(tx.kind) {
         Ok(Kind::TransStmtBegin | Kind::TransStmtStart) => {
             let modes = modes(&tx.options);
-            let Modes {
-                isolation,
-                read_only,
-                deferrable,
-            } = modes;
-            let begin = TxOp::Begin {
-                isolation,
-                read_only,
-                deferrable,
-            };
-            Statement {
-                modes: Some(modes),
-                ..done("begin", begin)
-            }
+            let Modes { isolation, read_only, deferrable } = modes;
+            let begin = TxOp::Begin { isolation, read_only, deferrable };
+            Statement { modes: Some(modes), ..done("begin", begin) }
         }
         Ok(Kind::TransStmtCommit) => done("commit", TxOp::Commit { chain: tx.chain }),
         Ok(Kind::TransStmtRollback) => done("rollback", TxOp::Rollback { chain: tx.chain }),
@@ -59,9 +48,7 @@ pub(super) fn transaction(tx: &TransactionStmt) -> Statement {
 /// The modes in a list of options.
 pub(super) fn modes(options: &[Node]) -> Modes {
     let flag = |name| {
-        names::option(options, name)
-            .and_then(|def| def.arg.as_deref())
-            .and_then(flag_constant)
+        names::option(options, name).and_then(|def| def.arg.as_deref()).and_then(flag_constant)
     };
     let isolation = names::option(options, "transaction_isolation")
         .and_then(|def| def.arg.as_deref())
@@ -96,16 +83,9 @@ fn modes_text(modes: Modes) -> String {
         Isolation::RepeatableRead => "ISOLATION LEVEL REPEATABLE READ",
         Isolation::Serializable => "ISOLATION LEVEL SERIALIZABLE",
     });
-    let access = modes
-        .read_only
-        .map(|on| if on { "READ ONLY" } else { "READ WRITE" });
-    let deferrable = modes
-        .deferrable
-        .map(|on| if on { "DEFERRABLE" } else { "NOT DEFERRABLE" });
-    let given: Vec<&str> = [isolation, access, deferrable]
-        .into_iter()
-        .flatten()
-        .collect();
+    let access = modes.read_only.map(|on| if on { "READ ONLY" } else { "READ WRITE" });
+    let deferrable = modes.deferrable.map(|on| if on { "DEFERRABLE" } else { "NOT DEFERRABLE" });
+    let given: Vec<&str> = [isolation, access, deferrable].into_iter().flatten().collect();
     given.join(", ")
 }
 
@@ -128,32 +108,19 @@ pub(super) fn set(set: &VariableSetStmt) -> Statement {
                 [only] => Some(only.clone()),
                 _ => None,
             };
-            done(SetOp::Assign {
-                key,
-                local: set.is_local,
-                value,
-                list,
-            })
+            done(SetOp::Assign { key, local: set.is_local, value, list })
         }
         // SET LOCAL … TO DEFAULT ends with the transaction, which RESET does not.
-        Ok(VariableSetKind::VarSetDefault) if set.is_local => done(SetOp::Assign {
-            key,
-            local: true,
-            value: None,
-            list: Vec::new(),
-        }),
+        Ok(VariableSetKind::VarSetDefault) if set.is_local => {
+            done(SetOp::Assign { key, local: true, value: None, list: Vec::new() })
+        }
         Ok(VariableSetKind::VarSetDefault | VariableSetKind::VarReset) => {
             done(SetOp::Reset { key })
         }
         Ok(VariableSetKind::VarResetAll) => done(SetOp::ResetAll),
         Ok(VariableSetKind::VarSetMulti) => multi(set, &key),
         // SET … FROM CURRENT belongs into a function's definition: the server says so.
-        _ => Statement::new(
-            "set",
-            Class::LeaderRead {
-                hold: Hold::Statement,
-            },
-        ),
+        _ => Statement::new("set", Class::LeaderRead { hold: Hold::Statement }),
     }
 }
 
@@ -163,26 +130,15 @@ fn multi(set: &VariableSetStmt, key: &str) -> Statement {
         "transaction" => {
             let modes = modes(&set.args);
             let op = SetOp::Transaction(modes_text(modes));
-            Statement {
-                modes: Some(modes),
-                ..done(op)
-            }
+            Statement { modes: Some(modes), ..done(op) }
         }
-        "session characteristics" => Statement {
-            modes: Some(modes(&set.args)),
-            ..done(SetOp::Characteristics)
-        },
+        "session characteristics" => {
+            Statement { modes: Some(modes(&set.args)), ..done(SetOp::Characteristics) }
+        }
         // A snapshot exported by another session, which can only have been the leader's.
         "transaction snapshot" => {
-            let id = set
-                .args
-                .first()
-                .and_then(names::setting_constant)
-                .unwrap_or_default();
-            done(SetOp::Transaction(format!(
-                "SNAPSHOT '{}'",
-                id.replace('\'', "''")
-            )))
+            let id = set.args.first().and_then(names::setting_constant).unwrap_or_default();
+            done(SetOp::Transaction(format!("SNAPSHOT '{}'", id.replace('\'', "''"))))
         }
         _ => Statement::opaque("set"),
     }
@@ -197,16 +153,11 @@ pub(super) fn show(show: &VariableShowStmt) -> Statement {
         );
     }
     let class = if is_leader_setting(&key) {
-        Class::LeaderRead {
-            hold: Hold::Statement,
-        }
+        Class::LeaderRead { hold: Hold::Statement }
     } else {
         Class::Read
     };
-    Statement {
-        returns_rows: true,
-        ..Statement::new("show", class)
-    }
+    Statement { returns_rows: true, ..Statement::new("show", class) }
 }
 
 pub(super) fn discard(discard: &DiscardStmt) -> Statement {
@@ -224,11 +175,8 @@ pub(super) fn discard(discard: &DiscardStmt) -> Statement {
 pub(super) fn declare(names: Names<'_>, declare: &DeclareCursorStmt) -> Statement {
     let mut walker = Walker::new(names);
     walker.opt(&declare.query);
-    let hold = if declare.options & CURSOR_WITH_HOLD != 0 {
-        Hold::Session
-    } else {
-        Hold::Transaction
-    };
+    let hold =
+        if declare.options & CURSOR_WITH_HOLD != 0 { Hold::Session } else { Hold::Transaction };
     walker.effects.on_leader(hold);
     if walker.effects.captured && walker.effects.refused.is_none() {
         return Statement::refused(
@@ -252,24 +200,14 @@ pub(super) fn fetch(fetch: &FetchStmt) -> Statement {
     Statement {
         cursor: Some(fetch.portalname.clone()),
         returns_rows: !fetch.ismove,
-        ..Statement::new(
-            tag,
-            Class::LeaderRead {
-                hold: Hold::Transaction,
-            },
-        )
+        ..Statement::new(tag, Class::LeaderRead { hold: Hold::Transaction })
     }
 }
 
 pub(super) fn close(portal: &str) -> Statement {
     Statement {
         cursor: (!portal.is_empty()).then(|| portal.to_owned()),
-        ..Statement::new(
-            "close",
-            Class::LeaderRead {
-                hold: Hold::Statement,
-            },
-        )
+        ..Statement::new("close", Class::LeaderRead { hold: Hold::Statement })
     }
 }
 
@@ -278,11 +216,8 @@ pub(super) fn lock(names: Names<'_>, relations: &[Node]) -> Statement {
     let mut walker = Walker::new(names);
     walker.nodes(relations);
     // Nothing is read: what stands behind a view is locked with it, but not run.
-    let mut effects = Effects {
-        reads: walker.effects.reads,
-        locks_rows: true,
-        ..Effects::default()
-    };
+    let mut effects =
+        Effects { reads: walker.effects.reads, locks_rows: true, ..Effects::default() };
     effects.on_leader(Hold::Transaction);
     effects.into_statement("lock", false)
 }

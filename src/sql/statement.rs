@@ -411,21 +411,13 @@ impl Statement {
             sequences: Sequences::Any,
             clock: true,
             returns_rows: true,
-            ..Self::new(
-                tag,
-                Class::Captured {
-                    hold: Hold::Session,
-                },
-            )
+            ..Self::new(tag, Class::Captured { hold: Hold::Session })
         }
     }
 
     /// A change of the schema that runs everywhere.
     pub(super) fn ddl(ddl: Ddl) -> Self {
-        Self {
-            writes: Touched::Unknown,
-            ..Self::new("ddl", Class::Ddl(ddl))
-        }
+        Self { writes: Touched::Unknown, ..Self::new("ddl", Class::Ddl(ddl)) }
     }
 
     /// A change of temporary objects only.
@@ -449,11 +441,7 @@ impl Statement {
 impl Refusal {
     /// What has no way to be the same on all backends.
     pub(super) fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            sqlstate: "0A000",
-            message: message.into(),
-            hint: hint.into(),
-        }
+        Self { sqlstate: "0A000", message: message.into(), hint: hint.into() }
     }
 
     /// What belongs to the proxy alone.

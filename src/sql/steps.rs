@@ -29,9 +29,7 @@ pub(super) fn take_apart(
     if let Some(refusal) = disturbed(names, table) {
         return Statement::refused("ddl", refusal);
     }
-    Plan::new(names, table, alter)
-        .and_then(|plan| plan.of(alter))
-        .unwrap_or_else(otherwise)
+    Plan::new(names, table, alter).and_then(|plan| plan.of(alter)).unwrap_or_else(otherwise)
 }
 
 /// Whether ADD COLUMN IF NOT EXISTS finds the column.
@@ -125,10 +123,7 @@ impl<'c> Plan<'c> {
         Some(Self {
             names,
             table,
-            target: RangeVar {
-                schemaname: table.schema.clone(),
-                ..alter.relation.clone()?
-            },
+            target: RangeVar { schemaname: table.schema.clone(), ..alter.relation.clone()? },
             sequences: Vec::new(),
             before: Vec::new(),
             head: Vec::new(),
@@ -178,10 +173,7 @@ impl<'c> Plan<'c> {
         }
         // A descendant's own column would lose its values.
         let below = filled(self.names, self.table).skip(1);
-        let known = below
-            .filter_map(|each| each.column(&column.colname))
-            .next()
-            .is_some();
+        let known = below.filter_map(|each| each.column(&column.colname)).next().is_some();
         if known || self.added.contains(&column.colname) {
             return None;
         }
@@ -190,10 +182,7 @@ impl<'c> Plan<'c> {
         for constraint in fills::constraints(column) {
             sorted.add(constraint, &column.colname)?;
         }
-        let mut new = ColumnDef {
-            constraints: Vec::new(),
-            ..(**column).clone()
-        };
+        let mut new = ColumnDef { constraints: Vec::new(), ..(**column).clone() };
         if let Some(fill) = fills::fill(self.names, column) {
             self.fills.push(quote(&column.colname));
             self.fill(fill, &mut new, &mut sorted)?;
@@ -268,8 +257,7 @@ impl<'c> Plan<'c> {
             format!("CREATE SEQUENCE {sequence} AS {integer}"),
             format!("ALTER SEQUENCE {sequence} OWNER TO {owner}"),
         ]);
-        self.owned
-            .push(format!("ALTER SEQUENCE {sequence} OWNED BY {owned}"));
+        self.owned.push(format!("ALTER SEQUENCE {sequence} OWNED BY {owned}"));
         let text = sequence.replace('\'', "''");
         let set = format!("ALTER COLUMN {name} SET DEFAULT nextval('{text}'::regclass)");
         self.defaults.extend(trees::commands(&set)?);
@@ -314,10 +302,7 @@ impl<'c> Plan<'c> {
     fn new_sequence(&mut self, column: &str) -> Option<String> {
         let (schema, table) = (&self.target.schemaname, &self.target.relname);
         // In a literal a backslash has another meaning in some sessions.
-        if [schema, table, column]
-            .iter()
-            .any(|name| name.contains('\\'))
-        {
+        if [schema, table, column].iter().any(|name| name.contains('\\')) {
             return None;
         }
         let free = (0..100).find_map(|number| {
@@ -355,11 +340,7 @@ impl<'c> Plan<'c> {
         }
         let table = |cmds: &[Node]| trees::alter_table(&self.target, objtype, cmds);
         let only = if self.target.inh { "" } else { "ONLY " };
-        let sets: Vec<String> = self
-            .fills
-            .iter()
-            .map(|c| format!("{c} = DEFAULT"))
-            .collect();
+        let sets: Vec<String> = self.fills.iter().map(|c| format!("{c} = DEFAULT")).collect();
         let update = format!("UPDATE {only}{} SET {}", self.table_name(), sets.join(", "));
         let (head, defaults) = (table(&self.head)?, table(&self.defaults)?);
         let mut texts = self.before;
@@ -369,25 +350,16 @@ impl<'c> Plan<'c> {
         if !self.tail.is_empty() {
             texts.push(trees::alter_table(&self.target, objtype, &self.tail)?);
         }
-        let step = |sql: String| DdlStep {
-            captured: sql == update,
-            sql,
-        };
+        let step = |sql: String| DdlStep { captured: sql == update, sql };
         let steps = texts.into_iter().map(step).collect();
-        let sequences = if numbered {
-            Sequences::Named(self.sequences)
-        } else {
-            self.effects.sequences
-        };
+        let sequences =
+            if numbered { Sequences::Named(self.sequences) } else { self.effects.sequences };
         Some(Statement {
             reads: self.effects.reads,
             sequences,
             clock: self.effects.clock,
             resets_sequences: numbered,
-            ..Statement::ddl(Ddl {
-                steps,
-                ..Ddl::default()
-            })
+            ..Statement::ddl(Ddl { steps, ..Ddl::default() })
         })
     }
 }

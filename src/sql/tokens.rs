@@ -52,9 +52,7 @@ impl<'x> Tokens<'x> {
         match text.strip_prefix('"') {
             Some(quoted) => Some(quoted.strip_suffix('"')?.replace("\"\"", "\"")),
             None => {
-                let word = text
-                    .chars()
-                    .all(|c| c.is_alphanumeric() || c == '_' || c == '$');
+                let word = text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '$');
                 word.then(|| text.to_lowercase())
             }
         }

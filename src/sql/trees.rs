@@ -63,10 +63,7 @@ pub(super) fn alter_table(target: &RangeVar, objtype: i32, cmds: &[Node]) -> Opt
         missing_ok: false,
     });
     let text = tree.deparse(DeparseOptions::default()).ok()?;
-    let mut again = pg_query::parse(&text, ParserOptions::DEFAULT)
-        .ok()?
-        .protobuf
-        .stmts;
+    let mut again = pg_query::parse(&text, ParserOptions::DEFAULT).ok()?.protobuf.stmts;
     let read = again.pop()?.stmt?.node?;
     (again.is_empty() && placeless(&tree) == placeless(&read)).then_some(text)
 }
@@ -101,11 +98,7 @@ impl Sorted {
     /// Adds one. None: what it means for the rest is not known.
     pub(super) fn add(&mut self, constraint: &Constraint, name: &str) -> Option<()> {
         use ConstrType as C;
-        let key = || {
-            vec![node(NodeEnum::String(pg_query::protobuf::String {
-                sval: name.into(),
-            }))]
-        };
+        let key = || vec![node(NodeEnum::String(pg_query::protobuf::String { sval: name.into() }))];
         let mut table = constraint.clone();
         match ConstrType::try_from(constraint.contype).ok()? {
             // An identity is made from what it says later.
@@ -145,10 +138,7 @@ impl Sorted {
 
 /// A sub-command that adds this constraint.
 pub(super) fn add_constraint(constraint: Constraint) -> Option<Node> {
-    with_definition(
-        "ADD CHECK (true)",
-        node(NodeEnum::Constraint(Box::new(constraint))),
-    )
+    with_definition("ADD CHECK (true)", node(NodeEnum::Constraint(Box::new(constraint))))
 }
 
 /// A sub-command that adds this column.

@@ -40,10 +40,7 @@ mod tests {
 
     #[test]
     fn a_bound_time_is_fixed_when_it_says_all() {
-        let param = TimeParam {
-            number: 1,
-            type_name: "timestamptz".to_owned(),
-        };
+        let param = TimeParam { number: 1, type_name: "timestamptz".to_owned() };
         assert!(param.is_fixed(0, false, None));
         assert!(param.is_fixed(0, false, Some(b"2024-05-01 10:00:00.123+02")));
         assert!(param.is_fixed(1184, true, Some(&[0; 8])));

@@ -31,12 +31,7 @@ impl<'c, 't> Walker<'c, 't> {
         if names.catalog.wild_casts {
             effects.anything();
         }
-        Self {
-            names,
-            effects,
-            trusted: false,
-            ctes: Vec::new(),
-        }
+        Self { names, effects, trusted: false, ctes: Vec::new() }
     }
 
     pub(super) fn nodes(&mut self, nodes: &'t [Node]) {
@@ -226,10 +221,7 @@ impl<'c, 't> Walker<'c, 't> {
         };
         // Where a row lies and who wrote it differs from one backend to another: what a client
         // reads of it must have a meaning for what it writes.
-        if matches!(
-            name,
-            "ctid" | "xmin" | "xmax" | "cmin" | "cmax" | "tableoid"
-        ) {
+        if matches!(name, "ctid" | "xmin" | "xmax" | "cmin" | "cmax" | "tableoid") {
             self.effects.on_leader(Hold::Statement);
             self.effects.volatility(Volatility::Volatile);
         }
@@ -320,10 +312,7 @@ impl<'c, 't> Walker<'c, 't> {
         self.opt(&select.limit_count);
         if (select.limit_count.is_some() || select.limit_offset.is_some())
             && select.sort_clause.is_empty()
-            || (select
-                .distinct_clause
-                .iter()
-                .any(|node| node.node.is_some()))
+            || (select.distinct_clause.iter().any(|node| node.node.is_some()))
         {
             self.effects.unordered = true;
         }
@@ -351,8 +340,7 @@ impl<'c, 't> Walker<'c, 't> {
             })
         };
         if with.recursive {
-            self.ctes
-                .extend(queries().map(|cte: &CommonTableExpr| cte.ctename.as_str()));
+            self.ctes.extend(queries().map(|cte: &CommonTableExpr| cte.ctename.as_str()));
         }
         for cte in queries() {
             self.opt(&cte.ctequery);
@@ -380,8 +368,7 @@ impl<'c, 't> Walker<'c, 't> {
             }
             Found::System => self.read_system(var),
             Found::Lockstep if var.relname == "secret" => {
-                self.effects
-                    .refuse(Refusal::reserved("lockstep.secret is not for applications"));
+                self.effects.refuse(Refusal::reserved("lockstep.secret is not for applications"));
             }
             Found::Lockstep => self.effects.on_leader(Hold::Statement),
             Found::Known(relation) => {

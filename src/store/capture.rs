@@ -86,30 +86,17 @@ pub fn is_ours(code: &[u8]) -> bool {
 
 /// Decodes a notice given as its fields. `mark` is the answer of `MARK_SQL` on the same connection.
 pub fn captured(fields: &[(u8, &[u8])], mark: &str) -> Option<Captured> {
-    let field = |letter| {
-        fields
-            .iter()
-            .find(|(l, _)| *l == letter)
-            .map_or(&[][..], |(_, value)| *value)
-    };
+    let field =
+        |letter| fields.iter().find(|(l, _)| *l == letter).map_or(&[][..], |(_, value)| *value);
     let code = field(b'C');
     if !is_ours(code) || mark.is_empty() || !same(field(b'M'), mark.as_bytes()) {
         return None;
     }
     if code == DDL_CODE {
         let tag = String::from_utf8_lossy(field(b'D')).into_owned();
-        return Some(Captured::Ddl {
-            tag,
-            temporary: field(b'H') == b"temp",
-        });
+        return Some(Captured::Ddl { tag, temporary: field(b'H') == b"temp" });
     }
-    let values = [
-        field(b's'),
-        field(b't'),
-        field(b'c'),
-        field(b'D'),
-        field(b'H'),
-    ];
+    let values = [field(b's'), field(b't'), field(b'c'), field(b'D'), field(b'H')];
     Some(row(values).map_or(Captured::Unreadable, Captured::Row))
 }
 
@@ -119,11 +106,7 @@ fn row([schema, table, op, old, new]: [&[u8]; 5]) -> Option<CapturedRow> {
         None => (false, op),
     };
     let text = |bytes: &[u8]| {
-        let bytes = if armoured {
-            unhex(bytes)?
-        } else {
-            bytes.to_vec()
-        };
+        let bytes = if armoured { unhex(bytes)? } else { bytes.to_vec() };
         String::from_utf8(bytes).ok()
     };
     let (letter, serial) = op.split_first()?;
@@ -149,11 +132,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |c: u8| char::from(c).to_digit(16);
     let pair = |p: &[u8]| u8::try_from(digit(p[0])? * 16 + digit(p[1])?).ok();
-    if text.len().is_multiple_of(2) {
-        text.chunks(2).map(pair).collect()
-    } else {
-        None
-    }
+    if text.len().is_multiple_of(2) { text.chunks(2).map(pair).collect() } else { None }
 }
 
 #[cfg(test)]
@@ -193,32 +172,21 @@ mod tests {
         let Some(Captured::Row(row)) = captured(&notice("xI1", "74", "28c3a429"), MARK) else {
             panic!("no row");
         };
-        assert_eq!(
-            (row.relation.as_str(), row.new.as_str()),
-            ("\"t\".\"t\"", "(ä)")
-        );
+        assert_eq!((row.relation.as_str(), row.new.as_str()), ("\"t\".\"t\"", "(ä)"));
     }
 
     #[test]
     fn a_forged_notice_is_not_ours() {
         assert_eq!(captured(&notice("I1", "t", "(1)"), "78c1"), None);
         assert_eq!(captured(&notice("I1", "t", "(1)"), ""), None);
-        assert_eq!(
-            captured(&[(b'C', b"00000"), (b'M', MARK.as_bytes())], MARK),
-            None
-        );
+        assert_eq!(captured(&[(b'C', b"00000"), (b'M', MARK.as_bytes())], MARK), None);
     }
 
     #[test]
     fn nonsense_with_our_mark_is_said_to_be_so() {
-        for (op, row) in [
-            ("Z1", "()"),
-            ("I", "()"),
-            ("", "()"),
-            ("xI1", "2"),
-            ("xI1", "zz"),
-            ("xI1", "ff"),
-        ] {
+        for (op, row) in
+            [("Z1", "()"), ("I", "()"), ("", "()"), ("xI1", "2"), ("xI1", "zz"), ("xI1", "ff")]
+        {
             assert_eq!(
                 captured(&notice(op, "74", row), MARK),
                 Some(Captured::Unreadable),
@@ -229,16 +197,9 @@ mod tests {
 
     #[test]
     fn ddl_is_read() {
-        let fields: [(u8, &[u8]); 4] = [
-            (b'C', DDL_CODE),
-            (b'M', MARK.as_bytes()),
-            (b'D', b"CREATE TABLE"),
-            (b'H', b"temp"),
-        ];
-        let ddl = Captured::Ddl {
-            tag: "CREATE TABLE".into(),
-            temporary: true,
-        };
+        let fields: [(u8, &[u8]); 4] =
+            [(b'C', DDL_CODE), (b'M', MARK.as_bytes()), (b'D', b"CREATE TABLE"), (b'H', b"temp")];
+        let ddl = Captured::Ddl { tag: "CREATE TABLE".into(), temporary: true };
         assert_eq!(captured(&fields, MARK), Some(ddl));
     }
 }

@@ -47,10 +47,7 @@ pub struct Changes {
 impl Changes {
     /// For a statement before which `base` rows were counted: 0 right after `CAPTURE_ON_SQL`.
     pub fn new(base: u64) -> Self {
-        Self {
-            base,
-            rows: Vec::new(),
-        }
+        Self { base, rows: Vec::new() }
     }
 
     /// Takes the next row, in the order in which they arrive.
@@ -74,11 +71,7 @@ impl Changes {
         self.forget(counted.saturating_add(1));
         let expected = counted.saturating_sub(self.base);
         let received = self.rows.len() as u64;
-        let gap = self
-            .rows
-            .iter()
-            .zip(self.base + 1..)
-            .any(|(row, serial)| row.serial != serial);
+        let gap = self.rows.iter().zip(self.base + 1..).any(|(row, serial)| row.serial != serial);
         if gap || received != expected {
             return Err(Incomplete { expected, received });
         }
@@ -138,18 +131,10 @@ fn net(relation: &str, mut rows: Vec<CapturedRow>) -> Vec<Change> {
     let mut next: Vec<Option<usize>> = vec![None; rows.len()];
     let mut follows = vec![false; rows.len()];
     let mut made: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (i, row) in rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| row.op != Op::Delete)
-    {
+    for (i, row) in rows.iter().enumerate().filter(|(_, row)| row.op != Op::Delete) {
         made.entry(&row.new).or_default().push(i);
     }
-    for (i, row) in rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| row.op != Op::Insert)
-    {
+    for (i, row) in rows.iter().enumerate().filter(|(_, row)| row.op != Op::Insert) {
         if let Some(maker) = made.get_mut(row.old.as_str()).and_then(Vec::pop) {
             next[maker] = Some(i);
             follows[i] = true;
@@ -192,12 +177,7 @@ fn change(relation: String, old: String, new: String, op: Op) -> Option<Change> 
         Op::Update => (Some(old), Some(new)),
         Op::Truncate => (Some(relation.clone()), None),
     };
-    Some(Change {
-        relation,
-        op,
-        old,
-        new,
-    })
+    Some(Change { relation, op, old, new })
 }
 
 #[cfg(test)]
@@ -221,16 +201,9 @@ mod tests {
         }
         let text = |c: Change| {
             let side = |s: Option<String>| s.unwrap_or_default();
-            format!(
-                "{}{}:{}>{}",
-                c.op.letter(),
-                c.relation,
-                side(c.old),
-                side(c.new)
-            )
+            format!("{}{}:{}>{}", c.op.letter(), c.relation, side(c.old), side(c.new))
         };
-        all.settle(counted)
-            .map(|changes| changes.into_iter().map(text).collect())
+        all.settle(counted).map(|changes| changes.into_iter().map(text).collect())
     }
 
     use Op::{Delete, Insert, Truncate, Update};
@@ -267,11 +240,7 @@ mod tests {
     #[test]
     fn equal_rows_are_counted() {
         let got = rows(
-            &[
-                (1, "t", Insert, "", "x"),
-                (2, "t", Insert, "", "x"),
-                (3, "t", Delete, "x", ""),
-            ],
+            &[(1, "t", Insert, "", "x"), (2, "t", Insert, "", "x"), (3, "t", Delete, "x", "")],
             3,
         );
         assert_eq!(got.unwrap(), ["It:>x"]);

@@ -39,27 +39,14 @@ pub async fn check(
     let mut findings = Vec::new();
     let mut settings: Vec<(&str, BTreeMap<String, String>)> = Vec::new();
     for (name, client) in backends {
-        let here = Backend {
-            name,
-            client,
-            options,
-        };
-        let found = here
-            .all(&mut findings)
-            .await
-            .map_err(|error| (name.clone(), error))?;
+        let here = Backend { name, client, options };
+        let found = here.all(&mut findings).await.map_err(|error| (name.clone(), error))?;
         settings.push((name, found));
     }
     if let Some((first, others)) = settings.split_first() {
-        others
-            .iter()
-            .for_each(|other| compare(first, other, &mut findings));
+        others.iter().for_each(|other| compare(first, other, &mut findings));
     }
-    findings.sort_by(|a, b| {
-        b.severity
-            .cmp(&a.severity)
-            .then_with(|| a.backend.cmp(&b.backend))
-    });
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.backend.cmp(&b.backend)));
     Ok(findings)
 }
 
@@ -89,11 +76,7 @@ fn compare(
         findings.push(Finding {
             severity: Severity::Warning,
             backend: (*name).to_owned(),
-            what: format!(
-                "PostgreSQL {} here and {} on {first}",
-                major(found),
-                major(wanted)
-            ),
+            what: format!("PostgreSQL {} here and {} on {first}", major(found), major(wanted)),
             remedy: "fine during an upgrade; do not use what only the newer one knows".into(),
         });
     }
@@ -245,15 +228,11 @@ impl Backend<'_> {
             findings.push(self.finding(Severity::Error, what, REMEDY));
         }
         if row.get(2) {
-            let tables = self
-                .client
-                .query("SELECT u::text FROM lockstep.unguarded() AS u", &[])
-                .await?;
+            let tables =
+                self.client.query("SELECT u::text FROM lockstep.unguarded() AS u", &[]).await?;
             for table in tables {
-                let what = format!(
-                    "{} lacks the triggers that capture its rows",
-                    table.get::<_, &str>(0)
-                );
+                let what =
+                    format!("{} lacks the triggers that capture its rows", table.get::<_, &str>(0));
                 findings.push(self.finding(Severity::Error, what, REMEDY));
             }
         }
@@ -267,14 +246,10 @@ impl Backend<'_> {
         let mut found = BTreeMap::new();
         let rows = self
             .client
-            .query(
-                "SELECT name, reset_val FROM pg_settings WHERE name = ANY ($1)",
-                &[&names],
-            )
+            .query("SELECT name, reset_val FROM pg_settings WHERE name = ANY ($1)", &[&names])
             .await?;
         found.extend(
-            rows.iter()
-                .filter_map(|row| Some((row.get(0), row.get::<_, Option<String>>(1)?))),
+            rows.iter().filter_map(|row| Some((row.get(0), row.get::<_, Option<String>>(1)?))),
         );
         // Which columns of pg_database there are depends on the version, hence the detour over JSON.
         let row = self
@@ -294,16 +269,10 @@ impl Backend<'_> {
                 &[&self.options.users],
             )
             .await?;
-        for (place, name) in [
-            "major",
-            "extensions",
-            "database collation",
-            "users",
-            "lc_collate",
-            "lc_ctype",
-        ]
-        .iter()
-        .enumerate()
+        for (place, name) in
+            ["major", "extensions", "database collation", "users", "lc_collate", "lc_ctype"]
+                .iter()
+                .enumerate()
         {
             found.insert((*name).to_owned(), row.get(place));
         }
@@ -311,11 +280,6 @@ impl Backend<'_> {
     }
 
     fn finding(&self, severity: Severity, what: String, remedy: &str) -> Finding {
-        Finding {
-            severity,
-            backend: self.name.to_owned(),
-            what,
-            remedy: remedy.to_owned(),
-        }
+        Finding { severity, backend: self.name.to_owned(), what, remedy: remedy.to_owned() }
     }
 }

@@ -35,10 +35,7 @@ impl Content {
     pub fn is_empty(&self) -> bool {
         let standing = ["schema public", "extension plpgsql"];
         self.tables.values().all(|table| table.rows == 0)
-            && self
-                .schema
-                .keys()
-                .all(|key| standing.contains(&key.as_str()))
+            && self.schema.keys().all(|key| standing.contains(&key.as_str()))
     }
 }
 
@@ -79,15 +76,9 @@ pub fn diff(a: &Content, b: &Content) -> Vec<String> {
             && x != y
         {
             differences.push(if x.rows == y.rows {
-                format!(
-                    "{key} has {} rows on both, but their content differs",
-                    x.rows
-                )
+                format!("{key} has {} rows on both, but their content differs", x.rows)
             } else {
-                format!(
-                    "{key} has {} rows on the first and {} on the second",
-                    x.rows, y.rows
-                )
+                format!("{key} has {} rows on the first and {} on the second", x.rows, y.rows)
             });
         }
     }
@@ -119,11 +110,7 @@ fn keys<'a, V, W>(a: &'a BTreeMap<String, V>, b: &'a BTreeMap<String, W>) -> BTr
 fn parting(a: &str, b: &str) -> String {
     let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
     let cut = |text: &str| {
-        let rest: String = text
-            .chars()
-            .skip(same.saturating_sub(15))
-            .take(60)
-            .collect();
+        let rest: String = text.chars().skip(same.saturating_sub(15)).take(60).collect();
         rest.replace('\n', " ")
     };
     format!("“{}” against “{}”", cut(a), cut(b))
@@ -134,9 +121,7 @@ async fn read(client: &Client) -> Result<Content, Error> {
     for row in client.query(include_str!("compare.sql"), &[]).await? {
         let (kind, name): (&str, &str) = (row.get(0), row.get(1));
         let definition: Option<String> = row.get(2);
-        found
-            .schema
-            .insert(format!("{kind} {name}"), definition.unwrap_or_default());
+        found.schema.insert(format!("{kind} {name}"), definition.unwrap_or_default());
     }
     for name in tables(client).await? {
         let digest = table(client, &name).await?;
@@ -149,17 +134,9 @@ async fn read(client: &Client) -> Result<Content, Error> {
             &[],
         )
         .await?;
-    found.tables.insert(
-        LARGE_OBJECTS.into(),
-        TableDigest {
-            rows: row.get(0),
-            hash: row.get(1),
-        },
-    );
+    found.tables.insert(LARGE_OBJECTS.into(), TableDigest { rows: row.get(0), hash: row.get(1) });
     for sequence in all_sequences(client).await? {
-        found
-            .sequences
-            .insert(sequence.name, (sequence.value, sequence.called));
+        found.sequences.insert(sequence.name, (sequence.value, sequence.called));
     }
     Ok(found)
 }
@@ -175,10 +152,7 @@ pub async fn tables(client: &Client) -> Result<Vec<String>, Error> {
             &[],
         )
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1))))
-        .collect())
+    Ok(rows.iter().map(|row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1)))).collect())
 }
 
 /// The digest of one table, in whatever transaction and output settings the connection has.
@@ -192,10 +166,7 @@ pub async fn table(client: &Client, name: &str) -> Result<TableDigest, Error> {
             &[],
         )
         .await?;
-    Ok(TableDigest {
-        rows: row.get(0),
-        hash: row.get(1),
-    })
+    Ok(TableDigest { rows: row.get(0), hash: row.get(1) })
 }
 
 #[cfg(test)]
@@ -204,16 +175,8 @@ mod tests {
 
     fn with(table: &str, rows: i64, hash: &str) -> Content {
         let mut content = Content::default();
-        content.tables.insert(
-            table.into(),
-            TableDigest {
-                rows,
-                hash: hash.into(),
-            },
-        );
-        content
-            .schema
-            .insert(format!("table {table}"), "r p".into());
+        content.tables.insert(table.into(), TableDigest { rows, hash: hash.into() });
+        content.schema.insert(format!("table {table}"), "r p".into());
         content
     }
 

@@ -11,11 +11,8 @@ use tokio_postgres::{Client, Error};
 
 /// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
 /// and event triggers in place afterwards.
-pub const SCHEMA_SQL: &str = concat!(
-    include_str!("schema.sql"),
-    include_str!("apply.sql"),
-    include_str!("watch.sql")
-);
+pub const SCHEMA_SQL: &str =
+    concat!(include_str!("schema.sql"), include_str!("apply.sql"), include_str!("watch.sql"));
 
 /// What the comment on the schema says when it is of this version.
 pub const SCHEMA_VERSION: &str = "lockstep schema 1";
@@ -84,11 +81,7 @@ pub async fn identity(client: &Client) -> Result<Identity, Error> {
             &[],
         )
         .await?;
-    Ok(Identity {
-        system_identifier: row.get(0),
-        started: row.get(1),
-        in_recovery: row.get(2),
-    })
+    Ok(Identity { system_identifier: row.get(0), started: row.get(1), in_recovery: row.get(2) })
 }
 
 /// Installs or upgrades schema `lockstep`, gives every table its triggers, and turns on the event triggers. Tables are
@@ -96,24 +89,17 @@ pub async fn identity(client: &Client) -> Result<Identity, Error> {
 pub async fn install(client: &Client) -> Result<(), Error> {
     client.batch_execute(SCHEMA_SQL).await?;
     client.batch_execute("SELECT lockstep.watch()").await?;
-    for row in client
-        .query("SELECT u::oid FROM lockstep.unguarded() AS u", &[])
-        .await?
-    {
+    for row in client.query("SELECT u::oid FROM lockstep.unguarded() AS u", &[]).await? {
         let table: u32 = row.get(0);
-        client
-            .execute("SELECT lockstep.guard($1::oid::regclass)", &[&table])
-            .await?;
+        client.execute("SELECT lockstep.guard($1::oid::regclass)", &[&table]).await?;
     }
     Ok(())
 }
 
 /// The control row; nothing when lockstep was never installed here, or not completely.
 pub async fn read_control(client: &Client) -> Result<Option<Control>, Error> {
-    let there = client.query_one(
-        "SELECT pg_catalog.to_regclass('lockstep.control') IS NOT NULL",
-        &[],
-    );
+    let there =
+        client.query_one("SELECT pg_catalog.to_regclass('lockstep.control') IS NOT NULL", &[]);
     if !there.await?.get::<_, bool>(0) {
         return Ok(None);
     }
@@ -179,10 +165,7 @@ pub async fn write_view(
 /// Sequence numbers and ids of the records after one, in order, without their content.
 pub async fn journal_tail(client: &Client, after: i64) -> Result<Vec<(i64, i64)>, Error> {
     let rows = client
-        .query(
-            "SELECT seq, id FROM lockstep.journal WHERE seq > $1 ORDER BY seq",
-            &[&after],
-        )
+        .query("SELECT seq, id FROM lockstep.journal WHERE seq > $1 ORDER BY seq", &[&after])
         .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -222,21 +205,13 @@ pub async fn read_records_by_seq(client: &Client, seqs: &[i64]) -> Result<Vec<Re
 }
 
 fn record(row: &tokio_postgres::Row) -> Record {
-    Record {
-        seq: row.get(0),
-        id: row.get(1),
-        user: row.get(2),
-        entry: row.get(3),
-    }
+    Record { seq: row.get(0), id: row.get(1), user: row.get(2), entry: row.get(3) }
 }
 
 /// Notes that every record up to `seq` is on every member. Never goes back.
 pub async fn set_complete(client: &Client, seq: i64) -> Result<(), Error> {
     client
-        .execute(
-            "UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1",
-            &[&seq],
-        )
+        .execute("UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1", &[&seq])
         .await?;
     Ok(())
 }
@@ -274,9 +249,7 @@ pub async fn install_tokens(
 
 /// The secrets, for a proxy that takes over a cluster.
 pub async fn read_tokens(client: &Client) -> Result<Option<(String, String)>, Error> {
-    let row = client
-        .query_opt("SELECT token, capture_token FROM lockstep.secret", &[])
-        .await?;
+    let row = client.query_opt("SELECT token, capture_token FROM lockstep.secret", &[]).await?;
     Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
@@ -310,9 +283,7 @@ pub async fn fence(
         match row.get::<_, i64>(0) {
             0 => return Ok(pids.len()),
             left if Instant::now() >= give_up => {
-                return Err(FenceError::Alive(
-                    usize::try_from(left).unwrap_or(usize::MAX),
-                ));
+                return Err(FenceError::Alive(usize::try_from(left).unwrap_or(usize::MAX)));
             }
             _ => sleep(Duration::from_millis(5)).await,
         }
@@ -329,20 +300,13 @@ pub async fn all_sequences(client: &Client) -> Result<Vec<Sequence>, Error> {
             &[],
         )
         .await?;
-    let names: Vec<String> = rows
-        .iter()
-        .map(|row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1))))
-        .collect();
+    let names: Vec<String> =
+        rows.iter().map(|row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1)))).collect();
     let mut sequences = Vec::with_capacity(names.len());
     for name in names {
-        let row = client
-            .query_one(&format!("SELECT last_value, is_called FROM {name}"), &[])
-            .await?;
-        sequences.push(Sequence {
-            name,
-            value: row.get(0),
-            called: row.get(1),
-        });
+        let row =
+            client.query_one(&format!("SELECT last_value, is_called FROM {name}"), &[]).await?;
+        sequences.push(Sequence { name, value: row.get(0), called: row.get(1) });
     }
     Ok(sequences)
 }

@@ -62,11 +62,7 @@ pub async fn fill(
     let target = Login::new(to).map_err(|source| start("psql", source))?;
     let mut dump = source.command(
         &tool(tools, "pg_dump"),
-        &[
-            "--exclude-schema=lockstep",
-            "--no-publications",
-            "--no-subscriptions",
-        ],
+        &["--exclude-schema=lockstep", "--no-publications", "--no-subscriptions"],
     );
     let mut restore = target.command(&tool(tools, "psql"), &["-X", "-q", "-v", "ON_ERROR_STOP=1"]);
     let mut dump = dump
@@ -99,40 +95,21 @@ async fn pump(dump: &mut Child, restore: &mut Child) -> Result<(), FillError> {
         };
         // Closing our end lets a dump that nobody reads any more come to its end.
         drop(output);
-        let ended = dump
-            .wait()
-            .await
-            .map_err(|source| start("pg_dump", source))?;
+        let ended = dump.wait().await.map_err(|source| start("pg_dump", source))?;
         let well = flowed.is_ok() && ended.success();
-        let last: &[u8] = if well {
-            b"\nCOMMIT;\n"
-        } else {
-            b"\nROLLBACK;\n"
-        };
+        let last: &[u8] = if well { b"\nCOMMIT;\n" } else { b"\nROLLBACK;\n" };
         // A restore that has failed no longer reads, and says so itself.
         let _ = input.write_all(last).await;
         drop(input);
-        let restored = restore
-            .wait()
-            .await
-            .map_err(|source| start("psql", source))?;
+        let restored = restore.wait().await.map_err(|source| start("psql", source))?;
         Ok::<_, FillError>((flowed.is_ok(), ended.success(), restored.success()))
     };
     let (result, dump_said, restore_said) = tokio::join!(flowed, watch_dump, watch_restore);
     match result? {
         // A restore that stops reading breaks the dump too, so it is looked at first.
-        (_, _, false) => Err(FillError::Failed {
-            tool: "psql",
-            said: restore_said,
-        }),
-        (_, false, _) => Err(FillError::Failed {
-            tool: "pg_dump",
-            said: dump_said,
-        }),
-        (false, _, _) => Err(FillError::Failed {
-            tool: "psql",
-            said: restore_said,
-        }),
+        (_, _, false) => Err(FillError::Failed { tool: "psql", said: restore_said }),
+        (_, false, _) => Err(FillError::Failed { tool: "pg_dump", said: dump_said }),
+        (false, _, _) => Err(FillError::Failed { tool: "psql", said: restore_said }),
         (true, true, true) => Ok(()),
     }
 }
@@ -154,10 +131,7 @@ async fn last_words(pipe: &mut Option<tokio::process::ChildStderr>) -> String {
 }
 
 fn start(tool: &str, source: std::io::Error) -> FillError {
-    FillError::Start {
-        tool: tool.to_owned(),
-        source,
-    }
+    FillError::Start { tool: tool.to_owned(), source }
 }
 
 /// A tool in the folder given, else the newest that the packages of Debian and others installed, else from PATH.
@@ -166,9 +140,7 @@ fn tool(folder: Option<&Path>, name: &str) -> PathBuf {
         return folder.join(name);
     }
     let version = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.parse::<u32>().ok())
+        path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok())
     };
     std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -199,15 +171,8 @@ impl Login {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let path = std::env::temp_dir().join(name);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        let login = Self {
-            url,
-            file: Some(path),
-        };
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let login = Self { url, file: Some(path) };
         let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
         writeln!(file, "*:*:*:*:{escaped}")?;
         Ok(login)
@@ -215,11 +180,7 @@ impl Login {
 
     fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .arg("--no-password")
-            .arg("--dbname")
-            .arg(&self.url);
+        command.args(arguments).arg("--no-password").arg("--dbname").arg(&self.url);
         command
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -249,19 +210,14 @@ fn without_password(url: &str) -> (String, Option<String>) {
         if let Some((user, host)) = authority.rsplit_once('@')
             && let Some((user, password)) = user.split_once(':')
         {
-            return (
-                format!("{scheme}://{user}@{host}{path}"),
-                Some(percent_decoded(password)),
-            );
+            return (format!("{scheme}://{user}@{host}{path}"), Some(percent_decoded(password)));
         }
         return (url.to_owned(), None);
     }
-    let (passwords, others): (Vec<&str>, Vec<&str>) = url
-        .split_whitespace()
-        .partition(|word| word.starts_with("password="));
-    let password = passwords
-        .first()
-        .map(|word| word["password=".len()..].trim_matches('\'').to_owned());
+    let (passwords, others): (Vec<&str>, Vec<&str>) =
+        url.split_whitespace().partition(|word| word.starts_with("password="));
+    let password =
+        passwords.first().map(|word| word["password=".len()..].trim_matches('\'').to_owned());
     (others.join(" "), password)
 }
 
@@ -290,15 +246,9 @@ mod tests {
         let got = without_password("postgresql://me:p%40ss:w@host:5432/db?sslmode=require");
         assert_eq!(
             got,
-            (
-                "postgresql://me@host:5432/db?sslmode=require".into(),
-                Some("p@ss:w".into())
-            )
+            ("postgresql://me@host:5432/db?sslmode=require".into(), Some("p@ss:w".into()))
         );
-        assert_eq!(
-            without_password("postgresql:///db"),
-            ("postgresql:///db".into(), None)
-        );
+        assert_eq!(without_password("postgresql:///db"), ("postgresql:///db".into(), None));
         let got = without_password("host=/tmp password='x' user=me");
         assert_eq!(got, ("host=/tmp user=me".into(), Some("x".into())));
     }

@@ -125,10 +125,7 @@ pub enum InitError {
 /// Makes the cluster.
 pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitReport, InitError> {
     let identifiers = distinct(&backends).await?;
-    let mut report = InitReport {
-        cluster_id: options.cluster_id.clone(),
-        ..InitReport::default()
-    };
+    let mut report = InitReport { cluster_id: options.cluster_id.clone(), ..InitReport::default() };
     let (known, fresh) = sort_out(&backends, &identifiers).await?;
     let mut tokens = (options.token.clone(), options.capture_token.clone());
     let mut working = false;
@@ -150,16 +147,11 @@ pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitRep
     }
     for target in &backends {
         install(&target.client).await.map_err(at(target))?;
-        install_tokens(&target.client, &tokens.0, &tokens.1)
-            .await
-            .map_err(at(target))?;
+        install_tokens(&target.client, &tokens.0, &tokens.1).await.map_err(at(target))?;
     }
     let members: Vec<String> = backends.iter().map(|target| target.name.clone()).collect();
     for target in fresh {
-        let place = backends
-            .iter()
-            .position(|other| other.name == target.name)
-            .unwrap_or_default();
+        let place = backends.iter().position(|other| other.name == target.name).unwrap_or_default();
         let control = Control {
             cluster_id: report.cluster_id.clone(),
             backend: target.name.clone(),
@@ -170,9 +162,7 @@ pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitRep
             complete_to: 0,
             pruned_to: 0,
         };
-        write_control(&target.client, &control)
-            .await
-            .map_err(at(target))?;
+        write_control(&target.client, &control).await.map_err(at(target))?;
         report.joined.push(target.name.clone());
     }
     note_users(&backends, &options.users, &mut report).await?;
@@ -189,23 +179,14 @@ async fn distinct(backends: &[Target]) -> Result<Vec<String>, InitError> {
         }
         let superuser = target
             .client
-            .query_one(
-                "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user",
-                &[],
-            )
+            .query_one("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user", &[])
             .await
             .map_err(at(target))?;
         if !superuser.get::<_, bool>(0) {
             return Err(InitError::NotSuperuser(target.name.clone()));
         }
-        if let Some(twin) = seen
-            .iter()
-            .position(|other| *other == found.system_identifier)
-        {
-            return Err(InitError::SameServer(
-                backends[twin].name.clone(),
-                target.name.clone(),
-            ));
+        if let Some(twin) = seen.iter().position(|other| *other == found.system_identifier) {
+            return Err(InitError::SameServer(backends[twin].name.clone(), target.name.clone()));
         }
         seen.push(found.system_identifier);
     }
@@ -224,9 +205,8 @@ async fn sort_out<'a>(
             fresh.push(target);
             continue;
         };
-        let other_cluster = known
-            .first()
-            .is_some_and(|(_, first)| first.cluster_id != control.cluster_id);
+        let other_cluster =
+            known.first().is_some_and(|(_, first)| first.cluster_id != control.cluster_id);
         if other_cluster
             || control.backend != target.name
             || control.system_identifier != *identifier
@@ -287,10 +267,7 @@ async fn replace(
 ) -> Result<(), InitError> {
     let roles = missing_roles(right, target).await?;
     if !roles.is_empty() {
-        return Err(InitError::MissingRoles {
-            backend: target.name.clone(),
-            roles,
-        });
+        return Err(InitError::MissingRoles { backend: target.name.clone(), roles });
     }
     if !found.is_empty() {
         if !options.discard {
@@ -299,23 +276,14 @@ async fn replace(
         wipe(&target.client).await.map_err(at(target))?;
     }
     let tools = options.tools.as_deref();
-    fill(
-        &right.url_for_tools,
-        &target.url_for_tools,
-        &target.client,
-        tools,
-    )
-    .await
-    .map_err(|source| InitError::Fill {
-        backend: target.name.clone(),
-        source,
-    })?;
+    fill(&right.url_for_tools, &target.url_for_tools, &target.client, tools)
+        .await
+        .map_err(|source| InitError::Fill { backend: target.name.clone(), source })?;
     let now = content(&target.client).await.map_err(at(target))?;
     // A definition may be printed in other words after a restore, which is no reason to refuse; rows and whole objects
     // that are missing are.
-    let (reworded, differences): (Vec<String>, Vec<String>) = diff(wanted, &now)
-        .into_iter()
-        .partition(|text| text.contains(" is defined differently: "));
+    let (reworded, differences): (Vec<String>, Vec<String>) =
+        diff(wanted, &now).into_iter().partition(|text| text.contains(" is defined differently: "));
     if !differences.is_empty() {
         return Err(InitError::Differ {
             first: right.name.clone(),
@@ -323,11 +291,7 @@ async fn replace(
             differences,
         });
     }
-    report.notes.extend(
-        reworded
-            .into_iter()
-            .map(|text| format!("{}: {text}", target.name)),
-    );
+    report.notes.extend(reworded.into_iter().map(|text| format!("{}: {text}", target.name)));
     report.filled.push(target.name.clone());
     Ok(())
 }
@@ -369,31 +333,22 @@ async fn note_users(
 ) -> Result<(), InitError> {
     for target in backends {
         for user in absent(target, users).await? {
-            report.notes.push(format!(
-                "user {user} does not exist on {}: create it there",
-                target.name
-            ));
+            report
+                .notes
+                .push(format!("user {user} does not exist on {}: create it there", target.name));
         }
     }
     Ok(())
 }
 
 fn at(target: &Target) -> impl Fn(Error) -> InitError + '_ {
-    |source| InitError::Database {
-        backend: target.name.clone(),
-        source,
-    }
+    |source| InitError::Database { backend: target.name.clone(), source }
 }
 
 /// The first few differences; the rest is a number.
 fn list(differences: &[String]) -> String {
     const SHOWN: usize = 5;
-    let mut text = differences
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
+    let mut text = differences.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
     if differences.len() > SHOWN {
         text.push_str(&format!("; and {} more", differences.len() - SHOWN));
     }

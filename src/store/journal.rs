@@ -173,21 +173,14 @@ impl Entry {
             return Err(EntryError::Version(*version));
         }
         let (entry, rest) = postcard::take_from_bytes(rest)?;
-        if rest.is_empty() {
-            Ok(entry)
-        } else {
-            Err(EntryError::Trailing(rest.len()))
-        }
+        if rest.is_empty() { Ok(entry) } else { Err(EntryError::Trailing(rest.len())) }
     }
 
     /// Adds an effect. Advances of one sequence are folded into the farthest.
     pub fn push(&mut self, effect: Effect) {
         if let (
             Effect::Advance { sequence, value },
-            Some(Effect::Advance {
-                sequence: last,
-                value: reached,
-            }),
+            Some(Effect::Advance { sequence: last, value: reached }),
         ) = (&effect, self.effects.last_mut())
             && sequence == last
         {
@@ -209,21 +202,18 @@ impl Entry {
     /// About how many bytes the entry takes, so that encoding allocates once and limits can be checked beforehand.
     pub fn weight(&self) -> usize {
         let texts = |rows: &[String]| rows.iter().map(|row| row.len() + 5).sum::<usize>();
-        self.settings
-            .iter()
-            .map(|(key, set)| key.len() + set.len() + 4)
-            .sum::<usize>()
+        self.settings.iter().map(|(key, set)| key.len() + set.len() + 4).sum::<usize>()
             + self
                 .effects
                 .iter()
                 .map(|effect| match effect {
                     Effect::Text { sql, .. } | Effect::Outside { sql } => sql.len() + 16,
-                    Effect::Bound {
-                        sql, types, bind, ..
-                    } => sql.len() + types.len() * 5 + bind.len() + 24,
-                    Effect::Rows {
-                        relation, old, new, ..
-                    } => relation.len() + texts(old) + texts(new) + 24,
+                    Effect::Bound { sql, types, bind, .. } => {
+                        sql.len() + types.len() * 5 + bind.len() + 24
+                    }
+                    Effect::Rows { relation, old, new, .. } => {
+                        relation.len() + texts(old) + texts(new) + 24
+                    }
                     Effect::Advance { sequence, .. } | Effect::ResetSequence { sequence, .. } => {
                         sequence.len() + 24
                     }
@@ -302,29 +292,15 @@ mod tests {
             user: "app".into(),
             settings: vec![("TimeZone".into(), "SET TimeZone = 'UTC'".into())],
             effects: vec![
-                Effect::Text {
-                    sql: "DELETE FROM t WHERE id = 1".into(),
-                    rows: Some(1),
-                },
-                Effect::Bound {
-                    sql: "x".into(),
-                    types: vec![23],
-                    bind: vec![0, 255],
-                    rows: None,
-                },
+                Effect::Text { sql: "DELETE FROM t WHERE id = 1".into(), rows: Some(1) },
+                Effect::Bound { sql: "x".into(), types: vec![23], bind: vec![0, 255], rows: None },
                 Effect::Bulk {
                     sql: "COPY t FROM STDIN".into(),
                     data: vec![1; 3000],
                     rows: Some(2),
                 },
-                Effect::Outside {
-                    sql: "VACUUM".into(),
-                },
-                Effect::ResetSequence {
-                    sequence: "s".into(),
-                    value: i64::MIN,
-                    called: false,
-                },
+                Effect::Outside { sql: "VACUUM".into() },
+                Effect::ResetSequence { sequence: "s".into(), value: i64::MIN, called: false },
             ],
         };
         entry.push_changes(vec![row(Op::Update, Some("(1)"), Some("(2)"))]);
@@ -338,15 +314,9 @@ mod tests {
         let bytes = Entry::default().encode();
         assert!(matches!(Entry::decode(&[]), Err(EntryError::Empty)));
         assert!(matches!(Entry::decode(&[9]), Err(EntryError::Version(9))));
-        assert!(matches!(
-            Entry::decode(&bytes[..2]),
-            Err(EntryError::Damaged(_))
-        ));
+        assert!(matches!(Entry::decode(&bytes[..2]), Err(EntryError::Damaged(_))));
         let longer = [bytes.as_slice(), &[0]].concat();
-        assert!(matches!(
-            Entry::decode(&longer),
-            Err(EntryError::Trailing(1))
-        ));
+        assert!(matches!(Entry::decode(&longer), Err(EntryError::Trailing(1))));
     }
 
     #[test]
@@ -368,26 +338,11 @@ mod tests {
     #[test]
     fn advances_of_one_sequence_are_one() {
         let mut entry = Entry::default();
-        entry.push(Effect::Advance {
-            sequence: "s".into(),
-            value: 10,
-        });
-        entry.push(Effect::Advance {
-            sequence: "s".into(),
-            value: 20,
-        });
-        entry.push(Effect::Advance {
-            sequence: "r".into(),
-            value: 1,
-        });
+        entry.push(Effect::Advance { sequence: "s".into(), value: 10 });
+        entry.push(Effect::Advance { sequence: "s".into(), value: 20 });
+        entry.push(Effect::Advance { sequence: "r".into(), value: 1 });
         assert_eq!(entry.effects.len(), 2);
-        assert_eq!(
-            entry.effects[0],
-            Effect::Advance {
-                sequence: "s".into(),
-                value: 20
-            }
-        );
+        assert_eq!(entry.effects[0], Effect::Advance { sequence: "s".into(), value: 20 });
     }
 
     #[test]

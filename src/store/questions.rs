@@ -34,16 +34,8 @@ pub(super) const SETTINGS: &[(&str, Severity, &str)] = &[
         Severity::Error,
         "text would sort differently; use one operating system and version, and one provider",
     ),
-    (
-        "TimeZone",
-        Severity::Error,
-        "sessions would read times differently; set it alike",
-    ),
-    (
-        "DateStyle",
-        Severity::Warning,
-        "sessions would read dates differently; set it alike",
-    ),
+    ("TimeZone", Severity::Error, "sessions would read times differently; set it alike"),
+    ("DateStyle", Severity::Warning, "sessions would read dates differently; set it alike"),
     (
         "IntervalStyle",
         Severity::Warning,
@@ -59,51 +51,15 @@ pub(super) const SETTINGS: &[(&str, Severity, &str)] = &[
         Severity::Warning,
         "transactions would behave differently; set it alike",
     ),
-    (
-        "default_transaction_read_only",
-        Severity::Error,
-        "writes would fail on some; set it alike",
-    ),
-    (
-        "lc_monetary",
-        Severity::Warning,
-        "money would be read differently; set it alike",
-    ),
-    (
-        "lc_numeric",
-        Severity::Warning,
-        "to_number() would differ; set it alike",
-    ),
-    (
-        "lc_time",
-        Severity::Warning,
-        "to_char() of dates would differ; set it alike",
-    ),
-    (
-        "bytea_output",
-        Severity::Warning,
-        "bytea would look different in answers; set it alike",
-    ),
-    (
-        "search_path",
-        Severity::Warning,
-        "names would mean different things; set it alike",
-    ),
-    (
-        "default_text_search_config",
-        Severity::Warning,
-        "to_tsvector() would differ; set it alike",
-    ),
-    (
-        "xmloption",
-        Severity::Warning,
-        "xml would be read differently; set it alike",
-    ),
-    (
-        "array_nulls",
-        Severity::Warning,
-        "NULL in arrays would be read differently; set it alike",
-    ),
+    ("default_transaction_read_only", Severity::Error, "writes would fail on some; set it alike"),
+    ("lc_monetary", Severity::Warning, "money would be read differently; set it alike"),
+    ("lc_numeric", Severity::Warning, "to_number() would differ; set it alike"),
+    ("lc_time", Severity::Warning, "to_char() of dates would differ; set it alike"),
+    ("bytea_output", Severity::Warning, "bytea would look different in answers; set it alike"),
+    ("search_path", Severity::Warning, "names would mean different things; set it alike"),
+    ("default_text_search_config", Severity::Warning, "to_tsvector() would differ; set it alike"),
+    ("xmloption", Severity::Warning, "xml would be read differently; set it alike"),
+    ("array_nulls", Severity::Warning, "NULL in arrays would be read differently; set it alike"),
     (
         "statement_timeout",
         Severity::Warning,
@@ -134,21 +90,13 @@ pub(super) const SETTINGS: &[(&str, Severity, &str)] = &[
         Severity::Warning,
         "passwords would be stored differently; set it alike, best scram-sha-256",
     ),
-    (
-        "row_security",
-        Severity::Error,
-        "rows would be hidden on some; set it alike",
-    ),
+    ("row_security", Severity::Error, "rows would be hidden on some; set it alike"),
     (
         "max_identifier_length",
         Severity::Error,
         "names would be cut differently; use the same build",
     ),
-    (
-        "block_size",
-        Severity::Warning,
-        "the limits of rows and indexes differ; use the same build",
-    ),
+    ("block_size", Severity::Warning, "the limits of rows and indexes differ; use the same build"),
     (
         "extensions",
         Severity::Warning,

@@ -55,13 +55,9 @@ where
 
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move {
-            let connector = self
-                .0
-                .ok_or_else(|| io::Error::other("TLS is off for this backend"))?;
-            connector
-                .connect(stream)
-                .await
-                .map(|stream| ControlStream(Box::new(stream)))
+            let connector =
+                self.0.ok_or_else(|| io::Error::other("TLS is off for this backend"))?;
+            connector.connect(stream).await.map(|stream| ControlStream(Box::new(stream)))
         })
     }
 }

@@ -66,9 +66,7 @@ impl ServerTls {
     /// # Errors
     /// If a file is missing, or the two do not belong together.
     pub fn load(files: &ClientTls) -> Result<Self, TlsError> {
-        Ok(Self {
-            current: ArcSwap::from_pointee(server_config(files)?),
-        })
+        Ok(Self { current: ArcSwap::from_pointee(server_config(files)?) })
     }
 
     /// Reads the files again; connections that are open keep the certificate they saw.
@@ -96,9 +94,7 @@ pub struct BackendConnector {
 
 impl std::fmt::Debug for BackendConnector {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.debug_struct("BackendConnector")
-            .field("host", &self.host)
-            .finish_non_exhaustive()
+        to.debug_struct("BackendConnector").field("host", &self.host).finish_non_exhaustive()
     }
 }
 
@@ -119,20 +115,14 @@ impl BackendConnector {
             (Ok(name), _) => name,
             (Err(_), BackendTls::VerifyFull { ca }) => {
                 let cause = format!("`{host}` is no name that a certificate can hold");
-                return Err(TlsError::Certificate {
-                    file: ca.clone(),
-                    cause,
-                });
+                return Err(TlsError::Certificate { file: ca.clone(), cause });
             }
             // The name is only a courtesy to the server here.
             (Err(_), _) => ServerName::try_from("backend.invalid").map_err(|_| {
                 rustls::Error::General("the placeholder for a host name is not one".into())
             })?,
         };
-        Ok(Some(Self {
-            connector: TlsConnector::from(Arc::new(config)),
-            host,
-        }))
+        Ok(Some(Self { connector: TlsConnector::from(Arc::new(config)), host }))
     }
 
     /// Shakes hands over a stream on which the server has agreed to encryption.
@@ -182,12 +172,10 @@ fn client_config(
 fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(file)? {
-        store
-            .add(certificate)
-            .map_err(|error| TlsError::Certificate {
-                file: file.to_owned(),
-                cause: error.to_string(),
-            })?;
+        store.add(certificate).map_err(|error| TlsError::Certificate {
+            file: file.to_owned(),
+            cause: error.to_string(),
+        })?;
     }
     Ok(store)
 }
@@ -199,21 +187,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .map_err(|error| unusable(file, what, &error))?;
     if found.is_empty() {
         let cause = "the file holds none in PEM form".into();
-        return Err(TlsError::File {
-            file: file.to_owned(),
-            what,
-            cause,
-        });
+        return Err(TlsError::File { file: file.to_owned(), what, cause });
     }
     Ok(found)
 }
 
 fn unusable(file: &Path, what: &'static str, error: &rustls::pki_types::pem::Error) -> TlsError {
-    TlsError::File {
-        file: file.to_owned(),
-        what,
-        cause: error.to_string(),
-    }
+    TlsError::File { file: file.to_owned(), what, cause: error.to_string() }
 }
 
 #[cfg(test)]

@@ -129,25 +129,32 @@ impl Work for PgWork {
     }
 
     fn is_fixed(&self, doubtful: &[TimeParam]) -> bool {
-        let Self::Steps(steps) = self else { return doubtful.is_empty() };
+        let Self::Steps(steps) = self else {
+            return doubtful.is_empty();
+        };
         let bind = steps.iter().rev().find_map(|step| match step {
             Step::Bind { portal, statement, rest } => Some((portal, statement, rest)),
             _ => None,
         });
-        let Some((portal, statement, rest)) = bind else { return false };
+        let Some((portal, statement, rest)) = bind else {
+            return false;
+        };
         let types = &statement.prepared.types;
         if doubtful.is_empty() && types.is_empty() {
             return true;
         }
         let bind = client::Bind { portal, statement: "", rest };
-        let Ok(params) = bind.params() else { return false };
+        let Ok(params) = bind.params() else {
+            return false;
+        };
         let declared = types.iter().zip(&params.values).enumerate().all(|(n, (oid, value))| {
             let text = value.filter(|_| params.format(n) == 0);
             text.is_none_or(|text| !value_reads_clock(*oid, text))
         });
         declared
             && doubtful.iter().all(|param| {
-                let Some(n) = usize::try_from(param.number).ok().and_then(|n| n.checked_sub(1)) else {
+                let Some(n) = usize::try_from(param.number).ok().and_then(|n| n.checked_sub(1))
+                else {
                     return false;
                 };
                 let oid = types.get(n).copied().unwrap_or(0);
@@ -157,7 +164,9 @@ impl Work for PgWork {
     }
 
     fn described(&self) -> Option<&str> {
-        let Self::Steps(steps) = self else { return None };
+        let Self::Steps(steps) = self else {
+            return None;
+        };
         steps.iter().rev().find_map(|step| match step {
             Step::DescribeStatement(statement) | Step::Bind { statement, .. } => {
                 Some(statement.prepared.text.sql.as_str())
@@ -172,13 +181,16 @@ impl Work for PgWork {
             Self::Steps(steps) => {
                 let binds = steps.iter().any(|s| matches!(s, Step::Bind { .. }));
                 let executes = steps.iter().any(|s| matches!(s, Step::Execute { .. }));
-                let limited =
-                    steps.iter().any(|s| matches!(s, Step::Execute { max_rows, .. } if *max_rows > 0));
+                let limited = steps
+                    .iter()
+                    .any(|s| matches!(s, Step::Execute { max_rows, .. } if *max_rows > 0));
                 let named = steps
                     .iter()
                     .any(|s| matches!(s, Step::Bind { portal, .. } if !portal.is_empty()));
                 let elsewhere = !binds
-                    && steps.iter().any(|s| matches!(s, Step::DescribePortal(_) | Step::ClosePortal(_)));
+                    && steps
+                        .iter()
+                        .any(|s| matches!(s, Step::DescribePortal(_) | Step::ClosePortal(_)));
                 limited || named || elsewhere || (binds != executes)
             }
         }

@@ -11,23 +11,13 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn start(bin: PathBuf) -> Self {
         let home = tempfile::tempdir().unwrap();
-        Command::new("chown")
-            .arg("postgres")
-            .arg(home.path())
-            .status()
-            .unwrap();
+        Command::new("chown").arg("postgres").arg(home.path()).status().unwrap();
         let server = Self { bin, home };
         let (data, home) = (server.data(), server.socket());
-        server.must(
-            "initdb",
-            &["-D", &data, "-A", "trust", "-E", "UTF8", "--locale=C"],
-        );
+        server.must("initdb", &["-D", &data, "-A", "trust", "-E", "UTF8", "--locale=C"]);
         let options = format!("-k {home} -c listen_addresses= -c fsync=off");
         let log = format!("{home}/log");
-        server.must(
-            "pg_ctl",
-            &["-D", &data, "-w", "-l", &log, "-o", &options, "start"],
-        );
+        server.must("pg_ctl", &["-D", &data, "-w", "-l", &log, "-o", &options, "start"]);
         server
     }
 

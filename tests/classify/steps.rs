@@ -21,10 +21,7 @@ const ROWS: &str = "
 
 /// Every SQL of the cases that comes in steps, and the steps.
 fn taken_apart() -> Vec<(String, Vec<String>)> {
-    let scope = Scope {
-        user: "postgres".to_owned(),
-        ..Scope::default()
-    };
+    let scope = Scope { user: "postgres".to_owned(), ..Scope::default() };
     let mut found = Vec::new();
     for name in ["e_schema.txt", "g_steps.txt"] {
         let text = fs::read_to_string(folder().join(name)).unwrap();
@@ -81,12 +78,7 @@ fn steps_end_as_the_statement_would_have() {
             String::from_utf8_lossy(&whole.2),
             String::from_utf8_lossy(&apart.2)
         );
-        assert!(
-            whole.1 == apart.1,
-            "{sql}:\n{}\nis not\n{}",
-            whole.1,
-            apart.1
-        );
+        assert!(whole.1 == apart.1, "{sql}:\n{}\nis not\n{}", whole.1, apart.1);
         worked += usize::from(whole.0);
     }
     assert!(worked > 20, "only {worked} statements worked");

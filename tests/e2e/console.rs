@@ -36,10 +36,7 @@ fn everything_can_be_shown() {
         for what in ["POOLS", "JOURNAL", "STATS", "CONFIG", "VERSION", "HELP"] {
             let rows = cluster.console(&format!("SHOW {what}")).await;
             assert!(!rows.is_empty(), "SHOW {what} is empty");
-            assert!(
-                !format!("{rows:?}").contains("admin secret"),
-                "SHOW {what} shows a password"
-            );
+            assert!(!format!("{rows:?}").contains("admin secret"), "SHOW {what} shows a password");
         }
         // In any case and with a semicolon, as people type.
         assert_eq!(cluster.console("show backends;").await.len(), 3);
@@ -72,10 +69,7 @@ fn help_names_every_command() {
 fn mistakes_are_answered_with_a_hint() {
     run(async {
         let cluster = Cluster::shared().await;
-        let console = cluster
-            .try_connect("app", "app", "lockstep")
-            .await
-            .expect("a console");
+        let console = cluster.try_connect("app", "app", "lockstep").await.expect("a console");
         console.fails("SHOW NONSENSE", "42601").await;
         console.fails("DROP TABLE x", "42601").await;
         console.fails("DEACTIVATE nobody", "42704").await;
@@ -105,11 +99,8 @@ fn the_console_is_for_its_users_only() {
             .err()
             .expect("the password is wrong");
         expect_code("a wrong password at the console", &refused, "28P01");
-        let refused = cluster
-            .try_connect("nobody", "nobody", "lockstep")
-            .await
-            .err()
-            .expect("no such user");
+        let refused =
+            cluster.try_connect("nobody", "nobody", "lockstep").await.err().expect("no such user");
         expect_code("a stranger at the console", &refused, "28P01");
     });
 }
@@ -172,20 +163,15 @@ fn pause_holds_clients_and_resume_lets_them_go() {
         app.run("create table pause_t(id serial primary key)").await;
         let open = cluster.connect().await;
         open.run("begin; insert into pause_t default values").await;
-        let console = cluster
-            .try_connect("app", "app", "lockstep")
-            .await
-            .expect("a console");
+        let console = cluster.try_connect("app", "app", "lockstep").await.expect("a console");
         let pause = console.simple_query("PAUSE");
         let work = async {
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
             open.run("insert into pause_t default values; commit").await;
         };
-        let (paused, ()) = within(
-            "PAUSE, once open transactions have ended",
-            secs(15),
-            async { tokio::join!(pause, work) },
-        )
+        let (paused, ()) = within("PAUSE, once open transactions have ended", secs(15), async {
+            tokio::join!(pause, work)
+        })
         .await;
         paused.expect("PAUSE");
         let mut waiting = Box::pin(app.simple_query("insert into pause_t default values"));
@@ -194,9 +180,7 @@ fn pause_holds_clients_and_resume_lets_them_go() {
             "a paused client is served"
         );
         console.run("RESUME").await;
-        within("the held statement", secs(10), waiting)
-            .await
-            .expect("it runs");
+        within("the held statement", secs(10), waiting).await.expect("it runs");
         assert_eq!(app.one("select count(*) from pause_t").await, "3");
         cluster.assert_all_equal().await;
     });
@@ -207,25 +191,17 @@ fn weights_move_reads() {
     run_within(secs(60), async {
         let cluster = Options::servers(3).start().await;
         let app = cluster.connect().await;
-        app.run("create table weight_t(id int); insert into weight_t values (1)")
-            .await;
+        app.run("create table weight_t(id int); insert into weight_t values (1)").await;
         for name in ["b", "c"] {
             cluster.console(&format!("SET WEIGHT {name} 0")).await;
         }
         eventually("reads to go to one server", secs(5), || async {
             let mut ports = Vec::new();
             for _ in 0..20 {
-                ports.push(
-                    app.one("select current_setting('port') from weight_t")
-                        .await,
-                );
+                ports.push(app.one("select current_setting('port') from weight_t").await);
             }
             ports.dedup();
-            if ports.len() == 1 {
-                Ok(())
-            } else {
-                Err(format!("{ports:?}"))
-            }
+            if ports.len() == 1 { Ok(()) } else { Err(format!("{ports:?}")) }
         })
         .await;
         assert_eq!(cluster.backends().await["b"]["weight"], "0");

@@ -7,10 +7,7 @@ use crate::rig::{run_within, secs, step};
 
 /// A cluster with a table, and a follower to spoil.
 async fn spoilt(spoil: &str) -> (std::sync::Arc<Cluster>, String) {
-    let cluster = Options::servers(3)
-        .set("cluster.reactivate", "\"manual\"")
-        .start()
-        .await;
+    let cluster = Options::servers(3).set("cluster.reactivate", "\"manual\"").start().await;
     let app = cluster.connect().await;
     app.run("create table odd_t(id int primary key, v int, r float8 default random()); insert into odd_t(id, v) select g, g from generate_series(1, 10) g").await;
     let follower = cluster.follower().await;
@@ -22,10 +19,7 @@ async fn spoilt(spoil: &str) -> (std::sync::Arc<Cluster>, String) {
 async fn is_given_up(cluster: &Cluster, name: &str) {
     cluster.wait_inactive(name).await;
     let backends = cluster.backends().await;
-    assert!(
-        !backends[name]["reason"].is_empty(),
-        "no reason is kept: {backends:?}"
-    );
+    assert!(!backends[name]["reason"].is_empty(), "no reason is kept: {backends:?}");
     assert_eq!(cluster.active().await.len(), 2, "{backends:?}");
     cluster.assert_equal().await;
 }
@@ -70,8 +64,7 @@ fn one_alone_refuses_to_write() {
         let app = cluster.connect().await;
         app.run("insert into odd_t(id, v) values (50, 50)").await;
         is_given_up(&cluster, &odd).await;
-        app.run("insert into odd_t(id, v, r) values (51, 51, 0)")
-            .await;
+        app.run("insert into odd_t(id, v, r) values (51, 51, 0)").await;
         cluster.assert_equal().await;
     });
 }
@@ -81,8 +74,7 @@ fn ddl_fails_on_one_alone() {
     run_within(secs(60), async {
         let (cluster, odd) = spoilt("create table odd_new(other text)").await;
         let app = cluster.connect().await;
-        app.run("create table odd_new(id int primary key); insert into odd_new values (1)")
-            .await;
+        app.run("create table odd_new(id int primary key); insert into odd_new values (1)").await;
         is_given_up(&cluster, &odd).await;
     });
 }
@@ -92,18 +84,12 @@ fn a_lock_on_one_alone_does_not_stop_the_others() {
     run_within(secs(60), async {
         let (cluster, odd) = spoilt("select 1").await;
         let holder = cluster.server(&odd).admin().await;
-        holder
-            .run("begin; lock table odd_t in access exclusive mode")
-            .await;
+        holder.run("begin; lock table odd_t in access exclusive mode").await;
         let app = cluster.connect().await;
         let write = app.simple_query("update odd_t set v = 9 where id = 1");
-        crate::rig::within(
-            "a write while a stranger holds a lock on one server",
-            secs(25),
-            write,
-        )
-        .await
-        .expect("the write");
+        crate::rig::within("a write while a stranger holds a lock on one server", secs(25), write)
+            .await
+            .expect("the write");
         is_given_up(&cluster, &odd).await;
         holder.run("rollback").await;
     });
@@ -117,27 +103,14 @@ fn an_error_that_all_give_is_the_clients() {
         app.run("create table alike_t(id int primary key check (id < 100)); insert into alike_t values (1)").await;
         app.fails("insert into alike_t values (1)", "23505").await;
         app.fails("insert into alike_t values (100)", "23514").await;
-        app.fails(
-            "insert into alike_t select g from generate_series(50, 150) g",
-            "23514",
-        )
-        .await;
+        app.fails("insert into alike_t select g from generate_series(50, 150) g", "23514").await;
         app.fails("update alike_t set id = 1/0", "22012").await;
-        app.fails(
-            "do $$ begin raise exception 'full' using errcode = '53100'; end $$",
-            "53100",
-        )
-        .await;
-        app.fails(
-            "do $$ begin raise exception 'gone' using errcode = '57P01'; end $$",
-            "57P01",
-        )
-        .await;
-        app.fails(
-            "do $$ begin raise exception 'gone' using errcode = '08006'; end $$",
-            "08006",
-        )
-        .await;
+        app.fails("do $$ begin raise exception 'full' using errcode = '53100'; end $$", "53100")
+            .await;
+        app.fails("do $$ begin raise exception 'gone' using errcode = '57P01'; end $$", "57P01")
+            .await;
+        app.fails("do $$ begin raise exception 'gone' using errcode = '08006'; end $$", "08006")
+            .await;
         cluster.same("alike_%").await;
     });
 }

@@ -190,9 +190,7 @@ fn a_slow_network_slows_and_breaks_nothing() {
     test(async {
         let (cluster, outcome) = under_load(Options::servers(3).relays(), async |cluster, load| {
             let slow = cluster.follower().await;
-            cluster
-                .relay(&slow)
-                .set(Net::Slow(Duration::from_millis(30)));
+            cluster.relay(&slow).set(Net::Slow(Duration::from_millis(30)));
             load.goes_on(60, secs(30)).await;
             cluster.relay(&slow).set(Net::Works);
         })
@@ -261,13 +259,9 @@ fn each_server_is_restarted_in_turn() {
 #[test]
 fn all_servers_at_once_are_waited_for() {
     test(async {
-        let cluster = Options::servers(3)
-            .set("timeouts.hold", "\"6s\"")
-            .start()
-            .await;
+        let cluster = Options::servers(3).set("timeouts.hold", "\"6s\"").start().await;
         let app = cluster.connect().await;
-        app.run("create table all_t(id int primary key); insert into all_t values (1)")
-            .await;
+        app.run("create table all_t(id int primary key); insert into all_t values (1)").await;
         for server in &cluster.servers {
             server.kill9();
         }
@@ -279,15 +273,8 @@ fn all_servers_at_once_are_waited_for() {
         )
         .await;
         let error = answer.expect_err("nobody can have stored this");
-        step(format!(
-            "after {:?}: {}",
-            began.elapsed(),
-            crate::rig::session::explain(&error)
-        ));
-        assert!(
-            error.as_db_error().is_some(),
-            "the connection was dropped: {error:?}"
-        );
+        step(format!("after {:?}: {}", began.elapsed(), crate::rig::session::explain(&error)));
+        assert!(error.as_db_error().is_some(), "the connection was dropped: {error:?}");
         let (status, _) = cluster.http("/readyz").await.expect("HTTP answers");
         assert_eq!(status, 503);
         for server in &cluster.servers {
@@ -299,11 +286,7 @@ fn all_servers_at_once_are_waited_for() {
         }
         // The same connection goes on.
         app.run("insert into all_t values (3)").await;
-        assert_eq!(
-            app.one("select count(*) from all_t where id in (1, 3)")
-                .await,
-            "2"
-        );
+        assert_eq!(app.one("select count(*) from all_t where id in (1, 3)").await, "2");
         cluster.assert_all_equal().await;
     });
 }
@@ -315,28 +298,19 @@ fn sessions_keep_what_is_theirs_when_the_leader_dies() {
         let app = cluster.connect().await;
         app.run("create table keep_t(id serial primary key, v text, zone text default current_setting('timezone'))").await;
         app.run("set timezone to 'Asia/Tokyo'; set app.me to 'me'; prepare p(text) as insert into keep_t(v) values ($1) returning id").await;
-        let prepared = app
-            .prepare("insert into keep_t(v) values ($1) returning zone")
-            .await
-            .unwrap();
+        let prepared =
+            app.prepare("insert into keep_t(v) values ($1) returning zone").await.unwrap();
         let writer = cluster.connect().await;
         writer.run("begin; insert into keep_t(v) values ('before'); savepoint s; insert into keep_t(v) values ('inner')").await;
         let reader = cluster.connect().await;
         reader.run("begin; select count(*) from keep_t").await;
         let snapshot = cluster.connect().await;
-        snapshot
-            .run("begin isolation level repeatable read; select count(*) from keep_t")
-            .await;
+        snapshot.run("begin isolation level repeatable read; select count(*) from keep_t").await;
         let lost = cluster.leader().await;
         cluster.server(&lost).kill9();
         // The open transaction goes on where it was.
-        writer
-            .run("insert into keep_t(v) values ('after'); rollback to s; commit")
-            .await;
-        assert_eq!(
-            writer.column("select v from keep_t order by id").await,
-            ["before"]
-        );
+        writer.run("insert into keep_t(v) values ('after'); rollback to s; commit").await;
+        assert_eq!(writer.column("select v from keep_t order by id").await, ["before"]);
         assert_eq!(
             reader.one("select count(*) from keep_t").await,
             "1",

@@ -60,12 +60,7 @@ fn sigterm_lets_transactions_finish() {
         let names = ["a".to_owned(), "b".to_owned()];
         cluster.assert_equal_on(&names).await;
         assert_eq!(
-            cluster
-                .server("b")
-                .admin()
-                .await
-                .one("select count(*) from drain_t")
-                .await,
+            cluster.server("b").admin().await.one("select count(*) from drain_t").await,
             "2"
         );
         cluster.proxy_start().await;
@@ -76,10 +71,7 @@ fn sigterm_lets_transactions_finish() {
 #[test]
 fn sigterm_does_not_wait_for_ever() {
     run_within(secs(60), async {
-        let cluster = Options::servers(2)
-            .set("timeouts.shutdown_grace", "\"1s\"")
-            .start()
-            .await;
+        let cluster = Options::servers(2).set("timeouts.shutdown_grace", "\"1s\"").start().await;
         let app = cluster.connect().await;
         app.run("create table grace_t(id int primary key)").await;
         app.run("begin; insert into grace_t values (1)").await;
@@ -87,14 +79,7 @@ fn sigterm_does_not_wait_for_ever() {
         cluster.proxy_stop();
         assert!(began.elapsed() < secs(8));
         cluster.proxy_start().await;
-        assert_eq!(
-            cluster
-                .connect()
-                .await
-                .one("select count(*) from grace_t")
-                .await,
-            "0"
-        );
+        assert_eq!(cluster.connect().await.one("select count(*) from grace_t").await, "0");
         cluster.assert_all_equal().await;
     });
 }
@@ -121,10 +106,7 @@ fn sighup_reads_the_configuration_again() {
         cluster.configure("limits.no_such_key", "1");
         cluster.with_proxy(|p| p.signal("HUP"));
         tokio::time::sleep(secs(1)).await;
-        assert!(
-            cluster.proxy_exited().is_none(),
-            "a mistake in the file ended the proxy"
-        );
+        assert!(cluster.proxy_exited().is_none(), "a mistake in the file ended the proxy");
         cluster.configure("limits.no_such_key", "2");
         load.goes_on(20, secs(10)).await;
         load.stop().await.nobody_was_disconnected();
@@ -139,17 +121,11 @@ fn init_can_be_repeated_and_proxy_says_what_is_missing() {
         // Without init: it ends, or waits unready; it never serves.
         tokio::time::sleep(secs(2)).await;
         if cluster.proxy_exited().is_none() {
-            assert!(
-                !matches!(cluster.http("/readyz").await, Ok((200, _))),
-                "served without init"
-            );
+            assert!(!matches!(cluster.http("/readyz").await, Ok((200, _))), "served without init");
             cluster.proxy_kill9();
         }
         let said = std::fs::read_to_string(cluster.proxy_log()).unwrap();
-        assert!(
-            said.contains("lockstep init"),
-            "the log does not name the remedy:\n{said}"
-        );
+        assert!(said.contains("lockstep init"), "the log does not name the remedy:\n{said}");
         cluster.init();
         cluster.init();
         cluster.proxy_start().await;
@@ -162,11 +138,7 @@ fn init_can_be_repeated_and_proxy_says_what_is_missing() {
         cluster.proxy_stop();
         cluster.init();
         cluster.proxy_start().await;
-        cluster
-            .connect()
-            .await
-            .run("insert into init_t default values")
-            .await;
+        cluster.connect().await.run("insert into init_t default values").await;
         cluster.assert_all_equal().await;
     });
 }
@@ -182,8 +154,7 @@ fn init_takes_existing_data_when_all_agree_and_else_refuses() {
         cluster.init();
         cluster.proxy_start().await;
         let app = cluster.connect().await;
-        app.run("insert into had_t(v) values ('z'); update had_t set v = v || random()")
-            .await;
+        app.run("insert into had_t(v) values ('z'); update had_t set v = v || random()").await;
         cluster.assert_all_equal().await;
 
         let differing = Options::servers(2).prepare();
@@ -193,21 +164,11 @@ fn init_takes_existing_data_when_all_agree_and_else_refuses() {
         }
         let output = differing.lockstep(&["init"]);
         let said = spoken(&output);
-        assert!(
-            !output.status.success(),
-            "init takes servers that differ: {said}"
-        );
-        assert!(
-            said.contains("had_t"),
-            "init does not say what differs: {said}"
-        );
+        assert!(!output.status.success(), "init takes servers that differ: {said}");
+        assert!(said.contains("had_t"), "init does not say what differs: {said}");
         for (i, server) in differing.servers.iter().enumerate() {
             let v = server.admin().await.one("select v from had_t").await;
-            assert_eq!(
-                v,
-                i.to_string(),
-                "init touched data without being told which is right"
-            );
+            assert_eq!(v, i.to_string(), "init touched data without being told which is right");
         }
     });
 }
@@ -218,25 +179,13 @@ fn check_finds_what_would_go_wrong() {
         let cluster = Options::servers(3).prepare();
         cluster.init();
         let output = cluster.lockstep(&["check"]);
-        assert!(
-            output.status.success(),
-            "check of a good cluster: {}",
-            spoken(&output)
-        );
-        cluster
-            .server("b")
-            .configure("timezone = 'Asia/Tokyo'\nextra_float_digits = -3");
+        assert!(output.status.success(), "check of a good cluster: {}", spoken(&output));
+        cluster.server("b").configure("timezone = 'Asia/Tokyo'\nextra_float_digits = -3");
         cluster.server("b").restart();
         let output = cluster.lockstep(&["check"]);
         let said = spoken(&output);
-        assert!(
-            !output.status.success(),
-            "a server with another time zone passes: {said}"
-        );
-        assert!(
-            said.to_lowercase().contains("timezone") && said.contains('b'),
-            "{said}"
-        );
+        assert!(!output.status.success(), "a server with another time zone passes: {said}");
+        assert!(said.to_lowercase().contains("timezone") && said.contains('b'), "{said}");
         cluster.server("c").stop_fast();
         let output = cluster.lockstep(&["check"]);
         let said = spoken(&output);
@@ -293,11 +242,7 @@ fn a_demo_starts_serves_and_cleans_up() {
             .env("LOCKSTEP_PG_BIN", crate::rig::server::programs());
         let demo = Process::start("lockstep demo", demo, &log);
         let line = eventually("the demo's line", secs(60), || async {
-            assert!(
-                demo.exited().is_none(),
-                "the demo ended: {}",
-                tail(&log, 30)
-            );
+            assert!(demo.exited().is_none(), "the demo ended: {}", tail(&log, 30));
             let text = std::fs::read_to_string(&log).unwrap();
             text.lines()
                 .find(|l| l.starts_with('{') && l.ends_with('}'))
@@ -308,9 +253,7 @@ fn a_demo_starts_serves_and_cleans_up() {
         let told: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         let url = told["url"].as_str().expect("a url");
         let config: tokio_postgres::Config = url.parse().expect("a connection string");
-        let app = crate::rig::session::Session::open_with(&config)
-            .await
-            .expect("a login");
+        let app = crate::rig::session::Session::open_with(&config).await.expect("a login");
         app.run(
             "create table demo_e2e(id serial primary key); insert into demo_e2e default values",
         )
@@ -322,10 +265,7 @@ fn a_demo_starts_serves_and_cleans_up() {
                 assert!(!backend[key].is_null(), "no {key} in {line}");
             }
         }
-        assert!(
-            told["console"].is_string() && told["http"].is_string(),
-            "{line}"
-        );
+        assert!(told["console"].is_string() && told["http"].is_string(), "{line}");
         demo.signal("INT");
         demo.wait(secs(20));
         for backend in backends {

@@ -65,11 +65,7 @@ fn the_proxy_and_a_server_die_together() {
         let load = Load::start(&cluster, 12).await;
         for server_first in [true, false] {
             load.goes_on(40, secs(25)).await;
-            let lost = if server_first {
-                cluster.leader().await
-            } else {
-                cluster.follower().await
-            };
+            let lost = if server_first { cluster.leader().await } else { cluster.follower().await };
             cluster.server(&lost).kill9();
             cluster.proxy_kill9();
             if server_first {
@@ -125,9 +121,7 @@ fn nothing_of_a_killed_proxy_holds_locks_for_long() {
         open.run("begin; update held_t set v = 1 where id = 1; insert into held_t values (3)")
             .await;
         let mut waiting = cluster.wire().await;
-        waiting
-            .send(&query("update held_t set v = v + 1 where id = 1"))
-            .await;
+        waiting.send(&query("update held_t set v = v + 1 where id = 1")).await;
         cluster.proxy_kill9();
         cluster.proxy_start().await;
         let after = cluster.connect().await;

@@ -16,8 +16,7 @@ fn reads_are_spread_and_writes_are_not() {
         }
         let cluster = Cluster::shared().await;
         let app = cluster.connect().await;
-        app.run("create table spread_t(id int primary key); insert into spread_t values (1)")
-            .await;
+        app.run("create table spread_t(id int primary key); insert into spread_t values (1)").await;
         let reads = async || {
             let (_, text) = cluster.http("/metrics").await.expect("HTTP");
             let count = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok());
@@ -91,8 +90,7 @@ fn every_session_sees_every_acknowledged_commit() {
             tasks.push(runtime().spawn(async move {
                 let app = cluster.connect().await;
                 for n in 1..=150 {
-                    app.run(&format!("update seen_t set n = {n} where id = 1"))
-                        .await;
+                    app.run(&format!("update seen_t set n = {n} where id = 1")).await;
                     told.store(n, Ordering::SeqCst);
                 }
             }));
@@ -104,15 +102,9 @@ fn every_session_sees_every_acknowledged_commit() {
                 let mut last = 0;
                 while told.load(Ordering::SeqCst) < 150 {
                     let before = told.load(Ordering::SeqCst);
-                    let n: i64 = app
-                        .one("select n from seen_t where id = 1")
-                        .await
-                        .parse()
-                        .unwrap();
-                    assert!(
-                        n >= before,
-                        "read {n} after a commit of {before} was acknowledged"
-                    );
+                    let n: i64 =
+                        app.one("select n from seen_t where id = 1").await.parse().unwrap();
+                    assert!(n >= before, "read {n} after a commit of {before} was acknowledged");
                     assert!(n >= last, "read {n} after {last}");
                     last = n;
                 }
@@ -130,32 +122,20 @@ fn a_session_reads_its_own_writes_everywhere() {
     run(async {
         let cluster = Cluster::shared().await;
         let app = cluster.connect().await;
-        app.run("create table own_reads_t(id serial primary key, v float8 default random())")
-            .await;
+        app.run("create table own_reads_t(id serial primary key, v float8 default random())").await;
         for n in 1..=60 {
             app.run("insert into own_reads_t default values").await;
-            assert_eq!(
-                app.one("select count(*) from own_reads_t").await,
-                n.to_string()
-            );
+            assert_eq!(app.one("select count(*) from own_reads_t").await, n.to_string());
             // Inside a transaction, too, before and after its first write.
             app.run("begin").await;
-            assert_eq!(
-                app.one("select count(*) from own_reads_t").await,
-                n.to_string()
-            );
+            assert_eq!(app.one("select count(*) from own_reads_t").await, n.to_string());
             app.run("update own_reads_t set v = 2").await;
             assert_eq!(
-                app.one("select count(*) from own_reads_t where v = 2")
-                    .await,
+                app.one("select count(*) from own_reads_t where v = 2").await,
                 n.to_string()
             );
             app.run("rollback").await;
-            assert_eq!(
-                app.one("select count(*) from own_reads_t where v = 2")
-                    .await,
-                "0"
-            );
+            assert_eq!(app.one("select count(*) from own_reads_t where v = 2").await, "0");
         }
         cluster.same("own_reads_%").await;
     });
@@ -210,17 +190,14 @@ fn consistency_is_chosen_by_session() {
         }
         let cluster = Cluster::shared().await;
         let app = cluster.connect().await;
-        app.run("create table level_reads_t(id serial primary key)")
-            .await;
+        app.run("create table level_reads_t(id serial primary key)").await;
         for level in ["eventual", "session", "strong"] {
-            app.run(&format!("set lockstep.consistency to '{level}'"))
-                .await;
+            app.run(&format!("set lockstep.consistency to '{level}'")).await;
             assert_eq!(app.one("show lockstep.consistency").await, level);
             app.run("insert into level_reads_t default values").await;
             app.run("select count(*) from level_reads_t").await;
         }
-        app.fails("set lockstep.consistency to 'nonsense'", "22023")
-            .await;
+        app.fails("set lockstep.consistency to 'nonsense'", "22023").await;
         app.run("reset lockstep.consistency").await;
         cluster.same("level_reads_%").await;
     });
@@ -237,16 +214,10 @@ fn an_inactive_server_is_never_read() {
         cluster.wait_inactive(&out).await;
         // Its rows are spoilt: whoever reads them would tell.
         let admin = cluster.server(&out).admin().await;
-        admin
-            .run("set session_replication_role to replica; update account set balance = -1")
-            .await;
+        admin.run("set session_replication_role to replica; update account set balance = -1").await;
         let app = cluster.connect().await;
         for _ in 0..60 {
-            assert_eq!(
-                app.one("select count(*) from account where balance = -1")
-                    .await,
-                "0"
-            );
+            assert_eq!(app.one("select count(*) from account where balance = -1").await, "0");
         }
         let outcome = load.stop().await;
         outcome.nobody_noticed();

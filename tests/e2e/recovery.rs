@@ -109,18 +109,12 @@ async fn stale_one_first(cluster: &Arc<Cluster>) -> (String, String) {
 #[test]
 fn the_stale_one_comes_first_and_is_not_served_from() {
     run_heavy(secs(90), async {
-        let cluster = Options::servers(3)
-            .set("timeouts.startup_wait", "\"2s\"")
-            .start()
-            .await;
+        let cluster = Options::servers(3).set("timeouts.startup_wait", "\"2s\"").start().await;
         let (stale, newest) = stale_one_first(&cluster).await;
         cluster.proxy_spawn();
         for _ in 0..40 {
             if let Ok((status, _)) = cluster.http("/readyz").await {
-                assert_ne!(
-                    status, 200,
-                    "ready, with a server that lacks acknowledged commits"
-                );
+                assert_ne!(status, 200, "ready, with a server that lacks acknowledged commits");
             }
             let ask = async {
                 let app = cluster.try_connect("app", "app", DATABASE).await.ok()?;
@@ -129,20 +123,10 @@ fn the_stale_one_comes_first_and_is_not_served_from() {
             let answer = tokio::time::timeout(std::time::Duration::from_millis(100), ask).await;
             assert!(!matches!(answer, Ok(Some(_))), "a stale server was read");
         }
-        assert!(
-            cluster.proxy_exited().is_none(),
-            "the proxy gave up instead of waiting"
-        );
+        assert!(cluster.proxy_exited().is_none(), "the proxy gave up instead of waiting");
         cluster.server(&newest).start();
         cluster.wait_ready(secs(20)).await;
-        assert_eq!(
-            cluster
-                .connect()
-                .await
-                .one("select count(*) from stale_t")
-                .await,
-            "4"
-        );
+        assert_eq!(cluster.connect().await.one("select count(*) from stale_t").await, "4");
         cluster.wait_active(&stale).await;
         for server in cluster.servers.iter().filter(|s| !s.is_running()) {
             server.start();
@@ -155,10 +139,7 @@ fn the_stale_one_comes_first_and_is_not_served_from() {
 #[test]
 fn the_stale_one_is_known_without_the_state_file() {
     run_heavy(secs(90), async {
-        let cluster = Options::servers(3)
-            .set("timeouts.startup_wait", "\"2s\"")
-            .start()
-            .await;
+        let cluster = Options::servers(3).set("timeouts.startup_wait", "\"2s\"").start().await;
         let (stale, newest) = stale_one_first(&cluster).await;
         step("the state file is lost");
         std::fs::remove_dir_all(cluster.folder.join("state")).expect("a state folder");
@@ -181,14 +162,7 @@ fn the_stale_one_is_known_without_the_state_file() {
         .await;
         step(format!("served: {served}, stale {stale}, newest {newest}"));
         if served {
-            assert_eq!(
-                cluster
-                    .connect()
-                    .await
-                    .one("select count(*) from stale_t")
-                    .await,
-                "4"
-            );
+            assert_eq!(cluster.connect().await.one("select count(*) from stale_t").await, "4");
             cluster.wait_active(&stale).await;
             cluster.assert_all_equal().await;
         }
@@ -235,17 +209,10 @@ fn schema_changes_and_sequences_are_caught_up() {
             cluster.server(&leader).kill9();
             cluster.wait_inactive(&leader).await;
         }
-        let n: i64 = app
-            .one("insert into back_t(v) values ('after') returning id")
-            .await
-            .parse()
-            .unwrap();
+        let n: i64 =
+            app.one("insert into back_t(v) values ('after') returning id").await.parse().unwrap();
         assert!(n > 5000, "{n} may have been given before");
-        assert_eq!(
-            app.one("select count(*) - count(distinct id) from back_u")
-                .await,
-            "0"
-        );
+        assert_eq!(app.one("select count(*) - count(distinct id) from back_u").await, "0");
     });
 }
 
@@ -262,8 +229,7 @@ fn a_transaction_that_is_open_during_the_return_arrives_whole() {
         cluster.wait_inactive(&lost).await;
         app.run("begin; insert into open_t(v) values ('first half'); savepoint s; insert into open_t(v) values ('taken back'); rollback to s").await;
         let idle = cluster.connect().await;
-        idle.run("begin; insert into open_t(v) values ('idle')")
-            .await;
+        idle.run("begin; insert into open_t(v) values ('idle')").await;
         cluster.server(&lost).start();
         // An idle transaction holds nobody up.
         cluster.wait_active(&lost).await;
@@ -274,8 +240,7 @@ fn a_transaction_that_is_open_during_the_return_arrives_whole() {
             other.run("insert into open_t(v) values ('beside')"),
         )
         .await;
-        app.run("insert into open_t(v) values ('second half'); commit")
-            .await;
+        app.run("insert into open_t(v) values ('second half'); commit").await;
         idle.run("rollback").await;
         let rows = other.column("select v from open_t order by v").await;
         assert_eq!(rows, ["beside", "first half", "second half", "while away"]);
@@ -327,10 +292,7 @@ async fn turned_away_or_equal(cluster: &Cluster, name: &str) -> bool {
         cluster.assert_all_equal().await;
         return false;
     }
-    assert!(
-        !backend["reason"].is_empty(),
-        "turned away without a reason: {backend:?}"
-    );
+    assert!(!backend["reason"].is_empty(), "turned away without a reason: {backend:?}");
     cluster.assert_equal().await;
     true
 }
@@ -340,8 +302,7 @@ fn an_older_copy_of_itself_is_not_taken_for_itself() {
     run_within(secs(90), async {
         let cluster = Cluster::start(3).await;
         let app = cluster.connect().await;
-        app.run("create table older_t(id serial primary key, v text)")
-            .await;
+        app.run("create table older_t(id serial primary key, v text)").await;
         let lost = cluster.follower().await;
         cluster.server(&lost).stop_fast();
         let saved = cluster.server(&lost).save_data();
@@ -371,8 +332,7 @@ fn another_server_at_the_same_address_is_not_let_in() {
     run_within(secs(90), async {
         let cluster = Cluster::start(3).await;
         let app = cluster.connect().await;
-        app.run("create table other_t(id int primary key); insert into other_t values (1)")
-            .await;
+        app.run("create table other_t(id int primary key); insert into other_t values (1)").await;
         let lost = cluster.follower().await;
         cluster.server(&lost).stop_fast();
         app.run("insert into other_t values (2)").await;
@@ -381,10 +341,7 @@ fn another_server_at_the_same_address_is_not_let_in() {
         let stranger = crate::rig::server::Server::prepare("stranger", 4, false);
         cluster.server(&lost).take_data_of(&stranger.data);
         cluster.server(&lost).start();
-        assert!(
-            turned_away_or_equal(&cluster, &lost).await,
-            "a stranger was let in"
-        );
+        assert!(turned_away_or_equal(&cluster, &lost).await, "a stranger was let in");
         cluster.server(&lost).stop_fast();
         let twin = cluster.follower().await;
         cluster.server(&twin).stop_fast();
@@ -414,12 +371,7 @@ fn writes_behind_the_proxys_back_while_away_are_not_overlooked() {
         cluster.wait_inactive(&lost).await;
         cluster.server(&lost).start();
         // What the replay needs is gone there: the replay must notice.
-        cluster
-            .server(&lost)
-            .admin()
-            .await
-            .run("delete from behind_t where id = 3")
-            .await;
+        cluster.server(&lost).admin().await.run("delete from behind_t where id = 3").await;
         turned_away_or_equal(&cluster, &lost).await;
     });
 }
@@ -427,13 +379,11 @@ fn writes_behind_the_proxys_back_while_away_are_not_overlooked() {
 #[test]
 fn a_journal_that_no_longer_reaches_back_keeps_the_server_out() {
     run_within(secs(90), async {
-        let short = Options::servers(3)
-            .set("journal.max_records", "20")
-            .set("journal.keep_records", "5");
+        let short =
+            Options::servers(3).set("journal.max_records", "20").set("journal.keep_records", "5");
         let cluster = short.set("journal.keep_while_away", "\"1s\"").start().await;
         let app = cluster.connect().await;
-        app.run("create table prune_t(id serial primary key, v float8 default random())")
-            .await;
+        app.run("create table prune_t(id serial primary key, v float8 default random())").await;
         let lost = cluster.follower().await;
         cluster.server(&lost).kill9();
         app.run("insert into prune_t default values").await;
@@ -458,19 +408,15 @@ fn a_journal_that_no_longer_reaches_back_keeps_the_server_out() {
         })
         .await;
         cluster.server(&lost).start();
-        eventually(
-            "the server to be turned away with a reason",
-            secs(20),
-            || async {
-                let backend = cluster.backends().await[&lost].clone();
-                assert_ne!(backend["state"], "active", "{backend:?}");
-                if backend["state"] == "inactive" && backend["reason"].contains("journal") {
-                    Ok(())
-                } else {
-                    Err(format!("{backend:?}"))
-                }
-            },
-        )
+        eventually("the server to be turned away with a reason", secs(20), || async {
+            let backend = cluster.backends().await[&lost].clone();
+            assert_ne!(backend["state"], "active", "{backend:?}");
+            if backend["state"] == "inactive" && backend["reason"].contains("journal") {
+                Ok(())
+            } else {
+                Err(format!("{backend:?}"))
+            }
+        })
         .await;
         app.run("insert into prune_t default values").await;
         cluster.assert_equal().await;

@@ -16,36 +16,22 @@ fn the_bookkeeping_is_out_of_reach() {
         let app = cluster.connect().await;
         app.run("create table reach_t(id int primary key)").await;
         for table in ["control", "secret", "journal"] {
-            app.fails(&format!("select * from lockstep.{table}"), "42501")
-                .await;
-            app.fails(&format!("delete from lockstep.{table}"), "42501")
-                .await;
-            app.fails(&format!("truncate lockstep.{table}"), "42501")
-                .await;
+            app.fails(&format!("select * from lockstep.{table}"), "42501").await;
+            app.fails(&format!("delete from lockstep.{table}"), "42501").await;
+            app.fails(&format!("truncate lockstep.{table}"), "42501").await;
         }
-        app.fails(
-            "select lockstep.record('guess', 1, 1, 'app', '\\x')",
-            "42501",
-        )
-        .await;
+        app.fails("select lockstep.record('guess', 1, 1, 'app', '\\x')", "42501").await;
         app.fails(
             "select lockstep.apply('guess', 'public.reach_t', 'I', null, array['(1)'])",
             "42501",
         )
         .await;
-        app.fails("select lockstep.advance('guess', 'public.x', 5)", "42501")
-            .await;
-        app.fails("select lockstep.sequences('guess', null)", "42501")
-            .await;
-        app.fails("create table lockstep.mine(id int)", "42501")
-            .await;
+        app.fails("select lockstep.advance('guess', 'public.x', 5)", "42501").await;
+        app.fails("select lockstep.sequences('guess', null)", "42501").await;
+        app.fails("create table lockstep.mine(id int)", "42501").await;
         app.fails("drop schema lockstep cascade", "42501").await;
-        let _ = app
-            .simple_query("drop trigger \"00_lockstep_capture\" on reach_t")
-            .await;
-        let _ = app
-            .simple_query("alter table reach_t disable trigger all")
-            .await;
+        let _ = app.simple_query("drop trigger \"00_lockstep_capture\" on reach_t").await;
+        let _ = app.simple_query("alter table reach_t disable trigger all").await;
         let _ = app.simple_query("set lockstep.capture to 'off'").await;
         app.run("insert into reach_t select (random() * 1000000)::int from generate_series(1, 3)")
             .await;
@@ -58,8 +44,7 @@ fn capture_cannot_be_switched_off_from_within() {
     run(async {
         let cluster = Cluster::shared().await;
         let app = cluster.connect().await;
-        app.run("create table sneak_t(id serial primary key, r float8 default random())")
-            .await;
+        app.run("create table sneak_t(id serial primary key, r float8 default random())").await;
         // The text of the function gives it away: it is refused.
         app.fails(
             "create function sneak_f() returns int language plpgsql as $$ begin
@@ -93,14 +78,10 @@ fn a_forged_notice_is_only_a_notice() {
     run(async {
         let cluster = Cluster::shared().await;
         let mut app = cluster.connect().await;
-        app.run("create table forge_t(id int primary key, v text)")
-            .await;
+        app.run("create table forge_t(id int primary key, v text)").await;
         app.run("do $$ begin raise info using errcode = 'LS002', message = 'guess', schema = 'public', table = 'forge_t', column = 'I', hint = '(1,forged)';
                  insert into forge_t values (2, 'real'); end $$").await;
-        assert!(
-            !app.notices().is_empty(),
-            "the client's own notice was swallowed"
-        );
+        assert!(!app.notices().is_empty(), "the client's own notice was swallowed");
         assert_eq!(app.column("select id from forge_t").await, ["2"]);
         cluster.same("forge_%").await;
     });
@@ -114,13 +95,9 @@ fn captured_rows_are_not_shown_to_the_client() {
         app.run("set client_min_messages to debug1; create table quiet_t(id serial primary key, r float8 default random())").await;
         app.notices();
         app.run("insert into quiet_t(r) select random() from generate_series(1, 5); update quiet_t set r = random(); delete from quiet_t where id = 1").await;
-        app.run("do $$ begin update quiet_t set r = 0; raise notice 'own'; end $$")
-            .await;
+        app.run("do $$ begin update quiet_t set r = 0; raise notice 'own'; end $$").await;
         let seen = app.notices();
-        let strange: Vec<_> = seen
-            .iter()
-            .filter(|n| n.code().code().starts_with("LS"))
-            .collect();
+        let strange: Vec<_> = seen.iter().filter(|n| n.code().code().starts_with("LS")).collect();
         assert!(strange.is_empty(), "{strange:?}");
         assert!(seen.iter().any(|n| n.message() == "own"));
     });
@@ -137,12 +114,10 @@ fn silent_and_slow_strangers_keep_nobody_out() {
         for i in 0..300 {
             let mut bare = Wire::bare(cluster.port).await;
             if i % 3 == 0 {
-                bare.try_send(&startup(&[("user", "app"), ("database", "app")])[..10])
-                    .await;
+                bare.try_send(&startup(&[("user", "app"), ("database", "app")])[..10]).await;
             }
             if i % 3 == 1 {
-                bare.try_send(&startup(&[("user", "app"), ("database", "app")]))
-                    .await;
+                bare.try_send(&startup(&[("user", "app"), ("database", "app")])).await;
             }
             strangers.push(bare);
         }
@@ -161,17 +136,10 @@ fn a_stalled_reader_does_not_fill_the_memory() {
         let cluster = Options::servers(2).start().await;
         let before = memory(&cluster);
         let mut stalled = cluster.wire().await;
-        stalled
-            .send(&query(
-                "select repeat('x', 1000000) from generate_series(1, 400)",
-            ))
-            .await;
+        stalled.send(&query("select repeat('x', 1000000) from generate_series(1, 400)")).await;
         tokio::time::sleep(secs(4)).await;
         let grown = memory(&cluster).saturating_sub(before);
-        assert!(
-            grown < 100_000,
-            "400 MB for a client that does not read: {grown} kB more"
-        );
+        assert!(grown < 100_000, "400 MB for a client that does not read: {grown} kB more");
         cluster.connect().await.run("select 1").await;
     });
 }
@@ -227,8 +195,7 @@ fn encrypted_clients_are_served_and_plain_ones_turned_away_when_told() {
                 cluster.port,
                 cert.display()
             ));
-            psql.args(["-c", "select 41 + 1", "-c", "\\conninfo"])
-                .env("PGPASSWORD", "app");
+            psql.args(["-c", "select 41 + 1", "-c", "\\conninfo"]).env("PGPASSWORD", "app");
             output("psql", psql, secs(20))
         };
         let said = psql("verify-ca");

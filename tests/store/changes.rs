@@ -51,39 +51,16 @@ const VALUES: &[(&str, &[&str])] = &[
     ("character(5)", &["'x'"]),
     ("\"char\"", &["'x'", "''"]),
     ("name", &["'a\"b'"]),
-    (
-        "bytea",
-        &[
-            "'\\x'",
-            "'\\x00ff5c22'",
-            "decode(repeat('00ff', 5000), 'hex')",
-        ],
-    ),
+    ("bytea", &["'\\x'", "'\\x00ff5c22'", "decode(repeat('00ff', 5000), 'hex')"]),
     ("date", &["'infinity'", "'0044-03-15 BC'", "'2024-02-29'"]),
     ("time", &["'24:00'", "'12:34:56.789012'"]),
     ("timetz", &["'12:34:56.789+05:30'"]),
-    (
-        "timestamp",
-        &["'-infinity'", "'2024-01-02 03:04:05.678901'"],
-    ),
-    (
-        "timestamptz",
-        &[
-            "'infinity'",
-            "'2024-07-02 03:04:05.678901+02'",
-            "'0001-01-01 00:00:00 BC'",
-        ],
-    ),
-    (
-        "interval",
-        &["'1 year -2 mons 3 days -04:05:06.789'", "'-1 day'"],
-    ),
+    ("timestamp", &["'-infinity'", "'2024-01-02 03:04:05.678901'"]),
+    ("timestamptz", &["'infinity'", "'2024-07-02 03:04:05.678901+02'", "'0001-01-01 00:00:00 BC'"]),
+    ("interval", &["'1 year -2 mons 3 days -04:05:06.789'", "'-1 day'"]),
     ("uuid", &["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
     ("json", &["'{\"b\": 1,  \"a\": [null, \"x\\\\n\"]}'"]),
-    (
-        "jsonb",
-        &["'{\"b\": 1.50, \"a\": [null, \"\\\\u00e4\"]}'", "'null'"],
-    ),
+    ("jsonb", &["'{\"b\": 1.50, \"a\": [null, \"\\\\u00e4\"]}'", "'null'"]),
     ("jsonpath", &["'$.a[*] ? (@ > 1)'"]),
     ("xml", &["'<a b=\"1\">x&amp;y</a>'", "'just, content'"]),
     ("inet", &["'10.0.0.1/8'", "'::1'"]),
@@ -106,10 +83,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("regclass", &["'odd.\"Mixed \"\"Case\"'::regclass"]),
     ("odd.mood", &["'so,so'", "'it''s \"fine\"'"]),
     ("odd.positive", &["7"]),
-    (
-        "odd.pair",
-        &["ROW(1, 'a,b)')", "ROW(NULL, '')", "ROW(NULL, NULL)"],
-    ),
+    ("odd.pair", &["ROW(1, 'a,b)')", "ROW(NULL, '')", "ROW(NULL, NULL)"]),
     ("odd.pair[]", &["ARRAY[ROW(1, 'x\"y')::odd.pair, NULL]"]),
     ("odd.floats", &["'[0.1,0.25)'"]),
     ("odd.pairs", &["ARRAY[ROW(1, 'x')::odd.pair]"]),
@@ -130,11 +104,8 @@ async fn rows_of_every_type_arrive_as_they_are() {
     let pair = Pair::new().await;
     pair.both(TYPES).await;
     let user = pair.user("types").await;
-    let columns: Vec<String> = VALUES
-        .iter()
-        .enumerate()
-        .map(|(i, (ty, _))| format!("c{i} {ty}"))
-        .collect();
+    let columns: Vec<String> =
+        VALUES.iter().enumerate().map(|(i, (ty, _))| format!("c{i} {ty}")).collect();
     for (table, key) in [("keyed", "PRIMARY KEY"), ("keyless", "")] {
         let columns = columns.join(", ");
         pair.both(&format!(
@@ -160,13 +131,7 @@ async fn rows_of_every_type_arrive_as_they_are() {
         .await
         .unwrap();
     for table in ["public.keyed", "public.keyless"] {
-        leader
-            .replicate(
-                &pair,
-                &follower,
-                &format!("INSERT INTO {table} (id) VALUES (0)"),
-            )
-            .await;
+        leader.replicate(&pair, &follower, &format!("INSERT INTO {table} (id) VALUES (0)")).await;
         for (i, (ty, values)) in VALUES.iter().enumerate() {
             for (k, value) in values.iter().enumerate() {
                 let id = 100 + i * 20 + k;
@@ -177,20 +142,8 @@ async fn rows_of_every_type_arrive_as_they_are() {
                 leader.replicate(&pair, &follower, &update).await;
             }
         }
-        leader
-            .replicate(
-                &pair,
-                &follower,
-                &format!("UPDATE {table} SET id = -id - 7"),
-            )
-            .await;
-        leader
-            .replicate(
-                &pair,
-                &follower,
-                &format!("DELETE FROM {table} WHERE id % 3 = 0"),
-            )
-            .await;
+        leader.replicate(&pair, &follower, &format!("UPDATE {table} SET id = -id - 7")).await;
+        leader.replicate(&pair, &follower, &format!("DELETE FROM {table} WHERE id % 3 = 0")).await;
     }
     pair.assert_equal().await;
 }
@@ -285,21 +238,11 @@ async fn values_may_change_places_in_one_statement() {
     let leader = Leader::new(&pair, "postgres").await;
     let (follower, _) = connect(&pair.servers[1], &pair.database, "postgres").await;
     leader
-        .replicate(
-            &pair,
-            &follower,
-            "INSERT INTO t SELECT g, g, g FROM generate_series(1, 2500) g",
-        )
+        .replicate(&pair, &follower, "INSERT INTO t SELECT g, g, g FROM generate_series(1, 2500) g")
         .await;
-    leader
-        .replicate(&pair, &follower, "UPDATE t SET u = 2501 - u")
-        .await;
-    leader
-        .replicate(&pair, &follower, "UPDATE t SET id = 2501 - id")
-        .await;
-    leader
-        .replicate(&pair, &follower, "DELETE FROM t WHERE id > 100")
-        .await;
+    leader.replicate(&pair, &follower, "UPDATE t SET u = 2501 - u").await;
+    leader.replicate(&pair, &follower, "UPDATE t SET id = 2501 - id").await;
+    leader.replicate(&pair, &follower, "DELETE FROM t WHERE id > 100").await;
     leader
         .replicate(
             &pair,
@@ -308,13 +251,7 @@ async fn values_may_change_places_in_one_statement() {
         UPDATE t SET k = -k; UPDATE t SET k = 1 - k",
         )
         .await;
-    leader
-        .replicate(
-            &pair,
-            &follower,
-            "INSERT INTO s VALUES (1, '[1,5)'), (2, '[5,9)')",
-        )
-        .await;
+    leader.replicate(&pair, &follower, "INSERT INTO s VALUES (1, '[1,5)'), (2, '[5,9)')").await;
     leader
         .replicate(
             &pair,
@@ -350,28 +287,12 @@ async fn what_a_follower_has_not_is_refused() {
         } else {
             Some("LS001")
         };
-        let got = leader
-            .apply(&follower, std::slice::from_ref(&wrong))
-            .await
-            .err();
-        assert_eq!(
-            got.as_ref().and_then(|e| e.code()).map(|c| c.code()),
-            expected,
-            "{wrong:?}"
-        );
+        let got = leader.apply(&follower, std::slice::from_ref(&wrong)).await.err();
+        assert_eq!(got.as_ref().and_then(|e| e.code()).map(|c| c.code()), expected, "{wrong:?}");
     }
-    leader
-        .apply(
-            &follower,
-            &[effect("loose", Op::Update, &["(1)"], &["(2)"])],
-        )
-        .await
-        .unwrap();
+    leader.apply(&follower, &[effect("loose", Op::Update, &["(1)"], &["(2)"])]).await.unwrap();
     let left = follower
-        .query_one(
-            "SELECT count(*) FILTER (WHERE v = 1) || '/' || count(*) FROM loose",
-            &[],
-        )
+        .query_one("SELECT count(*) FILTER (WHERE v = 1) || '/' || count(*) FROM loose", &[])
         .await
         .unwrap();
     assert_eq!(left.get::<_, &str>(0), "1/2");
@@ -397,21 +318,12 @@ async fn other_encodings_and_hostile_surroundings_change_nothing() {
             SET standard_conforming_strings = off; SET backslash_quote = on; SET client_min_messages = error").await.unwrap();
     }
     let table = r#"U&"\00dcn\00ef".U&"t\00e4""#;
-    leader
-        .client
-        .batch_execute("SET standard_conforming_strings = on")
-        .await
-        .unwrap();
+    leader.client.batch_execute("SET standard_conforming_strings = on").await.unwrap();
     for sql in [
         format!(r"INSERT INTO {table} VALUES (U&'\20ac \4e2d \+01d11e', 1)"),
         format!("UPDATE {table} SET n = n + 1"),
     ] {
-        let effects: Vec<Effect> = leader
-            .capture(&sql)
-            .await
-            .into_iter()
-            .map(armoured)
-            .collect();
+        let effects: Vec<Effect> = leader.capture(&sql).await.into_iter().map(armoured).collect();
         assert_eq!(effects.len(), 1);
         leader.apply(&follower, &effects).await.unwrap();
     }
@@ -422,12 +334,7 @@ async fn other_encodings_and_hostile_surroundings_change_nothing() {
 fn armoured(effect: Effect) -> Effect {
     use lockstep::store::journal::armoured;
     match effect {
-        Effect::Rows {
-            relation,
-            op,
-            old,
-            new,
-        } => Effect::Rows {
+        Effect::Rows { relation, op, old, new } => Effect::Rows {
             relation: armoured(&relation),
             op,
             old: old.iter().map(|row| armoured(row)).collect(),

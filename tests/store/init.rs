@@ -10,11 +10,7 @@ async fn targets(pair: &Pair) -> Vec<Target> {
     let mut targets = Vec::new();
     for (place, name) in ["east", "west"].into_iter().enumerate() {
         let url_for_tools = pair.servers[place].url(&pair.database);
-        targets.push(Target {
-            name: name.into(),
-            client: pair.admin(place).await,
-            url_for_tools,
-        });
+        targets.push(Target { name: name.into(), client: pair.admin(place).await, url_for_tools });
     }
     targets
 }
@@ -54,10 +50,7 @@ async fn empty_databases_become_a_cluster_once() {
     for place in 0..2 {
         let admin = pair.admin(place).await;
         let control = read_control(&admin).await.unwrap().unwrap();
-        assert_eq!(
-            (control.view, control.members),
-            (1, vec!["east".to_owned(), "west".into()])
-        );
+        assert_eq!((control.view, control.members), (1, vec!["east".to_owned(), "west".into()]));
         assert_eq!(read_tokens(&admin).await.unwrap().unwrap().0, "t");
     }
     let mut swapped = targets(&pair).await;
@@ -90,24 +83,13 @@ async fn data_that_differ_are_refused_until_one_is_said_to_be_right() {
         run(&pair, Some("north"), false).await.unwrap_err(),
         InitError::UnknownSource(_)
     ));
-    west.batch_execute("CREATE TABLE other (id int)")
-        .await
-        .unwrap();
-    assert!(matches!(
-        run(&pair, Some("east"), false).await.unwrap_err(),
-        InitError::NotEmpty(_)
-    ));
+    west.batch_execute("CREATE TABLE other (id int)").await.unwrap();
+    assert!(matches!(run(&pair, Some("east"), false).await.unwrap_err(), InitError::NotEmpty(_)));
     let report = run(&pair, Some("east"), true).await.unwrap();
-    assert_eq!(
-        (report.filled.as_slice(), report.joined.len()),
-        (&["west".to_owned()][..], 2)
-    );
+    assert_eq!((report.filled.as_slice(), report.joined.len()), (&["west".to_owned()][..], 2));
     let (a, b) = (content(&east).await.unwrap(), content(&west).await.unwrap());
     assert_eq!(
-        diff(&a, &b)
-            .into_iter()
-            .filter(|text| !text.contains("defined differently"))
-            .count(),
+        diff(&a, &b).into_iter().filter(|text| !text.contains("defined differently")).count(),
         0
     );
     assert!(sequences_differ(&a, &b).is_empty());
@@ -130,8 +112,7 @@ async fn a_member_that_lost_everything_is_filled_again_from_one_with_triggers() 
     let pair = Pair::bare().await;
     pair.both(DATA).await;
     let user = pair.user("owner").await;
-    pair.both(&format!("ALTER TABLE parent OWNER TO {user}"))
-        .await;
+    pair.both(&format!("ALTER TABLE parent OWNER TO {user}")).await;
     run(&pair, None, false).await.unwrap();
     pair.admin(1)
         .await
@@ -147,13 +128,7 @@ async fn a_member_that_lost_everything_is_filled_again_from_one_with_triggers() 
     );
     let west = pair.admin(1).await;
     assert_eq!(journal_end(&west).await.unwrap(), 0);
-    assert_eq!(
-        west.query("SELECT lockstep.unguarded()", &[])
-            .await
-            .unwrap()
-            .len(),
-        0
-    );
+    assert_eq!(west.query("SELECT lockstep.unguarded()", &[]).await.unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -167,10 +142,7 @@ async fn a_role_that_is_missing_is_named_before_anything_is_touched() {
     .await
     .unwrap();
     let error = run(&pair, Some("east"), false).await.unwrap_err();
-    assert!(
-        matches!(&error, InitError::MissingRoles { roles, .. } if *roles == [role]),
-        "{error}"
-    );
+    assert!(matches!(&error, InitError::MissingRoles { roles, .. } if *roles == [role]), "{error}");
 }
 
 #[tokio::test]
@@ -191,15 +163,11 @@ async fn a_check_names_what_is_wrong() {
     for (place, name) in ["east", "west"].into_iter().enumerate() {
         backends.push((
             name.to_owned(),
-            connect(&pair.servers[place], &pair.database, "postgres")
-                .await
-                .0,
+            connect(&pair.servers[place], &pair.database, "postgres").await.0,
         ));
     }
-    let options = CheckOptions {
-        users: vec![user, "nobody".into(), "postgres".into()],
-        connections: 100,
-    };
+    let options =
+        CheckOptions { users: vec![user, "nobody".into(), "postgres".into()], connections: 100 };
     let findings = check(&backends, &options).await.unwrap();
     let found = |severity, backend: &str, part: &str| {
         assert!(
@@ -218,13 +186,6 @@ async fn a_check_names_what_is_wrong() {
     found(Severity::Warning, "west", "TimeZone is Asia/Tokyo here");
     found(Severity::Warning, "west", "extensions is pgcrypto");
     found(Severity::Warning, "west", "1 large objects");
-    found(
-        Severity::Warning,
-        "east",
-        "the server allows 57 connections",
-    );
-    assert!(
-        !findings.iter().any(|f| f.what.contains("encoding")),
-        "{findings:#?}"
-    );
+    found(Severity::Warning, "east", "the server allows 57 connections");
+    assert!(!findings.iter().any(|f| f.what.contains("encoding")), "{findings:#?}");
 }

@@ -4,11 +4,7 @@ use super::server::{CAPTURE_TOKEN, Leader, Pair, TOKEN, connect};
 use tokio_postgres::Client;
 
 async fn code(client: &Client, sql: &str) -> Option<String> {
-    client
-        .batch_execute(sql)
-        .await
-        .err()
-        .map(|error| error.code().unwrap().code().to_owned())
+    client.batch_execute(sql).await.err().map(|error| error.code().unwrap().code().to_owned())
 }
 
 #[tokio::test]
@@ -18,10 +14,7 @@ async fn an_ordinary_user_can_neither_read_nor_write_what_is_lockstep_s() {
     // An upgrade under such default privileges must not open anything either.
     for place in 0..2 {
         let admin = pair.admin(place).await;
-        admin
-            .batch_execute("DROP TABLE lockstep.journal")
-            .await
-            .unwrap();
+        admin.batch_execute("DROP TABLE lockstep.journal").await.unwrap();
         lockstep::store::control::install(&admin).await.unwrap();
     }
     let user = pair.user("mallory").await;
@@ -63,10 +56,7 @@ async fn an_ordinary_user_can_neither_read_nor_write_what_is_lockstep_s() {
 async fn without_secrets_nobody_is_the_proxy() {
     let pair = Pair::new().await;
     let admin = pair.admin(0).await;
-    admin
-        .batch_execute("DELETE FROM lockstep.secret")
-        .await
-        .unwrap();
+    admin.batch_execute("DELETE FROM lockstep.secret").await.unwrap();
     for token in ["NULL", "''"] {
         let sql = format!("SELECT lockstep.record({token}, 1, 1, 'x', '')");
         assert_eq!(code(&admin, &sql).await.as_deref(), Some("42501"));
@@ -77,10 +67,7 @@ async fn without_secrets_nobody_is_the_proxy() {
 async fn a_forged_notice_is_not_taken_for_a_row() {
     let pair = Pair::new().await;
     let user = pair.user("forger").await;
-    pair.both(&format!(
-        "CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO {user}"
-    ))
-    .await;
+    pair.both(&format!("CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO {user}")).await;
     // Past the proxy the mark of that session can be seen: with the same word even.
     let (direct, notices) = connect(&pair.servers[0], &pair.database, &user).await;
     direct
@@ -119,10 +106,7 @@ async fn code_of_users_never_runs_as_the_administrator() {
     let pair = Pair::new().await;
     let owner = pair.user("owner").await;
     let user = pair.user("writer").await;
-    pair.both(&format!(
-        "SET ROLE {owner}; {TRAPS} GRANT INSERT, SELECT ON trap TO {user}"
-    ))
-    .await;
+    pair.both(&format!("SET ROLE {owner}; {TRAPS} GRANT INSERT, SELECT ON trap TO {user}")).await;
     let leader = Leader::new(&pair, &owner).await;
     // The follower's session belongs to somebody who may not even write there.
     let (follower, _) = connect(&pair.servers[1], &pair.database, &user).await;
@@ -133,20 +117,12 @@ async fn code_of_users_never_runs_as_the_administrator() {
     ] {
         leader.replicate(&pair, &follower, sql).await;
     }
-    let count = pair
-        .admin(1)
-        .await
-        .query_one("SELECT sum(v) FROM trap", &[])
-        .await
-        .unwrap();
+    let count = pair.admin(1).await.query_one("SELECT sum(v) FROM trap", &[]).await.unwrap();
     assert_eq!(count.get::<_, i64>(0), 3);
     // The owner of the helper may alter it, and gains nothing.
     let (evil, _) = connect(&pair.servers[1], &pair.database, &owner).await;
     let name = evil
-        .query_one(
-            "SELECT concat('as_', oid) FROM pg_roles WHERE rolname = current_user",
-            &[],
-        )
+        .query_one("SELECT concat('as_', oid) FROM pg_roles WHERE rolname = current_user", &[])
         .await
         .unwrap();
     let name: &str = name.get(0);
@@ -158,9 +134,7 @@ async fn code_of_users_never_runs_as_the_administrator() {
     let effects = leader.capture("INSERT INTO trap VALUES (5, 5)").await;
     let refused = leader.apply(&follower, &effects).await.unwrap_err();
     assert_eq!(refused.code().unwrap().code(), "42501");
-    evil.batch_execute(&format!("DROP FUNCTION lockstep.{name}"))
-        .await
-        .unwrap();
+    evil.batch_execute(&format!("DROP FUNCTION lockstep.{name}")).await.unwrap();
     leader.apply(&follower, &effects).await.unwrap();
 }
 
@@ -168,10 +142,9 @@ async fn code_of_users_never_runs_as_the_administrator() {
 async fn row_security_hides_nothing_from_replication() {
     let pair = Pair::new().await;
     let owner = pair.user("owner").await;
-    for (table, force) in [
-        ("secured", ""),
-        ("forced", "ALTER TABLE forced FORCE ROW LEVEL SECURITY;"),
-    ] {
+    for (table, force) in
+        [("secured", ""), ("forced", "ALTER TABLE forced FORCE ROW LEVEL SECURITY;")]
+    {
         pair.both(&format!(
             "SET ROLE {owner}; CREATE TABLE {table} (id int PRIMARY KEY, v int); \
              ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; {force} CREATE POLICY p ON {table} USING (v < 0)"
@@ -188,20 +161,8 @@ async fn row_security_hides_nothing_from_replication() {
                 &format!("INSERT INTO {table} VALUES (1, 1), (2, 2), (3, 3)"),
             )
             .await;
-        leader
-            .replicate(
-                &pair,
-                &follower,
-                &format!("UPDATE {table} SET v = 9 WHERE id = 1"),
-            )
-            .await;
-        leader
-            .replicate(
-                &pair,
-                &follower,
-                &format!("DELETE FROM {table} WHERE id = 2"),
-            )
-            .await;
+        leader.replicate(&pair, &follower, &format!("UPDATE {table} SET v = 9 WHERE id = 1")).await;
+        leader.replicate(&pair, &follower, &format!("DELETE FROM {table} WHERE id = 2")).await;
     }
     pair.assert_equal().await;
 }
@@ -210,10 +171,7 @@ async fn row_security_hides_nothing_from_replication() {
 async fn a_schema_made_by_somebody_else_is_refused() {
     let pair = Pair::bare().await;
     let user = pair.user("squatter").await;
-    pair.both(&format!("CREATE SCHEMA lockstep AUTHORIZATION {user}"))
-        .await;
-    let error = lockstep::store::control::install(&pair.admin(0).await)
-        .await
-        .unwrap_err();
+    pair.both(&format!("CREATE SCHEMA lockstep AUTHORIZATION {user}")).await;
+    let error = lockstep::store::control::install(&pair.admin(0).await).await.unwrap_err();
     assert_eq!(error.code().unwrap().code(), "42501");
 }

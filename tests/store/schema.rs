@@ -18,10 +18,7 @@ async fn every_table_has_its_triggers_however_it_came() {
     let user = pair.user("maker").await;
     let admin = pair.admin(0).await;
     admin
-        .batch_execute(&format!(
-            "GRANT CREATE ON DATABASE {} TO {user}",
-            pair.database
-        ))
+        .batch_execute(&format!("GRANT CREATE ON DATABASE {} TO {user}", pair.database))
         .await
         .unwrap();
     admin
@@ -66,14 +63,8 @@ async fn every_table_has_its_triggers_however_it_came() {
         .await
         .unwrap();
     assert_eq!(guarded.get::<_, i64>(0), 9);
-    maker
-        .batch_execute("CREATE TEMP TABLE t3 (id int)")
-        .await
-        .unwrap();
-    admin
-        .batch_execute(&format!("DROP OWNED BY {user} CASCADE"))
-        .await
-        .unwrap();
+    maker.batch_execute("CREATE TEMP TABLE t3 (id int)").await.unwrap();
+    admin.batch_execute(&format!("DROP OWNED BY {user} CASCADE")).await.unwrap();
 }
 
 #[tokio::test]
@@ -81,15 +72,10 @@ async fn a_role_without_tables_can_be_dropped() {
     let pair = Pair::new().await;
     let user = pair.user("brief").await;
     let (session, _) = connect(&pair.servers[0], &pair.database, &user).await;
-    session
-        .batch_execute("CREATE TABLE t (id int); DROP TABLE t")
-        .await
-        .unwrap();
+    session.batch_execute("CREATE TABLE t (id int); DROP TABLE t").await.unwrap();
     let admin = pair.admin(0).await;
     admin
-        .batch_execute(&format!(
-            "REVOKE ALL ON SCHEMA public FROM {user}; DROP ROLE {user}"
-        ))
+        .batch_execute(&format!("REVOKE ALL ON SCHEMA public FROM {user}; DROP ROLE {user}"))
         .await
         .unwrap();
 }
@@ -114,9 +100,7 @@ async fn ddl_out_of_sight_is_reported() {
         "{:?}",
         leader.ddl()
     );
-    leader
-        .capture("DO $$ BEGIN ALTER TABLE t ADD COLUMN v int; END $$")
-        .await;
+    leader.capture("DO $$ BEGIN ALTER TABLE t ADD COLUMN v int; END $$").await;
     assert_eq!(leader.ddl(), [report("ALTER TABLE", false)]);
     leader.capture("DO $$ BEGIN DROP TABLE t; END $$").await;
     assert_eq!(leader.ddl(), [report("DROP TABLE", false)]);
@@ -136,9 +120,7 @@ async fn installing_again_keeps_everything() {
     let admin = pair.admin(0).await;
     admin.batch_execute("CREATE TABLE t (id int); SELECT lockstep.record('the proxy''s secret', 1, 2, NULL, 'x')").await.unwrap();
     lockstep::store::control::install(&admin).await.unwrap();
-    let tail = lockstep::store::control::journal_tail(&admin, 0)
-        .await
-        .unwrap();
+    let tail = lockstep::store::control::journal_tail(&admin, 0).await.unwrap();
     assert_eq!(tail, [(1, 2)]);
     assert!(unguarded(&pair).await.is_empty());
 }
@@ -153,20 +135,12 @@ async fn a_new_owner_has_his_helper_before_rows_come() {
         admin.query_one(query, &[]).await.unwrap().get::<_, i64>(0)
     };
     admin
-        .batch_execute(&format!(
-            "CREATE TABLE t (id int); ALTER TABLE t OWNER TO {old}"
-        ))
+        .batch_execute(&format!("CREATE TABLE t (id int); ALTER TABLE t OWNER TO {old}"))
         .await
         .unwrap();
     assert_eq!(helpers().await, 1);
-    admin
-        .batch_execute(&format!("REASSIGN OWNED BY {old} TO {new}"))
-        .await
-        .unwrap();
+    admin.batch_execute(&format!("REASSIGN OWNED BY {old} TO {new}")).await.unwrap();
     assert!(helpers().await >= 1);
-    admin
-        .batch_execute("CREATE TABLE IF NOT EXISTS t (id int); DROP TABLE t")
-        .await
-        .unwrap();
+    admin.batch_execute("CREATE TABLE IF NOT EXISTS t (id int); DROP TABLE t").await.unwrap();
     assert_eq!(helpers().await, 0);
 }

@@ -10,10 +10,7 @@ use tokio_postgres::Client;
 
 async fn stands(client: &Client, name: &str) -> (i64, bool) {
     let names = vec![name.to_owned()];
-    let row = client
-        .query_one(SEQUENCES_SQL, &[&TOKEN, &names])
-        .await
-        .unwrap();
+    let row = client.query_one(SEQUENCES_SQL, &[&TOKEN, &names]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), name);
     (row.get(1), row.get(2))
 }
@@ -23,11 +20,7 @@ async fn a_sequence_never_goes_back_whoever_advances_it_at_once() {
     let pair = Pair::new().await;
     pair.both("CREATE SEQUENCE \"Up\"; CREATE SEQUENCE down INCREMENT -5; CREATE SEQUENCE small AS smallint").await;
     let user = pair.user("seq").await;
-    let (up, down, small) = (
-        "\"public\".\"Up\"",
-        "\"public\".\"down\"",
-        "\"public\".\"small\"",
-    );
+    let (up, down, small) = ("\"public\".\"Up\"", "\"public\".\"down\"", "\"public\".\"small\"");
     let admin = pair.admin(0).await;
     let mut tasks = Vec::new();
     for worker in 0..8_i64 {
@@ -35,14 +28,8 @@ async fn a_sequence_never_goes_back_whoever_advances_it_at_once() {
         tasks.push(tokio::spawn(async move {
             for i in 0..40_i64 {
                 let value = (i * 37 + worker * 101) % 997;
-                client
-                    .execute(ADVANCE_SQL, &[&TOKEN, &up, &value])
-                    .await
-                    .unwrap();
-                client
-                    .execute(ADVANCE_SQL, &[&TOKEN, &down, &-value])
-                    .await
-                    .unwrap();
+                client.execute(ADVANCE_SQL, &[&TOKEN, &up, &value]).await.unwrap();
+                client.execute(ADVANCE_SQL, &[&TOKEN, &down, &-value]).await.unwrap();
                 assert!(stands(&client, up).await.0 >= value);
                 assert!(stands(&client, down).await.0 <= -value);
             }
@@ -52,41 +39,22 @@ async fn a_sequence_never_goes_back_whoever_advances_it_at_once() {
         task.await.unwrap();
     }
     admin.batch_execute("BEGIN").await.unwrap();
-    admin
-        .execute(ADVANCE_SQL, &[&TOKEN, &small, &1_000_000_i64])
-        .await
-        .unwrap();
+    admin.execute(ADVANCE_SQL, &[&TOKEN, &small, &1_000_000_i64]).await.unwrap();
     assert_eq!(stands(&admin, small).await, (32767, true));
     let held = admin
-        .query_one(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
-            &[],
-        )
+        .query_one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", &[])
         .await
         .unwrap();
     assert_eq!(held.get::<_, i64>(0), 0);
     admin.batch_execute("COMMIT").await.unwrap();
-    admin
-        .execute(RESET_SEQUENCE_SQL, &[&TOKEN, &armoured(up), &5_i64, &false])
-        .await
-        .unwrap();
+    admin.execute(RESET_SEQUENCE_SQL, &[&TOKEN, &armoured(up), &5_i64, &false]).await.unwrap();
     assert_eq!(stands(&admin, up).await, (5, false));
-    admin
-        .execute(ADVANCE_SQL, &[&TOKEN, &up, &5_i64])
-        .await
-        .unwrap();
+    admin.execute(ADVANCE_SQL, &[&TOKEN, &up, &5_i64]).await.unwrap();
     assert_eq!(stands(&admin, up).await, (5, true));
     let all = control::all_sequences(&admin).await.unwrap();
     let names: Vec<&str> = all.iter().map(|sequence| &*sequence.name).collect();
     assert_eq!(names, [up, down, small]);
-    assert_eq!(
-        admin
-            .query(SEQUENCES_SQL, &[&TOKEN, &None::<Vec<String>>])
-            .await
-            .unwrap()
-            .len(),
-        3
-    );
+    assert_eq!(admin.query(SEQUENCES_SQL, &[&TOKEN, &None::<Vec<String>>]).await.unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -112,83 +80,52 @@ async fn the_control_row_goes_forward_only() {
     control::set_complete(&admin, 10).await.unwrap();
     control::set_complete(&admin, 5).await.unwrap();
     let now = control::read_control(&admin).await.unwrap().unwrap();
-    assert_eq!(
-        (now.view, now.members.as_slice(), now.complete_to),
-        (4, &members[..], 10)
-    );
+    assert_eq!((now.view, now.members.as_slice(), now.complete_to), (4, &members[..], 10));
+}
+
+/// The control row of a backend that has just been initialised.
+fn fresh_row() -> Control {
+    Control {
+        cluster_id: "c".into(),
+        backend: "a".into(),
+        system_identifier: "1".into(),
+        view: 1,
+        members: vec![],
+        ballot: 0,
+        complete_to: 0,
+        pruned_to: 0,
+    }
 }
 
 #[tokio::test]
 async fn the_journal_is_written_with_the_transaction_and_pruned_behind_it() {
     let pair = Pair::new().await;
     let admin = pair.admin(0).await;
-    control::write_control(
-        &admin,
-        &Control {
-            cluster_id: "c".into(),
-            backend: "a".into(),
-            system_identifier: "1".into(),
-            view: 1,
-            members: vec![],
-            ballot: 0,
-            complete_to: 0,
-            pruned_to: 0,
-        },
-    )
-    .await
-    .unwrap();
+    control::write_control(&admin, &fresh_row()).await.unwrap();
     let user = pair.user("rec").await;
     let (client, _) = connect(&pair.servers[0], &pair.database, &user).await;
     for seq in 1..=10_i64 {
         client.batch_execute("BEGIN").await.unwrap();
         client
-            .execute(
-                RECORD_SQL,
-                &[&TOKEN, &seq, &(seq * 7), &None::<String>, &vec![1_u8]],
-            )
+            .execute(RECORD_SQL, &[&TOKEN, &seq, &(seq * 7), &None::<String>, &vec![1_u8]])
             .await
             .unwrap();
-        client
-            .batch_execute(if seq == 4 { "ROLLBACK" } else { "COMMIT" })
-            .await
-            .unwrap();
+        client.batch_execute(if seq == 4 { "ROLLBACK" } else { "COMMIT" }).await.unwrap();
     }
     let again = client
         .execute(RECORD_SQL, &[&TOKEN, &10_i64, &1_i64, &user, &vec![1_u8]])
         .await
         .unwrap_err();
     assert_eq!(again.code().unwrap().code(), "23505");
-    assert_eq!(
-        control::journal_tail(&admin, 8).await.unwrap(),
-        [(9, 63), (10, 70)]
-    );
+    assert_eq!(control::journal_tail(&admin, 8).await.unwrap(), [(9, 63), (10, 70)]);
     assert_eq!(control::read_records(&admin, 2, 2).await.unwrap()[1].seq, 5);
-    let some = control::read_records_by_seq(&admin, &[10, 4, 1])
-        .await
-        .unwrap();
-    assert_eq!(
-        (some.len(), some[0].id, some[1].user.as_str()),
-        (2, 7, &*user)
-    );
+    let some = control::read_records_by_seq(&admin, &[10, 4, 1]).await.unwrap();
+    assert_eq!((some.len(), some[0].id, some[1].user.as_str()), (2, 7, &*user));
     assert_eq!(control::prune(&admin, 8, 3).await.unwrap(), 3);
-    assert_eq!(
-        control::read_control(&admin)
-            .await
-            .unwrap()
-            .unwrap()
-            .pruned_to,
-        3
-    );
+    assert_eq!(control::read_control(&admin).await.unwrap().unwrap().pruned_to, 3);
     assert_eq!(control::prune(&admin, 8, 100).await.unwrap(), 4);
     assert_eq!(control::prune(&admin, 8, 100).await.unwrap(), 0);
-    assert_eq!(
-        control::read_control(&admin)
-            .await
-            .unwrap()
-            .unwrap()
-            .pruned_to,
-        8
-    );
+    assert_eq!(control::read_control(&admin).await.unwrap().unwrap().pruned_to, 8);
     assert_eq!(control::journal_end(&admin).await.unwrap(), 10);
     control::prune(&admin, 99, 100).await.unwrap();
     assert_eq!(control::journal_end(&admin).await.unwrap(), 10);
@@ -203,33 +140,20 @@ async fn a_fence_leaves_no_session_and_old_tokens_no_power() {
     let (busy, _) = connect(&pair.servers[0], &pair.database, &user).await;
     let (other, _) = connect(&pair.servers[0], &pair.database, "postgres").await;
     let sleeping = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(60)").await });
-    idle.batch_execute("BEGIN; SELECT pg_backend_pid()")
-        .await
-        .unwrap();
-    let ended = control::fence(&admin, std::slice::from_ref(&user), Duration::from_secs(5))
-        .await
-        .unwrap();
+    idle.batch_execute("BEGIN; SELECT pg_backend_pid()").await.unwrap();
+    let ended =
+        control::fence(&admin, std::slice::from_ref(&user), Duration::from_secs(5)).await.unwrap();
     assert_eq!(ended, 2);
     assert!(sleeping.await.unwrap().is_err() && idle.batch_execute("COMMIT").await.is_err());
     other.batch_execute("SELECT 1").await.unwrap();
-    assert_eq!(
-        control::fence(&admin, &[user], Duration::ZERO)
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(control::fence(&admin, &[user], Duration::ZERO).await.unwrap(), 0);
     assert_eq!(
         FenceError::Alive(2).to_string(),
         "2 sessions of the former writer are still there after the deadline"
     );
     control::install_tokens(&admin, "new", "new").await.unwrap();
-    let refused = other
-        .execute(RECORD_SQL, &[&TOKEN, &1_i64, &1_i64, &"x", &vec![0_u8]])
-        .await
-        .unwrap_err();
+    let refused =
+        other.execute(RECORD_SQL, &[&TOKEN, &1_i64, &1_i64, &"x", &vec![0_u8]]).await.unwrap_err();
     assert_eq!(refused.code().unwrap().code(), "42501");
-    assert_eq!(
-        control::read_tokens(&admin).await.unwrap(),
-        Some(("new".into(), "new".into()))
-    );
+    assert_eq!(control::read_tokens(&admin).await.unwrap(), Some(("new".into(), "new".into())));
 }

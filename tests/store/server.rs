@@ -25,10 +25,7 @@ pub(crate) struct Server {
 
 impl Server {
     fn start() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("ls")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let folder = tempfile::Builder::new().prefix("ls").tempdir_in("/tmp").unwrap();
         run(Command::new("chown").arg("postgres").arg(folder.path()));
         let data = folder.path().join("data");
         run(as_postgres("initdb")
@@ -40,11 +37,7 @@ impl Server {
         );
         std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
         let log = folder.path().join("log");
-        run(as_postgres("pg_ctl")
-            .args(["-w", "start", "-D"])
-            .arg(&data)
-            .arg("-l")
-            .arg(log));
+        run(as_postgres("pg_ctl").args(["-w", "start", "-D"]).arg(&data).arg("-l").arg(log));
         Self { folder }
     }
 
@@ -53,20 +46,14 @@ impl Server {
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        format!(
-            "host={} user=postgres dbname={database}",
-            self.path().display()
-        )
+        format!("host={} user=postgres dbname={database}", self.path().display())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let data = self.folder.path().join("data");
-        let _ = as_postgres("pg_ctl")
-            .args(["-m", "immediate", "stop", "-D"])
-            .arg(data)
-            .status();
+        let _ = as_postgres("pg_ctl").args(["-m", "immediate", "stop", "-D"]).arg(data).status();
     }
 }
 
@@ -75,10 +62,7 @@ fn as_postgres(program: &str) -> Command {
     command
         .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
         .arg(format!("{BIN}/{program}"));
-    command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/tmp");
+    command.stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/tmp");
     command
 }
 
@@ -111,10 +95,7 @@ impl Pair {
         };
         for server in pair.servers.iter() {
             let (admin, _) = connect(server, "postgres", "postgres").await;
-            admin
-                .batch_execute(&format!("CREATE DATABASE {}", pair.database))
-                .await
-                .unwrap();
+            admin.batch_execute(&format!("CREATE DATABASE {}", pair.database)).await.unwrap();
         }
         pair
     }
@@ -125,17 +106,13 @@ impl Pair {
         for place in 0..2 {
             let admin = pair.admin(place).await;
             control::install(&admin).await.unwrap();
-            control::install_tokens(&admin, TOKEN, CAPTURE_TOKEN)
-                .await
-                .unwrap();
+            control::install_tokens(&admin, TOKEN, CAPTURE_TOKEN).await.unwrap();
         }
         pair
     }
 
     pub(crate) async fn admin(&self, place: usize) -> Client {
-        connect(&self.servers[place], &self.database, "postgres")
-            .await
-            .0
+        connect(&self.servers[place], &self.database, "postgres").await.0
     }
 
     /// Runs the same on both, as DDL does.
@@ -148,10 +125,8 @@ impl Pair {
     /// A role that no other test has.
     pub(crate) async fn user(&self, name: &str) -> String {
         let user = format!("{name}_{}", self.database);
-        self.both(&format!(
-            "CREATE ROLE {user} LOGIN; GRANT CREATE ON SCHEMA public TO {user}"
-        ))
-        .await;
+        self.both(&format!("CREATE ROLE {user} LOGIN; GRANT CREATE ON SCHEMA public TO {user}"))
+            .await;
         user
     }
 
@@ -197,16 +172,8 @@ pub(crate) struct Leader {
 impl Leader {
     pub(crate) async fn new(pair: &Pair, user: &str) -> Self {
         let (client, notices) = connect(&pair.servers[0], &pair.database, user).await;
-        let row = client
-            .query_one(journal::MARK_SQL, &[&TOKEN, &"a word"])
-            .await
-            .unwrap();
-        Self {
-            client,
-            notices,
-            mark: row.get(0),
-            token: TOKEN.into(),
-        }
+        let row = client.query_one(journal::MARK_SQL, &[&TOKEN, &"a word"]).await.unwrap();
+        Self { client, notices, mark: row.get(0), token: TOKEN.into() }
     }
 
     /// Runs statements in one transaction and gives what the followers are to be sent.
@@ -223,20 +190,13 @@ impl Leader {
         sql: &str,
     ) -> Result<Vec<Effect>, tokio_postgres::Error> {
         self.notices.lock().unwrap().clear();
-        self.client
-            .batch_execute(&format!("BEGIN; {}", journal::CAPTURE_ON_SQL))
-            .await
-            .unwrap();
+        self.client.batch_execute(&format!("BEGIN; {}", journal::CAPTURE_ON_SQL)).await.unwrap();
         if let Err(error) = self.client.batch_execute(sql).await {
             self.client.batch_execute("ROLLBACK").await.unwrap();
             return Err(error);
         }
-        let counted: String = self
-            .client
-            .query_one(journal::CAPTURED_SQL, &[])
-            .await
-            .unwrap()
-            .get(0);
+        let counted: String =
+            self.client.query_one(journal::CAPTURED_SQL, &[]).await.unwrap().get(0);
         self.client.batch_execute("COMMIT").await.unwrap();
         let mut changes = Changes::new(0);
         self.rows().into_iter().for_each(|row| changes.push(row));
@@ -264,10 +224,7 @@ impl Leader {
 
     fn captured(&self) -> Vec<Captured> {
         let notices = self.notices.lock().unwrap();
-        notices
-            .iter()
-            .filter_map(|notice| read(notice, &self.mark))
-            .collect()
+        notices.iter().filter_map(|notice| read(notice, &self.mark)).collect()
     }
 
     /// Sends effects to a follower.
@@ -276,27 +233,11 @@ impl Leader {
         follower: &Client,
         effects: &[Effect],
     ) -> Result<(), tokio_postgres::Error> {
-        let types = [
-            Type::TEXT,
-            Type::TEXT,
-            Type::TEXT,
-            Type::TEXT_ARRAY,
-            Type::TEXT_ARRAY,
-        ];
+        let types = [Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT_ARRAY, Type::TEXT_ARRAY];
         let apply = follower.prepare_typed(journal::APPLY_SQL, &types).await?;
         for effect in effects {
-            let Effect::Rows {
-                relation,
-                op,
-                old,
-                new,
-            } = effect
-            else {
-                panic!("{effect:?}")
-            };
-            follower
-                .execute(&apply, &[&self.token, relation, &op.letter(), old, new])
-                .await?;
+            let Effect::Rows { relation, op, old, new } = effect else { panic!("{effect:?}") };
+            follower.execute(&apply, &[&self.token, relation, &op.letter(), old, new]).await?;
         }
         Ok(())
     }
@@ -338,9 +279,7 @@ fn read(notice: &DbError, mark: &str) -> Option<Captured> {
         (b't', field(notice.table())),
         (b'c', field(notice.column())),
     ];
-    let fields: Vec<(u8, &[u8])> = fields
-        .iter()
-        .map(|(letter, text)| (*letter, &text[..]))
-        .collect();
+    let fields: Vec<(u8, &[u8])> =
+        fields.iter().map(|(letter, text)| (*letter, &text[..])).collect();
     captured(&fields, mark)
 }

@@ -36,10 +36,7 @@ pub fn peek(buf: &[u8], max: usize) -> Result<Option<Header>, DecodeError> {
     }
     let max = max.min(MAX_LENGTH);
     match usize::try_from(announced) {
-        Ok(length) if length <= max => Ok(Some(Header {
-            tag,
-            total: length + 1,
-        })),
+        Ok(length) if length <= max => Ok(Some(Header { tag, total: length + 1 })),
         _ => Err(DecodeError::TooLong { announced, max }),
     }
 }
@@ -65,10 +62,9 @@ impl Frame {
 #[inline]
 pub fn take(buf: &mut BytesMut, max: usize) -> Result<Option<Frame>, DecodeError> {
     match peek(buf, max)? {
-        Some(Header { tag, total }) if buf.len() >= total => Ok(Some(Frame {
-            tag,
-            bytes: buf.split_to(total).freeze(),
-        })),
+        Some(Header { tag, total }) if buf.len() >= total => {
+            Ok(Some(Frame { tag, bytes: buf.split_to(total).freeze() }))
+        }
         _ => Ok(None),
     }
 }
@@ -105,29 +101,14 @@ mod tests {
     fn impossible_lengths_are_refused_from_the_header_alone() {
         for announced in [0, 1, 3] {
             let head = [&b"Q"[..], &u32::to_be_bytes(announced)].concat();
-            assert_eq!(
-                peek(&head, 100),
-                Err(DecodeError::TooShort { announced, min: 4 })
-            );
+            assert_eq!(peek(&head, 100), Err(DecodeError::TooShort { announced, min: 4 }));
         }
         for announced in [101, 1 << 30, 1 << 31, u32::MAX] {
             let head = [&b"Q"[..], &u32::to_be_bytes(announced)].concat();
-            assert_eq!(
-                peek(&head, 100),
-                Err(DecodeError::TooLong {
-                    announced,
-                    max: 100
-                })
-            );
+            assert_eq!(peek(&head, 100), Err(DecodeError::TooLong { announced, max: 100 }));
         }
         // The limit itself is allowed, and no caller can lift the protocol's.
-        assert_eq!(
-            peek(b"Q\0\0\0\x64", 100),
-            Ok(Some(Header {
-                tag: b'Q',
-                total: 101
-            }))
-        );
+        assert_eq!(peek(b"Q\0\0\0\x64", 100), Ok(Some(Header { tag: b'Q', total: 101 })));
         assert!(peek(b"Q\x40\0\0\0", usize::MAX).is_err());
         assert!(peek(b"Q\xff\xff\xff\xff", usize::MAX).is_err());
     }
@@ -142,13 +123,6 @@ mod tests {
 
     #[test]
     fn a_frame_made_by_hand_without_a_header_has_no_body() {
-        assert_eq!(
-            Frame {
-                tag: b'Q',
-                bytes: Bytes::new()
-            }
-            .body(),
-            b""
-        );
+        assert_eq!(Frame { tag: b'Q', bytes: Bytes::new() }.body(), b"");
     }
 }

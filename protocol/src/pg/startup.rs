@@ -83,14 +83,9 @@ fn cancel(mut reader: Reader<'_>) -> Result<Startup, DecodeError> {
     let pid = reader.u32("cancel request")?;
     let secret = reader.rest();
     if !(4..=MAX_SECRET).contains(&secret.len()) {
-        return Err(DecodeError::Invalid(
-            "cancel request has a secret of the wrong length",
-        ));
+        return Err(DecodeError::Invalid("cancel request has a secret of the wrong length"));
     }
-    Ok(Startup::Cancel {
-        pid,
-        secret: Bytes::copy_from_slice(secret),
-    })
+    Ok(Startup::Cancel { pid, secret: Bytes::copy_from_slice(secret) })
 }
 
 fn start(code: u32, mut reader: Reader<'_>) -> Result<Startup, DecodeError> {
@@ -109,11 +104,7 @@ fn start(code: u32, mut reader: Reader<'_>) -> Result<Startup, DecodeError> {
         params.push((name.to_owned(), value.to_owned()));
     }
     reader.finish()?;
-    Ok(Startup::Start {
-        major,
-        minor,
-        params,
-    })
+    Ok(Startup::Start { major, minor, params })
 }
 
 /// Asks a server for a log-in with protocol 3.0.
@@ -172,9 +163,7 @@ pub fn parse_options(options: &str) -> Result<Vec<(String, String)>, DecodeError
             DecodeError::Options(format!("setting \"{setting}\" requires a value"))
         })?;
         if name.is_empty() {
-            return Err(DecodeError::Options(format!(
-                "\"{setting}\" names no setting"
-            )));
+            return Err(DecodeError::Options(format!("\"{setting}\" names no setting")));
         }
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
@@ -220,14 +209,8 @@ mod tests {
         let mut buf = BytesMut::new();
         startup_message(&mut buf, &params);
         assert_eq!(&buf[..], GOLDEN);
-        let params = params
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec();
-        let start = Startup::Start {
-            major: 3,
-            minor: 0,
-            params,
-        };
+        let params = params.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let start = Startup::Start { major: 3, minor: 0, params };
         assert_eq!(decode(&mut buf, MAX_STARTUP), Ok(Some(start)));
         assert!(buf.is_empty());
     }
@@ -249,14 +232,8 @@ mod tests {
         buf.extend_from_slice(b"injected");
         assert_eq!(decode(&mut buf, MAX_STARTUP), Ok(Some(Startup::Tls)));
         assert_eq!(&buf[..], b"injected");
-        assert_eq!(
-            decoded(b"\0\0\0\x08\x04\xd2\x16\x30"),
-            Ok(Some(Startup::GssEncryption))
-        );
-        assert_eq!(
-            decoded(&packet_of(TLS, b"x")),
-            Err(DecodeError::Trailing(1))
-        );
+        assert_eq!(decoded(b"\0\0\0\x08\x04\xd2\x16\x30"), Ok(Some(Startup::GssEncryption)));
+        assert_eq!(decoded(&packet_of(TLS, b"x")), Err(DecodeError::Trailing(1)));
     }
 
     #[test]
@@ -264,10 +241,7 @@ mod tests {
         let mut buf = BytesMut::new();
         cancel_request(&mut buf, 7, b"abcd");
         assert_eq!(&buf[..], b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07abcd");
-        let cancel = Startup::Cancel {
-            pid: 7,
-            secret: Bytes::from_static(b"abcd"),
-        };
+        let cancel = Startup::Cancel { pid: 7, secret: Bytes::from_static(b"abcd") };
         assert_eq!(decoded(&buf), Ok(Some(cancel)));
         for secret in [0, 3, 257] {
             let body = [&[0, 0, 0, 7][..], &vec![b'x'; secret]].concat();
@@ -283,10 +257,7 @@ mod tests {
             assert_eq!(decoded(&announced.to_be_bytes()), Err(error));
         }
         for announced in [10_005, 1 << 30, 1 << 31, u32::MAX] {
-            let error = DecodeError::TooLong {
-                announced,
-                max: MAX_STARTUP,
-            };
+            let error = DecodeError::TooLong { announced, max: MAX_STARTUP };
             assert_eq!(decoded(&announced.to_be_bytes()), Err(error));
         }
         assert_eq!(decoded(&10_004_u32.to_be_bytes()), Ok(None));
@@ -308,37 +279,18 @@ mod tests {
     #[test]
     fn broken_lists_of_parameters_are_refused() {
         let broken = |body| decoded(&packet_of(PROTOCOL_3_0, body)).unwrap_err();
-        assert_eq!(
-            broken(b""),
-            DecodeError::MissingNul("start-up parameter name")
-        );
-        assert_eq!(
-            broken(b"user"),
-            DecodeError::MissingNul("start-up parameter name")
-        );
-        assert_eq!(
-            broken(b"user\0"),
-            DecodeError::MissingNul("start-up parameter value")
-        );
-        assert_eq!(
-            broken(b"user\0ann\0"),
-            DecodeError::MissingNul("start-up parameter name")
-        );
+        assert_eq!(broken(b""), DecodeError::MissingNul("start-up parameter name"));
+        assert_eq!(broken(b"user"), DecodeError::MissingNul("start-up parameter name"));
+        assert_eq!(broken(b"user\0"), DecodeError::MissingNul("start-up parameter value"));
+        assert_eq!(broken(b"user\0ann\0"), DecodeError::MissingNul("start-up parameter name"));
         assert_eq!(broken(b"user\0ann\0\0x"), DecodeError::Trailing(1));
-        assert_eq!(
-            broken(b"user\0\xff\0\0"),
-            DecodeError::NotUtf8("start-up parameter value")
-        );
+        assert_eq!(broken(b"user\0\xff\0\0"), DecodeError::NotUtf8("start-up parameter value"));
     }
 
     #[test]
     fn newer_minors_are_read_and_other_majors_are_not() {
         let newer = decoded(&packet_of((3 << 16) | 9999, b"\0"));
-        let start = Startup::Start {
-            major: 3,
-            minor: 9999,
-            params: Vec::new(),
-        };
+        let start = Startup::Start { major: 3, minor: 9999, params: Vec::new() };
         assert_eq!(newer, Ok(Some(start)));
         for (major, minor) in [(2, 0), (4, 1), (1234, 1), (0, 0)] {
             let code = u32::from(major) << 16 | u32::from(minor);
@@ -367,10 +319,7 @@ mod tests {
             // A lone backslash makes an empty word, which is no switch.
             assert_eq!(parse_options(nothing).is_ok(), nothing != "\\");
         }
-        assert_eq!(
-            parse_options("-c x=").unwrap(),
-            [("x".to_owned(), String::new())]
-        );
+        assert_eq!(parse_options("-c x=").unwrap(), [("x".to_owned(), String::new())]);
     }
 
     #[test]
@@ -379,10 +328,7 @@ mod tests {
             "-c", "-c x", "-c=", "-c =", "--=x", "--", "--x", "-d 5", "x=1", "-", "-C x=1",
             "-c x=1 y",
         ] {
-            assert!(
-                matches!(parse_options(options), Err(DecodeError::Options(_))),
-                "{options}"
-            );
+            assert!(matches!(parse_options(options), Err(DecodeError::Options(_))), "{options}");
         }
     }
 

@@ -19,10 +19,7 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(DecodeError::Truncated(field))?;
+        let (head, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Truncated(field))?;
         self.rest = rest;
         Ok(*head)
     }
@@ -40,10 +37,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn bytes(&mut self, n: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(n)
-            .ok_or(DecodeError::Truncated(field))?;
+        let (head, rest) = self.rest.split_at_checked(n).ok_or(DecodeError::Truncated(field))?;
         self.rest = rest;
         Ok(head)
     }
@@ -143,10 +137,7 @@ pub(super) fn put_cstr(buf: &mut BytesMut, text: &[u8]) {
 
 /// Writes a zero-terminated text that is only read by people: what follows a zero byte is dropped.
 pub(super) fn put_display(buf: &mut BytesMut, text: &[u8]) {
-    let end = text
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(text.len());
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
     buf.put_slice(&text[..end]);
     buf.put_u8(0);
 }

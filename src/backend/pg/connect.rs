@@ -170,7 +170,9 @@ impl Conversation {
                 }
                 b'E' => return Err(refusal(&frame)),
                 b'N' | b'v' => {}
-                tag => return Err(broken(format!("message {:?} during login", char::from(tag)))),
+                tag => {
+                    return Err(broken(format!("message {:?} during login", char::from(tag))));
+                }
             }
         }
     }

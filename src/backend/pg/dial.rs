@@ -46,9 +46,9 @@ impl PgDial {
         if purpose == Purpose::Write {
             let mark = self.mark(&mut link);
             let limit = self.route.timeout;
-            link.mark = tokio::time::timeout(limit, mark).await.map_err(|_| {
-                ConnectError::Unreachable(format!("no answer within {limit:?}"))
-            })??;
+            link.mark = tokio::time::timeout(limit, mark)
+                .await
+                .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
         }
         Ok(link)
     }

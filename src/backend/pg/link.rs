@@ -5,7 +5,6 @@
 //! ends with a ReadyForQuery.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +12,9 @@ use bytes::{Buf, BytesMut};
 use lockstep_protocol::pg::{client, frame, server};
 use tokio_util::sync::CancellationToken;
 
-use crate::exchange::{Broken, Mishap, Outcome, ServerError, Settings, Sink, TxState};
+use super::own::Own;
+use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
 use crate::net::Stream;
-use crate::store::capture::{self, Captured};
 use crate::wire::pg::{Prepared, Reference, Statements, Step};
 
 /// What all connections to one backend have in common.
@@ -45,7 +44,7 @@ pub struct Canceller {
 
 /// What becomes of the answer to a Parse.
 #[derive(Debug, PartialEq, Eq)]
-enum ParseFate {
+pub(super) enum ParseFate {
     /// The application asked for it.
     HandOn,
     /// We added it.
@@ -66,16 +65,6 @@ struct Expected {
     what: &'static str,
     /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
     fates: VecDeque<(ParseFate, u64)>,
-}
-
-/// One of the proxy's own statements, prepared at its first use on a connection.
-#[derive(Debug)]
-pub(super) struct Own {
-    /// Taken from the far end of the numbers of prepared statements.
-    pub(super) id: u64,
-    pub(super) name: &'static str,
-    pub(super) sql: &'static str,
-    pub(super) types: &'static [u32],
 }
 
 /// One connection to a PostgreSQL server.
@@ -99,7 +88,7 @@ pub struct PgLink {
     /// What the capture triggers sign their reports on this connection with.
     pub(super) mark: String,
     /// Hashes the rows of the answer being handed on.
-    digest: std::hash::DefaultHasher,
+    pub(super) digest: std::hash::DefaultHasher,
     pub(super) wants_digest: bool,
     /// The bulk load under way was opened by an extended query.
     pub(super) bulk_by_steps: bool,
@@ -353,7 +342,7 @@ impl PgLink {
         }
     }
 
-    fn peek(&self) -> Result<Option<frame::Header>, Broken> {
+    pub(super) fn peek(&self) -> Result<Option<frame::Header>, Broken> {
         frame::peek(&self.incoming, self.shared.max_message)
             .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))
             .map(|header| header.filter(|h| h.total <= self.incoming.len()))
@@ -400,8 +389,10 @@ impl PgLink {
         Ok(false)
     }
 
-    fn end_request(&mut self) {
-        let Some(ended) = self.expected.pop_front() else { return };
+    pub(super) fn end_request(&mut self) {
+        let Some(ended) = self.expected.pop_front() else {
+            return;
+        };
         // What is left was skipped after an error: the server does not know these statements.
         for (fate, id) in ended.fates {
             if matches!(fate, ParseFate::HandOn | ParseFate::Swallow) {
@@ -414,11 +405,11 @@ impl PgLink {
     }
 
     /// A Parse has succeeded: the fate of its answer.
-    fn parse_done(&mut self) -> Option<ParseFate> {
+    pub(super) fn parse_done(&mut self) -> Option<ParseFate> {
         self.expected.front_mut()?.fates.pop_front().map(|(fate, _)| fate)
     }
 
-    fn note_parameter(&mut self, total: usize) {
+    pub(super) fn note_parameter(&mut self, total: usize) {
         if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total])
             // A reader's own limit is none of the application's settings.
             && !(self.reader && name == "default_transaction_read_only")
@@ -432,194 +423,12 @@ impl PgLink {
         self.first_error.take()
     }
 
-    /// Hands the answer of the newest request to `sink`, message by message, until its end.
-    pub(super) async fn relay<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
-        let mut outcome = Outcome::default();
-        self.digest = std::hash::DefaultHasher::new();
-        loop {
-            if self.relay_chunk(sink, &mut outcome)? {
-                outcome.digest = self.digest.finish();
-                return Ok(outcome);
-            }
-            if sink.buffer().len() > sink.limit() {
-                sink.flush().await?;
-            }
-            self.receive().await?;
-        }
-    }
-
-    /// Handles the complete messages that have arrived. True at the end of the request.
-    ///
-    /// Messages that are handed on unchanged are copied in runs, not one by one.
-    fn relay_chunk<S: Sink>(&mut self, sink: &mut S, outcome: &mut Outcome) -> Result<bool, Broken> {
-        let mut run = 0;
-        while let Some(header) = frame::peek(&self.incoming[run..], self.shared.max_message)
-            .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))?
-            .filter(|h| run + h.total <= self.incoming.len())
-        {
-            if matches!(header.tag, b'D' | b'T' | b'2' | b'n' | b'd') {
-                if header.tag == b'D' && self.wants_digest {
-                    self.digest.write(&self.incoming[run + 5..run + header.total]);
-                }
-                run += header.total;
-                continue;
-            }
-            if run > 0 {
-                sink.buffer().extend_from_slice(&self.incoming[..run]);
-                self.incoming.advance(run);
-                run = 0;
-            }
-            let end = self.relay_special(header, sink, outcome)?;
-            self.incoming.advance(header.total);
-            if end {
-                return Ok(true);
-            }
-        }
-        if run > 0 {
-            sink.buffer().extend_from_slice(&self.incoming[..run]);
-            self.incoming.advance(run);
-        }
-        Ok(false)
-    }
-
-    fn relay_special<S: Sink>(
-        &mut self,
-        header: frame::Header,
-        sink: &mut S,
-        outcome: &mut Outcome,
-    ) -> Result<bool, Broken> {
-        let message = &self.incoming[..header.total];
-        match header.tag {
-            b'Z' => {
-                self.tx = message.get(5).copied().unwrap_or(b'I');
-                self.end_request();
-                return Ok(true);
-            }
-            b'E' => {
-                let error = read_error(message);
-                if error.fatal {
-                    return Err(Broken::Lost(error.to_string()));
-                }
-                outcome.error = Some(error);
-                return Ok(false);
-            }
-            b'1' => {
-                if self.parse_done() == Some(ParseFate::Swallow) {
-                    return Ok(false);
-                }
-            }
-            b'3' => {
-                if self.parse_done() == Some(ParseFate::Invent) {
-                    server::parse_complete(sink.buffer());
-                    return Ok(false);
-                }
-            }
-            b'C' => {
-                outcome.rows = server::command_tag(&message[5..]).ok().and_then(server::tag_rows);
-            }
-            b'N' => {
-                if let Some(captured) = self.captured(header.total) {
-                    outcome.captured.push(captured);
-                    return Ok(false);
-                }
-            }
-            b'S' => {
-                if let Ok((name, value)) = server::parameter_status_of(&message[5..])
-                    && !(self.reader && name == "default_transaction_read_only")
-                {
-                    sink.report(name, value);
-                }
-                self.note_parameter(header.total);
-                return Ok(false);
-            }
-            b's' => outcome.suspended = true,
-            b'G' => outcome.bulk = true,
-            _ => {}
-        }
-        sink.buffer().extend_from_slice(&self.incoming[..header.total]);
-        outcome.completion = header.total;
-        // The server says no more until the bulk load has been sent.
-        Ok(header.tag == b'G')
-    }
-
-    fn captured(&self, total: usize) -> Option<Captured> {
-        let body = &self.incoming[5..total];
-        let mut fields: Vec<(u8, &[u8])> = Vec::with_capacity(12);
-        let mut rest = body;
-        while let Some((&code, tail)) = rest.split_first() {
-            if code == 0 {
-                break;
-            }
-            let end = tail.iter().position(|&b| b == 0)?;
-            fields.push((code, &tail[..end]));
-            rest = &tail[end + 1..];
-        }
-        capture::captured(&fields, &self.mark)
-    }
-
-    /// The rows of the newest request, for the proxy itself.
-    pub(super) async fn collect(
-        &mut self,
-    ) -> Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken> {
-        let mut rows = Vec::new();
-        let mut error = None;
-        loop {
-            while let Some(header) = self.peek()? {
-                let message = &self.incoming[..header.total];
-                match header.tag {
-                    b'D' => rows.push(super::row::text_row(&message[5..])?),
-                    b'E' => {
-                        let e = read_error(message);
-                        if e.fatal {
-                            return Err(Broken::Lost(e.to_string()));
-                        }
-                        error = Some(e);
-                    }
-                    b'Z' => {
-                        self.tx = message.get(5).copied().unwrap_or(b'I');
-                        self.incoming.advance(header.total);
-                        self.end_request();
-                        return Ok(error.map_or(Ok(rows), Err));
-                    }
-                    b'1' => {
-                        self.parse_done();
-                    }
-                    b'S' => self.note_parameter(header.total),
-                    _ => {}
-                }
-                self.incoming.advance(header.total);
-            }
-            self.receive().await?;
-        }
-    }
-
     pub(super) fn state(&self) -> TxState {
         match self.tx {
             b'I' => TxState::Idle,
             b'T' => TxState::Open,
             _ => TxState::Failed,
         }
-    }
-
-    /// Hands on what the server says unasked, once something has arrived.
-    pub(super) async fn unasked<S: Sink>(&mut self, sink: &mut S) -> Result<(), Broken> {
-        self.receive().await?;
-        while let Some(header) = self.peek()? {
-            let message = &self.incoming[..header.total];
-            match header.tag {
-                b'E' => return Err(Broken::Lost(read_error(message).to_string())),
-                b'A' | b'N' => sink.buffer().extend_from_slice(message),
-                b'S' => {
-                    if let Ok((name, value)) = server::parameter_status_of(&message[5..]) {
-                        sink.report(name, value);
-                    }
-                    self.note_parameter(header.total);
-                }
-                _ => {}
-            }
-            self.incoming.advance(header.total);
-        }
-        Ok(())
     }
 }
 

@@ -3,202 +3,28 @@
 mod connect;
 mod dial;
 mod link;
+mod own;
+mod relay;
 mod row;
 
 pub use connect::{Login, Route};
 pub use dial::PgDial;
 pub use link::{Canceller, PgLink, Shared};
 
-use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
-use crate::exchange::{Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink, TxMode, TxState, Watch};
+use crate::exchange::{
+    Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
+    TxMode, TxState, Watch,
+};
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
-use link::Own;
-
-const RECORD: Own = Own {
-    id: u64::MAX,
-    name: "lockstep_record",
-    sql: journal::RECORD_SQL,
-    types: &[25, 20, 20, 25, 17],
-};
-const APPLY: Own = Own {
-    id: u64::MAX - 1,
-    name: "lockstep_apply",
-    sql: journal::APPLY_SQL,
-    types: &[25, 25, 25, 1009, 1009],
-};
-const ADVANCE: Own = Own {
-    id: u64::MAX - 2,
-    name: "lockstep_advance",
-    sql: journal::ADVANCE_SQL,
-    types: &[25, 25, 20],
-};
-const RESET_SEQUENCE: Own = Own {
-    id: u64::MAX - 3,
-    name: "lockstep_reset_sequence",
-    sql: journal::RESET_SEQUENCE_SQL,
-    types: &[25, 25, 20, 16],
-};
-
-const SEQUENCES: Own = Own {
-    id: u64::MAX - 4,
-    name: "lockstep_sequences",
-    sql: "SELECT name, value, increment FROM lockstep.sequences($1,$2)",
-    types: &[25, 1009],
-};
-const CAPTURE: Own =
-    Own { id: u64::MAX - 5, name: "lockstep_capture", sql: journal::CAPTURE_ON_SQL, types: &[] };
-/// Counts the captured rows and turns the capture off again.
-const CAPTURED: Own = Own {
-    id: u64::MAX - 6,
-    name: "lockstep_captured",
-    sql: "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0'), \
-          pg_catalog.set_config('lockstep.capture', 'off', true)",
-    types: &[],
-};
-
-impl PgLink {
-    /// Makes the server's session a follower's, on which nothing fires that has fired on the leader
-    /// already, or a leader's again.
-    fn follow(&mut self, follower: bool) {
-        if self.follows == follower {
-            return;
-        }
-        self.follows = follower;
-        let token = self.shared.token.clone();
-        let word: &[u8] = if follower { b"t" } else { b"f" };
-        self.queue_own(&FOLLOW, &bind_rest(&[(0, Some(token.as_bytes())), (0, Some(word))]));
-    }
-
-    /// Whether the client's encoding cannot carry UTF-8 as it is.
-    fn wants_armour(&self) -> bool {
-        let encoding = self.settings.get("client_encoding");
-        encoding.is_some_and(|statement| !statement.to_ascii_lowercase().contains("utf"))
-    }
-
-    fn queue_rows(&mut self, relation: &str, op: journal::Op, old: &[String], new: &[String]) {
-        let token = self.shared.token.clone();
-        let (old, new) = (text_array(old), text_array(new));
-        let rest = bind_rest(&[
-            (0, Some(token.as_bytes())),
-            (0, Some(relation.as_bytes())),
-            (0, Some(op.letter().as_bytes())),
-            (1, Some(&old)),
-            (1, Some(&new)),
-        ]);
-        self.queue_own(&APPLY, &rest);
-    }
-
-    /// Queues the questions that follow a watched statement; how many.
-    fn queue_watched(&mut self, watch: Watch<'_>) -> usize {
-        let mut queued = 0;
-        if watch.rows {
-            self.queue_own(&CAPTURED, &bind_rest(&[]));
-            queued += 1;
-        }
-        let names = match watch.sequences {
-            None | Some(Sequences::None) => return queued,
-            Some(Sequences::Any) => None,
-            Some(Sequences::Named(names)) => Some(text_array(names)),
-        };
-        let token = self.shared.token.clone();
-        let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, names.as_deref())]);
-        self.queue_own(&SEQUENCES, &rest);
-        queued + 1
-    }
-
-    /// Reads the answers to what `queue_watched` asked. After an error there are none.
-    async fn collect_watched(
-        &mut self,
-        watch: Watch<'_>,
-        outcome: &mut Outcome,
-    ) -> Result<(), Broken> {
-        if watch.rows {
-            match self.collect().await? {
-                Ok(rows) => {
-                    let count = rows.into_iter().flatten().flatten().next();
-                    outcome.counted = count.and_then(|text| text.parse().ok());
-                }
-                // After an error of the statement itself this one only repeats it.
-                Err(error) => outcome.error = outcome.error.take().or(Some(error)),
-            }
-        }
-        if matches!(watch.sequences, Some(Sequences::Any | Sequences::Named(_))) {
-            let rows = match self.collect().await? {
-                Ok(rows) => rows,
-                Err(error) => {
-                    outcome.error = outcome.error.take().or(Some(error));
-                    Vec::new()
-                }
-            };
-            for row in rows {
-                let mut columns = row.into_iter().flatten();
-                let name = columns.next();
-                let mut number = || columns.next().and_then(|t| t.parse::<i64>().ok());
-                if let (Some(name), Some(value), Some(step)) = (name, number(), number()) {
-                    outcome.sequences.push((name, value, step));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-const FOLLOW: Own = Own {
-    id: u64::MAX - 7,
-    name: "lockstep_follow",
-    sql: journal::FOLLOW_SQL,
-    types: &journal::FOLLOW_TYPES,
-};
+use own::{ADVANCE, CAPTURE, RECORD, RESET_SEQUENCE, bind_rest};
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
     ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"];
-
-/// The body of a Bind from the format codes on: parameters in the given formats, results as text.
-fn bind_rest(params: &[(i16, Option<&[u8]>)]) -> BytesMut {
-    use bytes::BufMut;
-    let mut rest = BytesMut::new();
-    let count = i16::try_from(params.len()).unwrap_or(i16::MAX);
-    rest.put_i16(count);
-    for (format, _) in params {
-        rest.put_i16(*format);
-    }
-    rest.put_i16(count);
-    for (_, value) in params {
-        match value {
-            Some(value) => {
-                rest.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
-                rest.put_slice(value);
-            }
-            None => rest.put_i32(-1),
-        }
-    }
-    rest.put_i16(0);
-    rest
-}
-
-/// An array of text in the binary form of the wire.
-fn text_array(values: &[String]) -> BytesMut {
-    use bytes::BufMut;
-    let mut out = BytesMut::new();
-    out.put_i32(i32::from(!values.is_empty()));
-    out.put_i32(0);
-    out.put_u32(25);
-    if values.is_empty() {
-        return out;
-    }
-    out.put_i32(i32::try_from(values.len()).unwrap_or(i32::MAX));
-    out.put_i32(1);
-    for value in values {
-        out.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
-        out.put_slice(value.as_bytes());
-    }
-    out
-}
 
 fn begin_text(mode: &TxMode) -> String {
     let mut text = String::from("BEGIN");
@@ -246,7 +72,9 @@ impl Link for PgLink {
                 continue;
             }
             if self.settings.get(key) != Some(statement) {
-                if let (Some(name), true) = (key.strip_prefix(PREPARED), self.settings.contains_key(key)) {
+                if let (Some(name), true) =
+                    (key.strip_prefix(PREPARED), self.settings.contains_key(key))
+                {
                     change.push_str(&format!("DEALLOCATE {name};"));
                 }
                 change.push_str(statement);
@@ -373,7 +201,9 @@ impl Link for PgLink {
                 client::copy_data(&mut self.outgoing, data);
                 client::copy_done(&mut self.outgoing);
             }
-            Effect::Outside { sql } => self.queue_query(sql, "statement outside a transaction", None),
+            Effect::Outside { sql } => {
+                self.queue_query(sql, "statement outside a transaction", None)
+            }
         }
     }
 

@@ -15,9 +15,7 @@ use lockstep_protocol::pg::{client, frame, server};
 pub use login::{Door, Greeting, Knock, Known};
 
 use crate::error::{Failure, Kind};
-use crate::exchange::{
-    Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, TxState,
-};
+use crate::exchange::{Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, TxState};
 use crate::net::Stream;
 use crate::wire::pg::{PgWork, Prepared, Reference, Statements, Step};
 
@@ -65,7 +63,12 @@ pub struct PgClient {
 
 impl PgClient {
     /// A client that has logged in.
-    fn new(stream: Stream, incoming: BytesMut, statements: Arc<Statements>, bounds: Bounds) -> Self {
+    fn new(
+        stream: Stream,
+        incoming: BytesMut,
+        statements: Arc<Statements>,
+        bounds: Bounds,
+    ) -> Self {
         Self {
             stream,
             incoming,
@@ -193,8 +196,11 @@ impl PgClient {
                 }
             }
             client::FUNCTION_CALL => {
-                return Err(Failure::new(Kind::Refused, "function calls by number are not supported")
-                    .hint("call the function with SELECT"));
+                return Err(Failure::new(
+                    Kind::Refused,
+                    "function calls by number are not supported",
+                )
+                .hint("call the function with SELECT"));
             }
             tag => {
                 let what = format!("invalid frontend message type {tag}");

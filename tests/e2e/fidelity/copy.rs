@@ -36,17 +36,11 @@ fn copy_in_text_csv_and_binary() {
         let empty = [query("copy copy_t from stdin"), copy_done()];
         pair.talk(&empty.concat(), 1).await;
         pair.talk(
-            &[
-                query("copy copy_t(id) from stdin"),
-                copy_data(b"7\n\\.\n"),
-                copy_done(),
-            ]
-            .concat(),
+            &[query("copy copy_t(id) from stdin"), copy_data(b"7\n\\.\n"), copy_done()].concat(),
             1,
         )
         .await;
-        pair.query("select id, v, at is not null from copy_t order by id")
-            .await;
+        pair.query("select id, v, at is not null from copy_t order by id").await;
         pair.cluster.same("copy_t").await;
     });
 }
@@ -57,57 +51,24 @@ fn a_broken_copy_leaves_nothing() {
         let mut pair = Pair::with("create table copybad_t(id int primary key, v text)").await;
         let begin = query("copy copybad_t from stdin");
         pair.talk(
-            &[
-                begin.clone(),
-                copy_data(b"1\ta\n"),
-                copy_fail("I changed my mind"),
-            ]
-            .concat(),
+            &[begin.clone(), copy_data(b"1\ta\n"), copy_fail("I changed my mind")].concat(),
             1,
         )
         .await;
         pair.talk(
-            &[
-                begin.clone(),
-                copy_data(b"1\ta\nx\tb\n"),
-                copy_data(b"3\tc\n"),
-                copy_done(),
-            ]
-            .concat(),
+            &[begin.clone(), copy_data(b"1\ta\nx\tb\n"), copy_data(b"3\tc\n"), copy_done()]
+                .concat(),
             1,
         )
         .await;
-        pair.talk(
-            &[begin.clone(), copy_data(b"1\ta\n1\tb\n"), copy_done()].concat(),
-            1,
-        )
-        .await;
-        pair.talk(
-            &[begin.clone(), copy_data(b"1\ta\tb\n"), copy_done()].concat(),
-            1,
-        )
-        .await;
-        pair.queries(&["begin", "insert into copybad_t values (5, 'before')"])
-            .await;
-        pair.talk(
-            &[begin.clone(), copy_data(b"6\ta\n"), copy_done()].concat(),
-            1,
-        )
-        .await;
+        pair.talk(&[begin.clone(), copy_data(b"1\ta\n1\tb\n"), copy_done()].concat(), 1).await;
+        pair.talk(&[begin.clone(), copy_data(b"1\ta\tb\n"), copy_done()].concat(), 1).await;
+        pair.queries(&["begin", "insert into copybad_t values (5, 'before')"]).await;
+        pair.talk(&[begin.clone(), copy_data(b"6\ta\n"), copy_done()].concat(), 1).await;
         pair.query("savepoint s").await;
-        pair.talk(
-            &[begin, copy_data(b"7\ta\n5\tb\n"), copy_done()].concat(),
-            1,
-        )
-        .await;
-        pair.queries(&[
-            "rollback to s",
-            "commit",
-            "select * from copybad_t order by id",
-        ])
-        .await;
-        pair.talk(&query("copy copybad_missing from stdin"), 1)
-            .await;
+        pair.talk(&[begin, copy_data(b"7\ta\n5\tb\n"), copy_done()].concat(), 1).await;
+        pair.queries(&["rollback to s", "commit", "select * from copybad_t order by id"]).await;
+        pair.talk(&query("copy copybad_missing from stdin"), 1).await;
         pair.query("select 1").await;
         pair.cluster.same("copybad%").await;
     });
@@ -127,11 +88,7 @@ fn copy_out_and_in_a_pipeline() {
             "select 1; copy copyout_t to stdout; select 2",
         ])
         .await;
-        pair.talk(
-            &[unnamed("copy copyout_t(id) to stdout", &[]), sync()].concat(),
-            1,
-        )
-        .await;
+        pair.talk(&[unnamed("copy copyout_t(id) to stdout", &[]), sync()].concat(), 1).await;
         let inside = [
             unnamed("copy copyout_t from stdin", &[]),
             copy_data(b"9\tnine\n"),
@@ -161,8 +118,7 @@ fn a_large_copy_goes_to_every_server() {
         }
         bytes.extend(copy_done());
         pair.talk(&bytes, 1).await;
-        pair.query("select count(*), count(distinct n) from copylarge_t")
-            .await;
+        pair.query("select count(*), count(distinct n) from copylarge_t").await;
         pair.cluster.same("copylarge%").await;
     });
 }

@@ -41,17 +41,9 @@ fn refused_logins_say_what_a_server_says() {
             return;
         }
         // A role of the servers that the configuration does not name is nobody here.
-        assert_eq!(
-            refusal(cluster.port, "stranger", "stranger", DATABASE)
-                .await
-                .0,
-            "28P01"
-        );
+        assert_eq!(refusal(cluster.port, "stranger", "stranger", DATABASE).await.0, "28P01");
         // The database is refused only after the password: else strangers could list databases.
-        assert_eq!(
-            refusal(cluster.port, "app", "wrong", "missing").await.0,
-            "28P01"
-        );
+        assert_eq!(refusal(cluster.port, "app", "wrong", "missing").await.0, "28P01");
         cluster.connect().await.run("select 1").await;
     });
 }
@@ -59,10 +51,7 @@ fn refused_logins_say_what_a_server_says() {
 #[test]
 fn too_many_clients_are_told_so() {
     run(async {
-        let cluster = Options::servers(2)
-            .set("limits.max_clients", "4")
-            .start()
-            .await;
+        let cluster = Options::servers(2).set("limits.max_clients", "4").start().await;
         let mut held = Vec::new();
         let refused = loop {
             match cluster.try_connect("app", "app", DATABASE).await {
@@ -74,10 +63,7 @@ fn too_many_clients_are_told_so() {
         expect_code("one client too many", &refused, "53300");
         held.truncate(2);
         crate::rig::eventually("a place to be free again", secs(10), || async {
-            cluster
-                .try_connect("app", "app", DATABASE)
-                .await
-                .map_err(|e| explain(&e))
+            cluster.try_connect("app", "app", DATABASE).await.map_err(|e| explain(&e))
         })
         .await
         .run("select 1")
@@ -123,12 +109,8 @@ fn messages_out_of_turn_are_refused() {
         let cluster = Cluster::shared().await;
         // A query where a password is due.
         let mut bare = Wire::bare(cluster.port).await;
-        bare.send(&startup(&[("user", "app"), ("database", DATABASE)]))
-            .await;
-        assert_eq!(
-            bare.next().await.expect("a request for a password").tag,
-            b'R'
-        );
+        bare.send(&startup(&[("user", "app"), ("database", DATABASE)])).await;
+        assert_eq!(bare.next().await.expect("a request for a password").tag, b'R');
         bare.send(&query("select 1")).await;
         let answer = bare.until_ready(1).await;
         assert!(
@@ -137,28 +119,18 @@ fn messages_out_of_turn_are_refused() {
         );
         // A second start-up in the middle of the first one's proof.
         let mut bare = Wire::bare(cluster.port).await;
-        bare.send(&startup(&[("user", "app"), ("database", DATABASE)]))
-            .await;
+        bare.send(&startup(&[("user", "app"), ("database", DATABASE)])).await;
         bare.next().await;
-        bare.try_send(&startup(&[("user", "postgres"), ("database", DATABASE)]))
-            .await;
+        bare.try_send(&startup(&[("user", "postgres"), ("database", DATABASE)])).await;
         assert!(bare.is_closed_within(secs(8)).await);
         // Unknown and broken messages after the login end that session with 08P01.
-        for bytes in [
-            any(b'z', b"?"),
-            any(b'B', b"no end"),
-            any(b'Q', b"no zero"),
-            any(b'p', b"late\0"),
-        ] {
+        for bytes in
+            [any(b'z', b"?"), any(b'B', b"no end"), any(b'Q', b"no zero"), any(b'p', b"late\0")]
+        {
             let mut raw = cluster.wire().await;
             raw.send(&bytes).await;
             let error = raw.until(b'E').await.pop().expect("the error");
-            assert_eq!(
-                fields(&error.body)[&'C'],
-                "08P01",
-                "for {}",
-                bytes.escape_ascii()
-            );
+            assert_eq!(fields(&error.body)[&'C'], "08P01", "for {}", bytes.escape_ascii());
         }
         // A length that cannot be: there is no way to go on reading.
         let mut raw = cluster.wire().await;
@@ -178,16 +150,12 @@ fn a_silent_login_is_ended() {
         // The configuration of the rig says: five seconds to log in.
         let mut silent = Wire::bare(cluster.port).await;
         let mut slow = Wire::bare(cluster.port).await;
-        slow.send(&startup(&[("user", "app"), ("database", DATABASE)])[..6])
-            .await;
+        slow.send(&startup(&[("user", "app"), ("database", DATABASE)])[..6]).await;
         assert!(
             silent.is_closed_within(secs(12)).await,
             "a client that says nothing holds a connection"
         );
-        assert!(
-            slow.is_closed_within(secs(3)).await,
-            "half a start-up holds a connection"
-        );
+        assert!(slow.is_closed_within(secs(3)).await, "half a start-up holds a connection");
     });
 }
 
@@ -203,22 +171,11 @@ fn encryption_is_offered_or_declined_in_one_byte() {
             let mut request = 8_u32.to_be_bytes().to_vec();
             request.extend(code.to_be_bytes());
             bare.send(&request).await;
-            assert_eq!(
-                bare.byte().await,
-                Some(b'N'),
-                "no certificate is configured"
-            );
+            assert_eq!(bare.byte().await, Some(b'N'), "no certificate is configured");
             // And the login goes on in clear.
-            bare.send(&startup(&[("user", "app"), ("database", DATABASE)]))
-                .await;
+            bare.send(&startup(&[("user", "app"), ("database", DATABASE)])).await;
             assert_eq!(bare.next().await.expect("an answer").tag, b'R');
         }
-        assert!(
-            cluster
-                .wire()
-                .await
-                .is_silent_for(Duration::from_millis(200))
-                .await
-        );
+        assert!(cluster.wire().await.is_silent_for(Duration::from_millis(200)).await);
     });
 }

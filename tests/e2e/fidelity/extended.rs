@@ -15,19 +15,11 @@ fn statements_are_described_bound_and_closed() {
     run(async {
         let mut pair =
             Pair::with("create table ext_t(id int primary key, v text, at timestamptz)").await;
-        let prepare = [
-            parse("s", "select $1::int + 1, $2::text"),
-            describe(b'S', "s"),
-            sync(),
-        ];
+        let prepare = [parse("s", "select $1::int + 1, $2::text"), describe(b'S', "s"), sync()];
         pair.talk(&all(&prepare), 1).await;
         for value in ["1", "41"] {
-            let run = [
-                bind("", "s", &[Some(value), None]),
-                describe(b'P', ""),
-                execute("", 0),
-                sync(),
-            ];
+            let run =
+                [bind("", "s", &[Some(value), None]), describe(b'P', ""), execute("", 0), sync()];
             pair.talk(&all(&run), 1).await;
         }
         pair.talk(
@@ -40,21 +32,12 @@ fn statements_are_described_bound_and_closed() {
         )
         .await;
         for id in ["1", "2", "1"] {
-            let run = [
-                bind("", "i", &[Some(id), Some("x"), None]),
-                execute("", 0),
-                sync(),
-            ];
+            let run = [bind("", "i", &[Some(id), Some("x"), None]), execute("", 0), sync()];
             pair.talk(&all(&run), 1).await;
         }
-        pair.talk(&all(&[describe(b'S', "i"), close(b'S', "i"), sync()]), 1)
-            .await;
+        pair.talk(&all(&[describe(b'S', "i"), close(b'S', "i"), sync()]), 1).await;
         pair.talk(&all(&[bind("", "i", &[]), sync()]), 1).await;
-        pair.talk(
-            &all(&[close(b'S', "never"), close(b'P', "never"), sync()]),
-            1,
-        )
-        .await;
+        pair.talk(&all(&[close(b'S', "never"), close(b'P', "never"), sync()]), 1).await;
         pair.cluster.same("ext%").await;
     });
 }
@@ -64,33 +47,15 @@ fn odd_statements_are_described_too() {
     run(async {
         let mut pair = Pair::open().await;
         pair.talk(
-            &all(&[
-                parse("", ""),
-                bind("", "", &[]),
-                describe(b'P', ""),
-                execute("", 0),
-                sync(),
-            ]),
+            &all(&[parse("", ""), bind("", "", &[]), describe(b'P', ""), execute("", 0), sync()]),
             1,
         )
         .await;
-        pair.talk(
-            &all(&[
-                parse("", "create table ext_u(id int)"),
-                describe(b'S', ""),
-                sync(),
-            ]),
-            1,
-        )
-        .await;
-        pair.talk(&all(&[unnamed("select 1; select 2", &[]), sync()]), 1)
+        pair.talk(&all(&[parse("", "create table ext_u(id int)"), describe(b'S', ""), sync()]), 1)
             .await;
+        pair.talk(&all(&[unnamed("select 1; select 2", &[]), sync()]), 1).await;
         pair.talk(
-            &all(&[
-                parse_typed("ty", "select $1, $2", &[23, 0]),
-                describe(b'S', "ty"),
-                sync(),
-            ]),
+            &all(&[parse_typed("ty", "select $1, $2", &[23, 0]), describe(b'S', "ty"), sync()]),
             1,
         )
         .await;
@@ -107,12 +72,8 @@ fn binary_values_pass_both_ways() {
             "insert into bin_t values ($1, $2, $3, $4, gen_random_uuid()) returning id, f, b, t";
         let id = 7_i32.to_be_bytes();
         let float = 0.1_f64.to_be_bytes();
-        let values: [Option<&[u8]>; 4] = [
-            Some(&id),
-            Some(&float),
-            Some(&[0, 255, 10, 92, 39]),
-            Some("ü\\'".as_bytes()),
-        ];
+        let values: [Option<&[u8]>; 4] =
+            [Some(&id), Some(&float), Some(&[0, 255, 10, 92, 39]), Some("ü\\'".as_bytes())];
         for results in [&[1_u16][..], &[0, 1, 0, 1], &[]] {
             pair.query("truncate bin_t").await;
             let bytes = [
@@ -126,13 +87,7 @@ fn binary_values_pass_both_ways() {
         }
         let mixed = [
             parse("", insert),
-            bind_formats(
-                "",
-                "",
-                &[0, 1, 1, 0],
-                &[Some(b"8"), None, None, Some(b"")],
-                &[1],
-            ),
+            bind_formats("", "", &[0, 1, 1, 0], &[Some(b"8"), None, None, Some(b"")], &[1]),
             execute("", 0),
             sync(),
         ];
@@ -155,21 +110,9 @@ fn an_error_skips_to_sync() {
         let insert = |id: &str| unnamed("insert into skip_t values ($1)", &[Some(id)]);
         // The pipeline is one transaction: the duplicate takes the two before it back, and hides
         // what follows.
+        pair.talk(&all(&[insert("1"), insert("2"), insert("1"), insert("3"), sync()]), 1).await;
         pair.talk(
-            &all(&[insert("1"), insert("2"), insert("1"), insert("3"), sync()]),
-            1,
-        )
-        .await;
-        pair.talk(
-            &all(&[
-                insert("4"),
-                sync(),
-                insert("4"),
-                insert("5"),
-                sync(),
-                insert("6"),
-                sync(),
-            ]),
+            &all(&[insert("4"), sync(), insert("4"), insert("5"), sync(), insert("6"), sync()]),
             3,
         )
         .await;
@@ -184,17 +127,8 @@ fn an_error_skips_to_sync() {
             1,
         )
         .await;
-        pair.talk(
-            &all(&[
-                unnamed("begin", &[]),
-                insert("7"),
-                insert("7"),
-                insert("8"),
-                sync(),
-            ]),
-            1,
-        )
-        .await;
+        pair.talk(&all(&[unnamed("begin", &[]), insert("7"), insert("7"), insert("8"), sync()]), 1)
+            .await;
         pair.talk(&all(&[insert("9"), sync()]), 1).await;
         pair.query("rollback").await;
         pair.talk(
@@ -245,26 +179,14 @@ fn long_pipelines_keep_their_order() {
 fn flush_brings_answers_before_sync() {
     run(async {
         let mut pair = Pair::with("create table flush_t(id int primary key)").await;
-        pair.talk_until(
-            &all(&[parse("f", "select $1::int"), describe(b'S', "f"), flush()]),
-            b'T',
-        )
-        .await;
-        pair.talk_until(
-            &all(&[bind("p", "f", &[Some("5")]), execute("p", 0), flush()]),
-            b'C',
-        )
-        .await;
-        pair.talk_until(
-            &all(&[unnamed("insert into flush_t values (1)", &[]), flush()]),
-            b'C',
-        )
-        .await;
-        pair.talk_until(
-            &all(&[unnamed("insert into flush_t values (1)", &[]), flush()]),
-            b'E',
-        )
-        .await;
+        pair.talk_until(&all(&[parse("f", "select $1::int"), describe(b'S', "f"), flush()]), b'T')
+            .await;
+        pair.talk_until(&all(&[bind("p", "f", &[Some("5")]), execute("p", 0), flush()]), b'C')
+            .await;
+        pair.talk_until(&all(&[unnamed("insert into flush_t values (1)", &[]), flush()]), b'C')
+            .await;
+        pair.talk_until(&all(&[unnamed("insert into flush_t values (1)", &[]), flush()]), b'E')
+            .await;
         pair.talk(&sync(), 1).await;
         pair.query("select count(*) from flush_t").await;
     });
@@ -274,34 +196,15 @@ fn flush_brings_answers_before_sync() {
 fn mistakes_of_a_client_get_the_servers_words() {
     run(async {
         let mut pair = Pair::open().await;
-        pair.talk(
-            &all(&[parse("dup", "select 1"), parse("dup", "select 2"), sync()]),
-            1,
-        )
-        .await;
-        pair.talk(
-            &all(&[
-                parse("dup2", "select 1"),
-                sync(),
-                parse("dup2", "select 2"),
-                sync(),
-            ]),
-            2,
-        )
-        .await;
-        pair.talk(&all(&[bind("", "unknown", &[]), sync()]), 1)
+        pair.talk(&all(&[parse("dup", "select 1"), parse("dup", "select 2"), sync()]), 1).await;
+        pair.talk(&all(&[parse("dup2", "select 1"), sync(), parse("dup2", "select 2"), sync()]), 2)
             .await;
+        pair.talk(&all(&[bind("", "unknown", &[]), sync()]), 1).await;
         pair.talk(&all(&[execute("unknown", 0), sync()]), 1).await;
-        pair.talk(&all(&[describe(b'P', "unknown"), sync()]), 1)
-            .await;
-        pair.talk(&all(&[describe(b'S', "unknown"), sync()]), 1)
-            .await;
+        pair.talk(&all(&[describe(b'P', "unknown"), sync()]), 1).await;
+        pair.talk(&all(&[describe(b'S', "unknown"), sync()]), 1).await;
         pair.talk(
-            &all(&[
-                parse("", "select $1::int, $2::int"),
-                bind("", "", &[Some("1")]),
-                sync(),
-            ]),
+            &all(&[parse("", "select $1::int, $2::int"), bind("", "", &[Some("1")]), sync()]),
             1,
         )
         .await;
@@ -315,13 +218,8 @@ fn mistakes_of_a_client_get_the_servers_words() {
             1,
         )
         .await;
-        pair.talk(
-            &all(&[parse("", "select $1"), describe(b'S', ""), sync()]),
-            1,
-        )
-        .await;
-        pair.talk(&all(&[parse("", "select $1 + $1"), sync()]), 1)
-            .await;
+        pair.talk(&all(&[parse("", "select $1"), describe(b'S', ""), sync()]), 1).await;
+        pair.talk(&all(&[parse("", "select $1 + $1"), sync()]), 1).await;
         pair.talk(&sync(), 1).await;
     });
 }
@@ -332,8 +230,7 @@ fn a_simple_query_ends_the_unnamed_statement() {
         let mut pair = Pair::open().await;
         pair.talk(&all(&[parse("", "select 1"), sync()]), 1).await;
         pair.query("select 2").await;
-        pair.talk(&all(&[bind("", "", &[]), execute("", 0), sync()]), 1)
-            .await;
+        pair.talk(&all(&[bind("", "", &[]), execute("", 0), sync()]), 1).await;
         // A simple query between Parse and Sync.
         let bytes = all(&[
             parse("kept", "select 3"),
@@ -353,12 +250,7 @@ fn prepared_statements_live_through_ddl_and_die_on_request() {
             "create table prep_t(id int primary key, v int); insert into prep_t values (1, 1)",
         )
         .await;
-        let select = all(&[
-            bind("", "star", &[]),
-            describe(b'P', ""),
-            execute("", 0),
-            sync(),
-        ]);
+        let select = all(&[bind("", "star", &[]), describe(b'P', ""), execute("", 0), sync()]);
         let update = all(&[bind("", "upd", &[]), execute("", 0), sync()]);
         pair.talk(
             &all(&[
@@ -374,8 +266,7 @@ fn prepared_statements_live_through_ddl_and_die_on_request() {
         pair.query("create index on prep_t(v)").await;
         pair.talk(&select, 1).await;
         pair.talk(&update, 1).await;
-        pair.query("alter table prep_t add column w int default 3")
-            .await;
+        pair.query("alter table prep_t add column w int default 3").await;
         pair.talk(&select, 1).await;
         pair.talk(&update, 1).await;
         pair.queries(&[

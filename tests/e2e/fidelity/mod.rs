@@ -31,11 +31,7 @@ impl Pair {
         let cluster = Cluster::shared().await;
         let real = Wire::open(Cluster::reference().await.port, "app", "app", DATABASE).await;
         let through = cluster.wire().await;
-        Self {
-            cluster,
-            real,
-            through,
-        }
+        Self { cluster, real, through }
     }
 
     /// Open, after these statements have succeeded on both.

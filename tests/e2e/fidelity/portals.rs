@@ -15,19 +15,11 @@ fn a_portal_is_read_in_parts() {
         ]
         .concat();
         pair.talk(
-            &[
-                open.clone(),
-                execute("", 3),
-                execute("", 3),
-                execute("", 3),
-                sync(),
-            ]
-            .concat(),
+            &[open.clone(), execute("", 3), execute("", 3), execute("", 3), sync()].concat(),
             1,
         )
         .await;
-        pair.talk(&[open.clone(), execute("", 3), sync()].concat(), 1)
-            .await;
+        pair.talk(&[open.clone(), execute("", 3), sync()].concat(), 1).await;
         // Outside a transaction the Sync has closed it.
         pair.talk(&[execute("", 3), sync()].concat(), 1).await;
         pair.query("begin").await;
@@ -36,23 +28,11 @@ fn a_portal_is_read_in_parts() {
             bind("one", "g", &[Some("5")]),
             bind("two", "g", &[Some("4")]),
         ];
-        pair.talk(&[named.concat(), execute("one", 2), sync()].concat(), 1)
+        pair.talk(&[named.concat(), execute("one", 2), sync()].concat(), 1).await;
+        pair.talk(&[execute("two", 3), execute("one", 2), sync()].concat(), 1).await;
+        pair.talk(&[execute("one", 2), execute("two", 0), execute("two", 0), sync()].concat(), 1)
             .await;
-        pair.talk(&[execute("two", 3), execute("one", 2), sync()].concat(), 1)
-            .await;
-        pair.talk(
-            &[
-                execute("one", 2),
-                execute("two", 0),
-                execute("two", 0),
-                sync(),
-            ]
-            .concat(),
-            1,
-        )
-        .await;
-        pair.talk(&[close(b'P', "one"), execute("one", 1), sync()].concat(), 1)
-            .await;
+        pair.talk(&[close(b'P', "one"), execute("one", 1), sync()].concat(), 1).await;
         pair.query("rollback").await;
     });
 }
@@ -63,17 +43,10 @@ fn a_write_with_a_row_limit_runs_once() {
         let mut pair = Pair::with("create table part_t(id int primary key, v int); insert into part_t select g, 0 from generate_series(1, 6) g").await;
         pair.query("begin").await;
         let update = "update part_t set v = v + 1 returning id, v";
-        let open = [
-            parse("u", update),
-            bind("u", "u", &[]),
-            execute("u", 2),
-            sync(),
-        ]
-        .concat();
+        let open = [parse("u", update), bind("u", "u", &[]), execute("u", 2), sync()].concat();
         pair.talk(&open, 1).await;
         pair.query("insert into part_t values (100, 100)").await;
-        pair.talk(&[execute("u", 2), execute("u", 0), sync()].concat(), 1)
-            .await;
+        pair.talk(&[execute("u", 2), execute("u", 0), sync()].concat(), 1).await;
         pair.query("commit").await;
         // Suspended for ever, and committed all the same.
         pair.talk(

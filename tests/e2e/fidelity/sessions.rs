@@ -52,27 +52,14 @@ fn a_notification_arrives_once_and_after_commit() {
         listener.run("listen news").await;
         sender.run("notify news, 'one'").await;
         assert_eq!(listener.notification().await, "news:one");
-        assert!(
-            listener.stays_silent().await,
-            "one notification came more than once"
-        );
+        assert!(listener.stays_silent().await, "one notification came more than once");
         sender.run("begin; select pg_notify('news', 'two')").await;
-        assert!(
-            listener.stays_silent().await,
-            "a notification came before its commit"
-        );
+        assert!(listener.stays_silent().await, "a notification came before its commit");
         sender.run("commit").await;
         assert_eq!(listener.notification().await, "news:two");
         sender.run("begin; notify news, 'never'; rollback").await;
-        assert!(
-            listener.stays_silent().await,
-            "a rolled back notification came"
-        );
-        assert_eq!(
-            listener.one("select 5").await,
-            "5",
-            "a listening session still works"
-        );
+        assert!(listener.stays_silent().await, "a rolled back notification came");
+        assert_eq!(listener.one("select 5").await, "5", "a listening session still works");
         sender.run("create table news_t(id int primary key); create function news_f() returns trigger language plpgsql as
             $$ begin perform pg_notify('news', 'row ' || new.id); return new; end $$;
             create trigger t after insert on news_t for each row execute function news_f(); insert into news_t values (7)").await;
@@ -102,26 +89,16 @@ fn advisory_locks_hold_across_the_cluster() {
             "the lock went with the transaction"
         );
         one.run("begin; select pg_advisory_xact_lock(77002)").await;
-        assert_eq!(
-            two.one("select pg_try_advisory_xact_lock(77002)").await,
-            "f"
-        );
+        assert_eq!(two.one("select pg_try_advisory_xact_lock(77002)").await, "f");
         one.run("commit").await;
-        assert_eq!(
-            two.one("select pg_try_advisory_xact_lock(77002)").await,
-            "t"
-        );
+        assert_eq!(two.one("select pg_try_advisory_xact_lock(77002)").await, "t");
         assert_eq!(one.one("select pg_advisory_unlock(77001)").await, "t");
         assert_eq!(two.one("select pg_try_advisory_lock(77001)").await, "t");
         drop(two);
-        eventually(
-            "the lock of a closed session to be free",
-            secs(10),
-            || async {
-                let free = one.one("select pg_try_advisory_lock(77001)").await;
-                if free == "t" { Ok(()) } else { Err(free) }
-            },
-        )
+        eventually("the lock of a closed session to be free", secs(10), || async {
+            let free = one.one("select pg_try_advisory_lock(77001)").await;
+            if free == "t" { Ok(()) } else { Err(free) }
+        })
         .await;
         assert_eq!(one.one("select pg_advisory_unlock(77001)").await, "t");
     });
@@ -138,33 +115,16 @@ fn a_cancel_stops_the_query_and_nothing_else() {
         victim.send(&query("select pg_sleep(30)")).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         cancel(cluster.port, victim.pid, b"\0\0\0\x01").await;
-        assert!(
-            victim.is_silent_for(Duration::from_millis(400)).await,
-            "a wrong key cancels"
-        );
+        assert!(victim.is_silent_for(Duration::from_millis(400)).await, "a wrong key cancels");
         victim.cancel().await;
         let answer = lines(&victim.until_ready(1).await);
         assert!(began.elapsed() < secs(10));
-        assert_eq!(
-            answer[1..],
-            [
-                "E ERROR 57014 canceling statement due to user request",
-                "Z I"
-            ]
-        );
-        assert_eq!(
-            lines(&other.until_ready(1).await)
-                .last()
-                .map(String::as_str),
-            Some("Z I")
-        );
+        assert_eq!(answer[1..], ["E ERROR 57014 canceling statement due to user request", "Z I"]);
+        assert_eq!(lines(&other.until_ready(1).await).last().map(String::as_str), Some("Z I"));
         // Between statements a cancel does nothing.
         victim.cancel().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(
-            victim.query("select 1").await.last().map(String::as_str),
-            Some("Z I")
-        );
+        assert_eq!(victim.query("select 1").await.last().map(String::as_str), Some("Z I"));
     });
 }
 
@@ -186,12 +146,8 @@ fn a_cancelled_write_is_nowhere() {
         assert_eq!(answer.last().map(String::as_str), Some("Z E"), "{answer:?}");
         victim.query("rollback").await;
         // One that waits for another's lock.
-        keeper
-            .run("begin; update stop_t set v = 5 where id = 1")
-            .await;
-        victim
-            .send(&query("update stop_t set v = 6 where id = 1"))
-            .await;
+        keeper.run("begin; update stop_t set v = 5 where id = 1").await;
+        victim.send(&query("update stop_t set v = 6 where id = 1")).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         victim.cancel().await;
         let answer = lines(&victim.until_ready(1).await);
@@ -223,12 +179,9 @@ fn ending_one_session_is_not_a_servers_death() {
                 .await;
         }
         // Whatever becomes of that one session, nobody else notices and no backend goes.
-        let outcome = within(
-            "an answer to the ended session",
-            secs(15),
-            victim.simple_query("select 1"),
-        )
-        .await;
+        let outcome =
+            within("an answer to the ended session", secs(15), victim.simple_query("select 1"))
+                .await;
         crate::rig::step(format!("the ended session got {:?}", outcome.is_ok()));
         let other = cluster.connect().await;
         other.run("insert into term_t values (1)").await;

@@ -99,18 +99,9 @@ fn options_of_the_login_take_effect() {
     run(async {
         let cluster = Cluster::shared().await;
         let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(cluster.port)
-            .user("app")
-            .password("app")
-            .dbname(DATABASE);
-        config
-            .application_name("special")
-            .options("-c work_mem=7MB -csearch_path=pg_catalog");
-        let session = Session::open_with(&config)
-            .await
-            .expect("login with options");
+        config.host("127.0.0.1").port(cluster.port).user("app").password("app").dbname(DATABASE);
+        config.application_name("special").options("-c work_mem=7MB -csearch_path=pg_catalog");
+        let session = Session::open_with(&config).await.expect("login with options");
         assert_eq!(session.one("show work_mem").await, "7MB");
         assert_eq!(session.one("show search_path").await, "pg_catalog");
         assert_eq!(session.one("show application_name").await, "special");
@@ -129,11 +120,7 @@ fn options_of_the_login_take_effect() {
 fn many_clients_on_few_connections_keep_to_themselves() {
     run(async {
         let cluster = Cluster::shared().await;
-        cluster
-            .connect()
-            .await
-            .run("create schema leak_a; create schema leak_b")
-            .await;
+        cluster.connect().await.run("create schema leak_a; create schema leak_b").await;
         for schema in ["leak_a", "leak_b"] {
             let text = format!(
                 "create table {schema}.which(v text); insert into {schema}.which values ('{schema}')"
@@ -151,35 +138,21 @@ fn many_clients_on_few_connections_keep_to_themselves() {
                     "set search_path to {schema}; set timezone to '{zone}'; set app.me to '{i}'"
                 ))
                 .await;
-            client
-                .run(&format!("prepare mine as select '{i}', v from which"))
-                .await;
+            client.run(&format!("prepare mine as select '{i}', v from which")).await;
             clients.push((client, i, schema, zone));
         }
         for round in 0..3 {
             for (client, i, schema, zone) in &clients {
-                assert_eq!(
-                    client.one("show timezone").await,
-                    *zone,
-                    "round {round}, client {i}"
-                );
+                assert_eq!(client.one("show timezone").await, *zone, "round {round}, client {i}");
                 assert_eq!(client.one("select v from which").await, *schema);
-                assert_eq!(
-                    client.one("select current_setting('app.me')").await,
-                    i.to_string()
-                );
+                assert_eq!(client.one("select current_setting('app.me')").await, i.to_string());
                 let row = &client.rows("execute mine").await[0];
                 assert_eq!(row[0].as_deref(), Some(i.to_string().as_str()));
                 assert_eq!(row[1].as_deref(), Some(*schema));
             }
         }
         let fresh = cluster.connect().await;
-        assert_eq!(
-            fresh
-                .one("select coalesce(current_setting('app.me', true), '')")
-                .await,
-            ""
-        );
+        assert_eq!(fresh.one("select coalesce(current_setting('app.me', true), '')").await, "");
         assert_eq!(fresh.one("show timezone").await, "UTC");
         assert_eq!(fresh.one("show search_path").await, "\"$user\", public");
         fresh.fails("execute mine", "26000").await;
@@ -196,9 +169,7 @@ fn roles_are_left_behind_with_the_session() {
         let client = cluster.connect().await;
         client.run("set role roleleak").await;
         assert_eq!(client.one("select current_user").await, "roleleak");
-        client
-            .fails("create table public.roleleak_t(id int)", "42501")
-            .await;
+        client.fails("create table public.roleleak_t(id int)", "42501").await;
         assert_eq!(client.one("select session_user").await, "app");
         for _ in 0..20 {
             let other = cluster.connect().await;
@@ -206,11 +177,7 @@ fn roles_are_left_behind_with_the_session() {
             let second = cluster.connect_as("app2").await;
             assert_eq!(second.one("select session_user").await, "app2");
         }
-        assert_eq!(
-            client.one("select current_user").await,
-            "roleleak",
-            "a session keeps its role"
-        );
+        assert_eq!(client.one("select current_user").await, "roleleak", "a session keeps its role");
         client.run("begin; set local role none").await;
         assert_eq!(client.one("select current_user").await, "app");
         client.run("rollback").await;
@@ -218,8 +185,6 @@ fn roles_are_left_behind_with_the_session() {
         client.run("reset role").await;
         assert_eq!(client.one("select current_user").await, "app");
         client.fails("set role app2", "42501").await;
-        client
-            .fails("set session authorization app2", "42501")
-            .await;
+        client.fails("set session authorization app2", "42501").await;
     });
 }

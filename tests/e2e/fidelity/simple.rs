@@ -151,13 +151,7 @@ fn queries_sent_ahead_are_answered_in_order() {
             bytes.extend(query(&format!("select {i}, count(*) from ahead_t")));
         }
         let lines = pair.talk(&bytes, 80).await;
-        assert_eq!(
-            lines
-                .iter()
-                .filter(|l| l.starts_with("E ERROR 23505"))
-                .count(),
-            10
-        );
+        assert_eq!(lines.iter().filter(|l| l.starts_with("E ERROR 23505")).count(), 10);
         pair.cluster.same("ahead%").await;
     });
 }

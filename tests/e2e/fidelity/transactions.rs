@@ -130,26 +130,19 @@ fn isolation_levels_see_what_they_should() {
             "0",
             "a snapshot does not move"
         );
-        one.fails("update iso_t set v = v + 1 where id = 1", "40001")
-            .await;
+        one.fails("update iso_t set v = v + 1 where id = 1", "40001").await;
         one.run("rollback").await;
         assert_eq!(one.one("select v from iso_t where id = 1").await, "1");
         // Write skew: one of two serializable transactions has to fail.
         for session in [&one, &two] {
             session.run("begin isolation level serializable").await;
-            assert_eq!(
-                session.one("select count(*) from iso_t where v < 5").await,
-                "2"
-            );
+            assert_eq!(session.one("select count(*) from iso_t where v < 5").await, "2");
         }
         one.run("update iso_t set v = 9 where id = 1").await;
         two.run("update iso_t set v = 9 where id = 2").await;
         one.run("commit").await;
         let refused = two.simple_query("commit").await;
-        assert!(
-            refused.is_err(),
-            "both halves of a write skew were committed"
-        );
+        assert!(refused.is_err(), "both halves of a write skew were committed");
         two.run("rollback").await;
         assert_eq!(one.one("select count(*) from iso_t where v < 5").await, "1");
         cluster.same("iso_t").await;
@@ -164,41 +157,25 @@ fn locks_are_waited_for_and_deadlocks_found() {
         one.run("create table lock_t(id int primary key, v int); insert into lock_t values (1, 0), (2, 0)").await;
         one.run("begin; update lock_t set v = 1 where id = 1").await;
         two.run("begin; update lock_t set v = 2 where id = 2").await;
-        two.fails(
-            "select * from lock_t where id = 1 for update nowait",
-            "55P03",
-        )
-        .await;
-        two.run("rollback; begin; update lock_t set v = 2 where id = 2")
-            .await;
+        two.fails("select * from lock_t where id = 1 for update nowait", "55P03").await;
+        two.run("rollback; begin; update lock_t set v = 2 where id = 2").await;
         assert_eq!(
-            two.column("select id from lock_t order by id for update skip locked")
-                .await,
+            two.column("select id from lock_t order by id for update skip locked").await,
             ["2"]
         );
         let first = one.simple_query("update lock_t set v = v + 10 where id = 2");
         let second = two.simple_query("update lock_t set v = v + 10 where id = 1");
         let (first, second) = tokio::join!(first, second);
         let failed = [first.as_ref().err(), second.as_ref().err()];
-        let codes: Vec<_> = failed
-            .iter()
-            .flatten()
-            .filter_map(|e| e.code())
-            .map(|c| c.code())
-            .collect();
-        assert_eq!(
-            codes,
-            ["40P01"],
-            "one of the two is the victim, and the other goes on"
-        );
+        let codes: Vec<_> =
+            failed.iter().flatten().filter_map(|e| e.code()).map(|c| c.code()).collect();
+        assert_eq!(codes, ["40P01"], "one of the two is the victim, and the other goes on");
         let _ = tokio::join!(one.simple_query("commit"), two.simple_query("commit"));
         one.run("set lock_timeout to '200ms'; begin").await;
         two.run("begin; select * from lock_t for update").await;
-        one.fails("update lock_t set v = 5 where id = 1", "55P03")
-            .await;
+        one.fails("update lock_t set v = 5 where id = 1", "55P03").await;
         two.run("rollback").await;
-        one.run("rollback; reset lock_timeout; set statement_timeout to '200ms'")
-            .await;
+        one.run("rollback; reset lock_timeout; set statement_timeout to '200ms'").await;
         one.fails("select pg_sleep(5)", "57014").await;
         one.run("reset statement_timeout").await;
         cluster.same("lock_t").await;
@@ -215,19 +192,14 @@ fn a_vanished_client_leaves_nothing_behind() {
         lost.run("begin; insert into gone_t values (1)").await;
         drop(lost);
         let mut lost = cluster.wire().await;
-        lost.send(&crate::rig::wire::query("copy gone_t from stdin"))
-            .await;
+        lost.send(&crate::rig::wire::query("copy gone_t from stdin")).await;
         lost.until(b'G').await;
         lost.send(&crate::rig::wire::copy_data(b"2\n3\n")).await;
         drop(lost);
         // Both rows are free again, on every server, soon.
         eventually("the keys to be free", secs(10), || async {
             let insert = "set lock_timeout to '1s'; insert into gone_t values (1), (2), (3)";
-            judge
-                .simple_query(insert)
-                .await
-                .map(|_| ())
-                .map_err(|e| e.to_string())
+            judge.simple_query(insert).await.map(|_| ()).map_err(|e| e.to_string())
         })
         .await;
         cluster.same("gone_t").await;

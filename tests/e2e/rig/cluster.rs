@@ -41,19 +41,12 @@ impl Options {
         if direct() {
             return Self::bare();
         }
-        Self {
-            servers,
-            ..Self::default()
-        }
+        Self { servers, ..Self::default() }
     }
 
     /// One server, and no proxy before it.
     pub(crate) fn bare() -> Self {
-        Self {
-            servers: 1,
-            bare: true,
-            ..Self::default()
-        }
+        Self { servers: 1, bare: true, ..Self::default() }
     }
 
     /// A relay before each server, so that its network can fail.
@@ -143,20 +136,13 @@ impl Cluster {
                 server.start();
                 server
             };
-            let work: Vec<_> = (0..options.servers)
-                .map(|i| scope.spawn(move || start(i)))
-                .collect();
-            work.into_iter()
-                .map(|w| w.join().expect("a server starts"))
-                .collect()
+            let work: Vec<_> =
+                (0..options.servers).map(|i| scope.spawn(move || start(i))).collect();
+            work.into_iter().map(|w| w.join().expect("a server starts")).collect()
         });
         let relays = servers.iter().filter(|_| options.relays);
         let relays: Vec<Relay> = relays.map(|s| Relay::to(&s.name, s.port)).collect();
-        let port = if options.bare {
-            servers[0].port
-        } else {
-            free_port()
-        };
+        let port = if options.bare { servers[0].port } else { free_port() };
         let cluster = Arc::new(Self {
             config: home.join("lockstep.toml"),
             folder: home,
@@ -174,14 +160,10 @@ impl Cluster {
     }
 
     fn write_config(&self) {
-        let backends = self
-            .servers
-            .iter()
-            .enumerate()
-            .map(|(i, server)| BackendEntry {
-                name: server.name.clone(),
-                port: self.relays.get(i).map_or(server.port, |r| r.port),
-            });
+        let backends = self.servers.iter().enumerate().map(|(i, server)| BackendEntry {
+            name: server.name.clone(),
+            port: self.relays.get(i).map_or(server.port, |r| r.port),
+        });
         let backends: Vec<BackendEntry> = backends.collect();
         let changes = self.changes.lock().unwrap();
         let text = config::text(&Entries {
@@ -196,10 +178,7 @@ impl Cluster {
 
     /// Changes one key of the configuration file; the proxy is not told.
     pub(crate) fn configure(&self, path: &str, value: &str) {
-        self.changes
-            .lock()
-            .unwrap()
-            .push((path.into(), value.into()));
+        self.changes.lock().unwrap().push((path.into(), value.into()));
         self.write_config();
     }
 
@@ -216,31 +195,16 @@ impl Cluster {
     pub(crate) fn init(&self) {
         step("lockstep init");
         let output = self.lockstep(&["init"]);
-        assert!(
-            output.status.success(),
-            "lockstep init failed: {}",
-            spoken(&output)
-        );
+        assert!(output.status.success(), "lockstep init failed: {}", spoken(&output));
     }
 
     /// Starts the proxy, without waiting for it.
     pub(crate) fn proxy_spawn(&self) {
         let mut place = self.proxy.lock().unwrap();
-        assert!(
-            place.as_ref().is_none_or(|p| p.exited().is_some()),
-            "the proxy runs already"
-        );
+        assert!(place.as_ref().is_none_or(|p| p.exited().is_some()), "the proxy runs already");
         let mut lockstep = command(As::Myself, env!("CARGO_BIN_EXE_lockstep"));
-        lockstep
-            .arg("proxy")
-            .arg("--config")
-            .arg(&self.config)
-            .env("RUST_BACKTRACE", "1");
-        *place = Some(Process::start(
-            "lockstep proxy",
-            lockstep,
-            &self.proxy_log(),
-        ));
+        lockstep.arg("proxy").arg("--config").arg(&self.config).env("RUST_BACKTRACE", "1");
+        *place = Some(Process::start("lockstep proxy", lockstep, &self.proxy_log()));
     }
 
     /// Starts the proxy and waits until it serves.
@@ -254,10 +218,7 @@ impl Cluster {
     pub(crate) async fn wait_ready(&self, limit: Duration) {
         eventually("the proxy to be ready", limit, || async {
             if let Some(status) = self.proxy_exited() {
-                panic!(
-                    "the proxy ended by itself: {status}\n{}",
-                    tail(&self.proxy_log(), 40)
-                );
+                panic!("the proxy ended by itself: {status}\n{}", tail(&self.proxy_log(), 40));
             }
             match self.http("/readyz").await {
                 Ok((200, _)) => Ok(()),
@@ -268,20 +229,11 @@ impl Cluster {
     }
 
     pub(crate) fn proxy_exited(&self) -> Option<std::process::ExitStatus> {
-        self.proxy
-            .lock()
-            .unwrap()
-            .as_ref()
-            .and_then(Process::exited)
+        self.proxy.lock().unwrap().as_ref().and_then(Process::exited)
     }
 
     pub(crate) fn with_proxy<T>(&self, act: impl FnOnce(&Process) -> T) -> T {
-        act(self
-            .proxy
-            .lock()
-            .unwrap()
-            .as_ref()
-            .expect("a proxy was started"))
+        act(self.proxy.lock().unwrap().as_ref().expect("a proxy was started"))
     }
 
     pub(crate) fn proxy_kill9(&self) {
@@ -295,10 +247,7 @@ impl Cluster {
         self.with_proxy(|p| {
             p.signal("TERM");
             let status = p.wait(secs(20));
-            assert!(
-                status.success(),
-                "the proxy ended with {status} after SIGTERM"
-            );
+            assert!(status.success(), "the proxy ended with {status} after SIGTERM");
         });
     }
 
@@ -343,24 +292,16 @@ impl Cluster {
     /// The superuser through the proxy is no application: this goes to the first server only and is
     /// for reading.
     pub(crate) async fn first_server(&self) -> Session {
-        self.servers[0]
-            .connect_to(ADMIN, ADMIN_PASSWORD, DATABASE)
-            .await
+        self.servers[0].connect_to(ADMIN, ADMIN_PASSWORD, DATABASE).await
     }
 
     pub(crate) fn server(&self, name: &str) -> &Server {
-        self.servers
-            .iter()
-            .find(|s| s.name == name)
-            .expect("a server of that name")
+        self.servers.iter().find(|s| s.name == name).expect("a server of that name")
     }
 
     pub(crate) fn relay(&self, name: &str) -> &Relay {
-        let place = self
-            .servers
-            .iter()
-            .position(|s| s.name == name)
-            .expect("a server of that name");
+        let place =
+            self.servers.iter().position(|s| s.name == name).expect("a server of that name");
         &self.relays[place]
     }
 
@@ -381,20 +322,14 @@ impl Cluster {
         stream.read_to_end(&mut bytes).await?;
         let text = String::from_utf8_lossy(&bytes);
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head
-            .split_whitespace()
-            .nth(1)
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0);
+        let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         Ok((status, body.to_owned()))
     }
 }
 
 /// What a program said on both its outputs.
 pub(crate) fn spoken(output: &Output) -> String {
-    [&output.stdout[..], &output.stderr[..]]
-        .map(String::from_utf8_lossy)
-        .concat()
+    [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
 }
 
 thread_local! {
@@ -416,11 +351,7 @@ pub(crate) fn show_logs_of_this_test() {
 impl Cluster {
     fn show_logs(&self) {
         let show = |name: &str, path: &Path, lines| {
-            eprintln!(
-                "---- {name} ({}), its last lines:\n{}",
-                path.display(),
-                tail(path, lines)
-            );
+            eprintln!("---- {name} ({}), its last lines:\n{}", path.display(), tail(path, lines));
         };
         show("proxy", &self.proxy_log(), 60);
         for server in &self.servers {

@@ -65,16 +65,9 @@ impl Cluster {
     async fn assert_all_active(&self) {
         let backends = self.backends().await;
         for (name, backend) in &backends {
-            assert_eq!(
-                backend["state"], "active",
-                "backend {name} was given up: {backend:?}"
-            );
+            assert_eq!(backend["state"], "active", "backend {name} was given up: {backend:?}");
         }
-        assert_eq!(
-            backends.len(),
-            self.servers.len(),
-            "SHOW BACKENDS lists {backends:?}"
-        );
+        assert_eq!(backends.len(), self.servers.len(), "SHOW BACKENDS lists {backends:?}");
     }
 
     /// The same on these servers, whatever the proxy believes; needs no proxy.
@@ -94,24 +87,16 @@ impl Cluster {
     async fn assert_nothing_left_open(&self, names: &[String]) {
         for name in names {
             let admin = self.server(name).admin().await;
-            super::eventually(
-                &format!("open transactions on {name} to end"),
-                secs(5),
-                || async {
-                    let open = admin
-                        .rows(
-                            "select pid, usename, state, left(query, 200) from pg_stat_activity
+            super::eventually(&format!("open transactions on {name} to end"), secs(5), || async {
+                let open = admin
+                    .rows(
+                        "select pid, usename, state, left(query, 200) from pg_stat_activity
                          where xact_start is not null and backend_type = 'client backend'
                            and pid <> pg_backend_pid() and usename in ('app', 'app2')",
-                        )
-                        .await;
-                    if open.is_empty() {
-                        Ok(())
-                    } else {
-                        Err(format!("{open:?}"))
-                    }
-                },
-            )
+                    )
+                    .await;
+                if open.is_empty() { Ok(()) } else { Err(format!("{open:?}")) }
+            })
             .await;
             let prepared = admin.one("select count(*) from pg_prepared_xacts").await;
             assert_eq!(prepared, "0", "a prepared transaction is left on {name}");
@@ -148,9 +133,7 @@ async fn assert_sequences_never_behind(servers: &[&Server], like: &str, leader: 
         let admin = server.admin().await;
         let mut found = BTreeMap::new();
         for row in admin.rows(&ask).await {
-            let [Some(name), Some(increment), Some(last)] = &row[..] else {
-                panic!("{row:?}")
-            };
+            let [Some(name), Some(increment), Some(last)] = &row[..] else { panic!("{row:?}") };
             let (increment, last) = (increment.parse().unwrap(), last.parse().unwrap());
             found.insert(name.clone(), Sequence { increment, last });
         }
@@ -160,10 +143,7 @@ async fn assert_sequences_never_behind(servers: &[&Server], like: &str, leader: 
         return;
     };
     for (follower, found) in others {
-        assert!(
-            first.keys().eq(found.keys()),
-            "sequences of {leader} and {follower} differ"
-        );
+        assert!(first.keys().eq(found.keys()), "sequences of {leader} and {follower} differ");
         for (name, ahead) in found {
             let lead = &first[name];
             let behind = (ahead.last - lead.last) * lead.increment.signum() < 0;
@@ -186,17 +166,11 @@ async fn find_difference(servers: &[&Server], like: &str) -> Option<String> {
     for (server, found) in others {
         if found.schema != expected.schema {
             let text = first_difference(&expected.schema, &found.schema);
-            return Some(format!(
-                "schema of {} and {}:\n{text}",
-                first.name, server.name
-            ));
+            return Some(format!("schema of {} and {}:\n{text}", first.name, server.name));
         }
         if found.tables.keys().ne(expected.tables.keys()) {
             let (a, b) = (expected.tables.keys(), found.tables.keys());
-            return Some(format!(
-                "{} has {a:?}, {} has {b:?}",
-                first.name, server.name
-            ));
+            return Some(format!("{} has {a:?}, {} has {b:?}", first.name, server.name));
         }
         for (table, digest) in &found.tables {
             if expected.tables[table] != *digest {
@@ -220,11 +194,7 @@ async fn content(server: &Server, like: &str) -> Content {
     }
     // Tests that share a cluster make and drop tables of their own all the time: the text of the
     // whole schema can only be compared where nobody else is.
-    let schema = if like == "%" {
-        schema(server)
-    } else {
-        String::new()
-    };
+    let schema = if like == "%" { schema(server) } else { String::new() };
     Content { tables, schema }
 }
 
@@ -247,8 +217,7 @@ fn schema(server: &Server) -> String {
         "-d",
         DATABASE,
     ]);
-    dump.args(["-p", &server.port.to_string()])
-        .env("PGPASSWORD", ADMIN_PASSWORD);
+    dump.args(["-p", &server.port.to_string()]).env("PGPASSWORD", ADMIN_PASSWORD);
     let text = must("pg_dump --schema-only", dump);
     let stable = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
     text.lines().filter(stable).collect::<Vec<_>>().join("\n")

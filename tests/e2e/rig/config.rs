@@ -42,24 +42,12 @@ pub(crate) fn text(entries: &Entries<'_>) -> String {
     let mut put = |table, key, value: String| tables.entry(table).or_default().insert(key, value);
     put("cluster", "name", "\"e2e\"".into());
     put("cluster", "database", format!("{DATABASE:?}"));
-    put(
-        "cluster",
-        "postgres_listen",
-        format!("\"127.0.0.1:{}\"", entries.port),
-    );
-    put(
-        "cluster",
-        "state_dir",
-        format!("{:?}", entries.state_dir.display().to_string()),
-    );
+    put("cluster", "postgres_listen", format!("\"127.0.0.1:{}\"", entries.port));
+    put("cluster", "state_dir", format!("{:?}", entries.state_dir.display().to_string()));
     put("cluster", "console_users", "[\"app\"]".into());
     put("admin", "user", format!("{ADMIN:?}"));
     put("admin", "password", format!("{ADMIN_PASSWORD:?}"));
-    put(
-        "http",
-        "listen",
-        format!("\"127.0.0.1:{}\"", entries.http_port),
-    );
+    put("http", "listen", format!("\"127.0.0.1:{}\"", entries.http_port));
     put("pool", "size", "30".into());
     for (key, value) in TIMEOUTS {
         put("timeouts", key, format!("{value:?}"));
@@ -76,16 +64,10 @@ pub(crate) fn text(entries: &Entries<'_>) -> String {
         }
     }
     for user in ["app", "app2"] {
-        let _ = write!(
-            text,
-            "\n[[user]]\nname = \"{user}\"\npassword = \"{user}\"\n"
-        );
+        let _ = write!(text, "\n[[user]]\nname = \"{user}\"\npassword = \"{user}\"\n");
     }
     for BackendEntry { name, port } in entries.backends {
-        let _ = write!(
-            text,
-            "\n[[backend]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
-        );
+        let _ = write!(text, "\n[[backend]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n");
     }
     text
 }

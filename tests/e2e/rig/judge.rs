@@ -37,11 +37,7 @@ impl Outcome {
         let all = self.books.iter().flat_map(|b| &b.acknowledged);
         let mut times: Vec<_> = all.map(|(_, at)| *at).collect();
         times.sort_unstable();
-        times
-            .windows(2)
-            .map(|w| w[1] - w[0])
-            .max()
-            .unwrap_or_default()
+        times.windows(2).map(|w| w[1] - w[0]).max().unwrap_or_default()
     }
 
     /// No client's connection ended: they die with the proxy only, never with a server behind it.
@@ -99,10 +95,7 @@ impl Outcome {
     pub(crate) async fn judge_on(&self, cluster: &Cluster, names: &[String]) {
         step(format!("judge {}", names.join(", ")));
         let stale: Vec<&String> = self.books.iter().flat_map(|b| &b.stale).collect();
-        assert!(
-            stale.is_empty(),
-            "own acknowledged writes were not to be seen: {stale:?}"
-        );
+        assert!(stale.is_empty(), "own acknowledged writes were not to be seen: {stale:?}");
         for name in names {
             let mut found: HashMap<String, u64> = HashMap::new();
             let admin = cluster.server(name).admin().await;
@@ -131,10 +124,7 @@ impl Outcome {
         for book in &self.books {
             for (token, _) in &book.acknowledged {
                 if times(token) != 1 {
-                    wrong.push(format!(
-                        "acknowledged {token} is there {} times",
-                        times(token)
-                    ));
+                    wrong.push(format!("acknowledged {token} is there {} times", times(token)));
                 }
             }
             for token in &book.refused {
@@ -147,25 +137,17 @@ impl Outcome {
             }
             for token in &book.unknown {
                 if times(token) > 1 {
-                    wrong.push(format!(
-                        "unanswered {token} is there {} times",
-                        times(token)
-                    ));
+                    wrong.push(format!("unanswered {token} is there {} times", times(token)));
                 }
             }
         }
         let count = wrong.len();
         wrong.truncate(10);
-        assert!(
-            wrong.is_empty(),
-            "server {server} breaks {count} promises: {wrong:#?}"
-        );
+        assert!(wrong.is_empty(), "server {server} breaks {count} promises: {wrong:#?}");
     }
 }
 
 /// Several loads one after the other on the same tables, judged as one.
 pub(crate) fn together(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
-    Outcome {
-        books: outcomes.into_iter().flat_map(|o| o.books).collect(),
-    }
+    Outcome { books: outcomes.into_iter().flat_map(|o| o.books).collect() }
 }

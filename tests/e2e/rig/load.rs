@@ -122,19 +122,12 @@ impl Load {
 
     /// Starts sessions on the tables of an earlier load.
     pub(crate) fn again(cluster: &Arc<Cluster>, sessions: usize) -> Self {
-        let seed = std::env::var("LOCKSTEP_E2E_SEED")
-            .ok()
-            .and_then(|s| s.parse().ok());
+        let seed = std::env::var("LOCKSTEP_E2E_SEED").ok().and_then(|s| s.parse().ok());
         let seed = seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-        step(format!(
-            "a load of {sessions} sessions, LOCKSTEP_E2E_SEED={seed}"
-        ));
+        step(format!("a load of {sessions} sessions, LOCKSTEP_E2E_SEED={seed}"));
         let doing = (0..sessions).map(|_| Mutex::default()).collect();
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            commits: AtomicU64::new(0),
-            doing,
-        });
+        let shared =
+            Arc::new(Shared { stop: AtomicBool::new(false), commits: AtomicU64::new(0), doing });
         let load = unique();
         let workers = (0..sessions).map(|number| {
             let worker = Worker {
@@ -208,11 +201,7 @@ impl Worker {
             self.transactions += 1;
             let token = format!("{}-{}-{}", self.load, self.number, self.transactions);
             self.committing = false;
-            let end = if self.wild {
-                self.wild(&token).await
-            } else {
-                self.strict(&token).await
-            };
+            let end = if self.wild { self.wild(&token).await } else { self.strict(&token).await };
             self.enter(token, end).await;
             self.pause(12).await;
         }
@@ -243,11 +232,7 @@ impl Worker {
         let code = code_of(error).unwrap_or_else(|| "-".into());
         let doing = self.shared.doing[self.number].lock().unwrap().clone();
         let text = format!("session {} at [{doing}]: {}", self.number, explain(error));
-        self.book.failures.push(Failure {
-            wild: self.wild,
-            code,
-            text,
-        });
+        self.book.failures.push(Failure { wild: self.wild, code, text });
     }
 
     /// Enters the transaction into the book.
@@ -287,9 +272,7 @@ impl Worker {
             _ => false,
         };
         if !alive {
-            self.book
-                .drops
-                .push(format!("session {}: {}", self.number, explain(error)));
+            self.book.drops.push(format!("session {}: {}", self.number, explain(error)));
             self.open = None;
         }
     }
@@ -352,20 +335,9 @@ impl Worker {
 
 impl Open {
     async fn prepare(session: Session) -> Result<Self, Error> {
-        let add = session
-            .prepare("insert into ledger(token, ctr) values ($1, $2)")
-            .await?;
-        let count = session
-            .prepare("update counter set n = n + 1 where id = $1")
-            .await?;
-        let look = session
-            .prepare("select count(*) from ledger where token = $1")
-            .await?;
-        Ok(Self {
-            session,
-            add,
-            count,
-            look,
-        })
+        let add = session.prepare("insert into ledger(token, ctr) values ($1, $2)").await?;
+        let count = session.prepare("update counter set n = n + 1 where id = $1").await?;
+        let look = session.prepare("select count(*) from ledger where token = $1").await?;
+        Ok(Self { session, add, count, look })
     }
 }

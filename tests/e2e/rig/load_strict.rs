@@ -16,9 +16,7 @@ impl Worker {
                 self.doing("prepared autocommit insert");
                 self.commits_now();
                 let open = self.open();
-                open.session
-                    .execute(&open.add, &[&token, &None::<i32>])
-                    .await?;
+                open.session.execute(&open.add, &[&token, &None::<i32>]).await?;
                 Ok(End::Committed)
             }
             2 => {
@@ -82,12 +80,9 @@ impl Worker {
         {
             self.doing("update of an account");
             let sql = "update account set balance = $1, touched = now() where id = $2";
-            open.session
-                .execute(sql, &[&(balance + change), &id])
-                .await?;
+            open.session.execute(sql, &[&(balance + change), &id]).await?;
         }
-        self.simple(format!("insert into ledger(token) values ('{token}')"))
-            .await?;
+        self.simple(format!("insert into ledger(token) values ('{token}')")).await?;
         self.final_simple("commit").await
     }
 
@@ -96,35 +91,26 @@ impl Worker {
         let counter = self.dice.random_range(1..=12);
         self.simple("begin").await?;
         self.simple("savepoint s").await?;
-        self.simple(format!(
-            "insert into ledger(token, ctr) values ('{token}', {counter})"
-        ))
-        .await?;
-        self.simple(format!("update counter set n = n + 1 where id = {counter}"))
+        self.simple(format!("insert into ledger(token, ctr) values ('{token}', {counter})"))
             .await?;
+        self.simple(format!("update counter set n = n + 1 where id = {counter}")).await?;
         self.pause(2).await;
         self.simple("rollback to savepoint s").await?;
         if self.dice.random_bool(0.5) {
             self.simple("release savepoint s").await?;
         }
-        self.simple(format!(
-            "insert into ledger(token, ctr) values ('{token}', {counter})"
-        ))
-        .await?;
-        self.simple(format!("update counter set n = n + 1 where id = {counter}"))
+        self.simple(format!("insert into ledger(token, ctr) values ('{token}', {counter})"))
             .await?;
+        self.simple(format!("update counter set n = n + 1 where id = {counter}")).await?;
         self.final_simple("commit").await
     }
 
     async fn take_back(&mut self, token: &str) -> Result<End, Error> {
         let counter = self.dice.random_range(1..=12);
         self.simple("begin").await?;
-        self.simple(format!("update counter set n = n + 1 where id = {counter}"))
+        self.simple(format!("update counter set n = n + 1 where id = {counter}")).await?;
+        self.simple(format!("insert into ledger(token, ctr) values ('{token}', {counter})"))
             .await?;
-        self.simple(format!(
-            "insert into ledger(token, ctr) values ('{token}', {counter})"
-        ))
-        .await?;
         self.pause(3).await;
         self.simple("rollback").await?;
         Ok(End::RolledBack)
@@ -147,8 +133,7 @@ impl Worker {
             "delete from item where id in (select id from item where grp = {grp} order by random() limit 2)"
         ))
         .await?;
-        self.simple(format!("insert into ledger(token) values ('{token}')"))
-            .await?;
+        self.simple(format!("insert into ledger(token) values ('{token}')")).await?;
         self.final_simple("commit").await
     }
 }

@@ -23,8 +23,7 @@ impl Worker {
                 self.statement().await?;
             }
         }
-        self.simple(format!("insert into ledger(token) values ('{token}')"))
-            .await?;
+        self.simple(format!("insert into ledger(token) values ('{token}')")).await?;
         if self.dice.random_bool(0.15) {
             self.simple("rollback").await?;
             return Ok(End::RolledBack);

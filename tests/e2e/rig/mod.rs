@@ -34,11 +34,7 @@ use tokio::runtime::{Builder, Runtime};
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
-        Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a tokio runtime")
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a tokio runtime")
     })
 }
 
@@ -64,9 +60,7 @@ pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()>) {
 /// would be taken for dead because two loads share two processors.
 pub(crate) fn run_heavy(limit: Duration, test: impl Future<Output = ()>) {
     static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     run_within(limit, test);
     drop(turn);
 }
@@ -76,11 +70,7 @@ pub(crate) fn step(what: impl Display) {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     let since = BEGAN.get_or_init(Instant::now).elapsed();
     let thread = std::thread::current();
-    eprintln!(
-        "[{:8.3}] {}: {what}",
-        since.as_secs_f64(),
-        thread.name().unwrap_or("rig")
-    );
+    eprintln!("[{:8.3}] {}: {what}", since.as_secs_f64(), thread.name().unwrap_or("rig"));
 }
 
 /// Waits for one thing, no longer than told.
@@ -104,10 +94,7 @@ where
             Ok(Err(refusal)) => refusal,
             Err(_) => "no answer to the last question".to_owned(),
         };
-        assert!(
-            Instant::now() < end,
-            "waited {limit:?} for {what}, in vain; last: {refusal}"
-        );
+        assert!(Instant::now() < end, "waited {limit:?} for {what}, in vain; last: {refusal}");
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
 }
@@ -137,15 +124,9 @@ fn sweep_at_exit(path: &Path) {
     let mut sweeper = Command::new("sh");
     // The servers die at the same moment; the second pass takes what they wrote while they died.
     sweeper
-        .args([
-            "-c",
-            "cat >/dev/null; sleep 1; rm -rf \"$0\"; sleep 2; rm -rf \"$0\"",
-        ])
+        .args(["-c", "cat >/dev/null; sleep 1; rm -rf \"$0\"; sleep 2; rm -rf \"$0\""])
         .arg(path);
-    sweeper
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    sweeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // A group of its own: whoever kills the tests by their group must not take the sweeper along.
     sweeper.process_group(0);
     let child = sweeper.spawn().expect("sh is there");

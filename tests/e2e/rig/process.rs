@@ -22,18 +22,11 @@ fn spawn(command: Command) -> std::io::Result<Child> {
                 let _ = answer.send(command.spawn());
             }
         };
-        std::thread::Builder::new()
-            .name("spawner".into())
-            .spawn(work)
-            .expect("a thread");
+        std::thread::Builder::new().name("spawner".into()).spawn(work).expect("a thread");
         Mutex::new(orders)
     });
     let (answer, child) = channel();
-    spawner
-        .lock()
-        .unwrap()
-        .send((command, answer))
-        .expect("the spawner lives");
+    spawner.lock().unwrap().send((command, answer)).expect("the spawner lives");
     child.recv().expect("the spawner answers")
 }
 
@@ -50,9 +43,7 @@ fn is_root() -> bool {
     static ROOT: OnceLock<bool> = OnceLock::new();
     *ROOT.get_or_init(|| {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        status
-            .lines()
-            .any(|l| l.starts_with("Uid:") && l.split_whitespace().nth(2) == Some("0"))
+        status.lines().any(|l| l.starts_with("Uid:") && l.split_whitespace().nth(2) == Some("0"))
     })
 }
 
@@ -73,15 +64,8 @@ pub(crate) fn command(who: As, program: impl AsRef<Path>) -> Command {
 /// Makes a folder the database user's own.
 pub(crate) fn hand_to_database_user(path: &Path) {
     if is_root() {
-        let done = Command::new("chown")
-            .arg("postgres:postgres")
-            .arg(path)
-            .status();
-        assert!(
-            done.is_ok_and(|s| s.success()),
-            "chown {} to postgres failed",
-            path.display()
-        );
+        let done = Command::new("chown").arg("postgres:postgres").arg(path).status();
+        assert!(done.is_ok_and(|s| s.success()), "chown {} to postgres failed", path.display());
     }
 }
 
@@ -109,17 +93,9 @@ pub(crate) fn output(what: &str, mut command: Command, limit: Duration) -> Outpu
         Ok(output) => output.unwrap_or_else(|e| panic!("{what}: {e}")),
         Err(_) => {
             kill_tree(pid);
-            let rest = end
-                .recv_timeout(Duration::from_secs(5))
-                .ok()
-                .and_then(Result::ok);
-            let text = rest
-                .map(|o| [o.stdout, o.stderr].concat())
-                .unwrap_or_default();
-            panic!(
-                "{what} did not end within {limit:?}:\n{}",
-                String::from_utf8_lossy(&text)
-            )
+            let rest = end.recv_timeout(Duration::from_secs(5)).ok().and_then(Result::ok);
+            let text = rest.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
+            panic!("{what} did not end within {limit:?}:\n{}", String::from_utf8_lossy(&text))
         }
     }
 }
@@ -134,21 +110,10 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> Self {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .expect("a log file");
-        command
-            .stdout(file.try_clone().expect("a handle"))
-            .stderr(file);
+        let file = File::options().create(true).append(true).open(log).expect("a log file");
+        command.stdout(file.try_clone().expect("a handle")).stderr(file);
         let child = spawn(command).unwrap_or_else(|e| panic!("{name} cannot be started: {e}"));
-        Self {
-            name: name.into(),
-            pid: child.id(),
-            child: Mutex::new(child),
-            log: log.into(),
-        }
+        Self { name: name.into(), pid: child.id(), child: Mutex::new(child), log: log.into() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -156,11 +121,7 @@ impl Process {
     }
 
     pub(crate) fn exited(&self) -> Option<ExitStatus> {
-        self.child
-            .lock()
-            .unwrap()
-            .try_wait()
-            .expect("the child is ours")
+        self.child.lock().unwrap().try_wait().expect("the child is ours")
     }
 
     /// The end of the process, within a time.
@@ -221,10 +182,7 @@ pub(crate) fn signal(name: &str, pids: &[u32]) {
     }
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let text = format!("kill -{name} {} 2>/dev/null; true", pids.join(" "));
-    Command::new("sh")
-        .args(["-c", &text])
-        .status()
-        .expect("sh is there");
+    Command::new("sh").args(["-c", &text]).status().expect("sh is there");
 }
 
 fn kill_tree(pid: u32) {
@@ -234,10 +192,7 @@ fn kill_tree(pid: u32) {
     signal("KILL", &all);
     all.pop();
     let end = Instant::now() + Duration::from_secs(10);
-    while all
-        .iter()
-        .any(|&pid| parent_and_state(pid).is_some_and(|(_, state)| state != 'Z'))
-    {
+    while all.iter().any(|&pid| parent_and_state(pid).is_some_and(|(_, state)| state != 'Z')) {
         assert!(Instant::now() < end, "children of {pid} survive kill -9");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -49,12 +49,7 @@ impl Relay {
                 runtime().spawn(carry(near, target, told.subscribe()));
             }
         });
-        Self {
-            name: name.into(),
-            port,
-            net,
-            listener,
-        }
+        Self { name: name.into(), port, net, listener }
     }
 
     pub(crate) fn set(&self, net: Net) {

@@ -14,9 +14,7 @@ use super::{eventually, run, secs, within};
 
 async fn answers(port: u16, limit: Duration) -> bool {
     let ask = async {
-        let session = Session::open(port, ADMIN, ADMIN_PASSWORD, DATABASE)
-            .await
-            .ok()?;
+        let session = Session::open(port, ADMIN, ADMIN_PASSWORD, DATABASE).await.ok()?;
         session.simple_query("select 1").await.ok()
     };
     matches!(tokio::time::timeout(limit, ask).await, Ok(Some(_)))
@@ -27,25 +25,17 @@ fn a_server_is_killed_and_comes_back_with_its_data() {
     run(async {
         let server = Server::launch("a", 0);
         let session = server.connect_to("app", "app", DATABASE).await;
-        session
-            .run("create table t(id serial primary key); insert into t default values")
-            .await;
+        session.run("create table t(id serial primary key); insert into t default values").await;
         server.kill9();
         assert!(session.simple_query("select 1").await.is_err());
         assert!(!answers(server.port, secs(1)).await);
         server.start();
-        assert_eq!(
-            server.admin().await.one("select count(*) from t").await,
-            "1"
-        );
+        assert_eq!(server.admin().await.one("select count(*) from t").await, "1");
         server.crash_and_recover();
         server.restart();
         server.stop_immediate();
         server.start();
-        assert_eq!(
-            server.admin().await.one("select count(*) from t").await,
-            "1"
-        );
+        assert_eq!(server.admin().await.one("select count(*) from t").await, "1");
     });
 }
 
@@ -57,15 +47,9 @@ fn a_frozen_server_says_nothing_until_it_thaws() {
         server.freeze();
         let before = Instant::now();
         let mut query = Box::pin(session.simple_query("select 1"));
-        assert!(
-            tokio::time::timeout(Duration::from_millis(400), &mut query)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(400), &mut query).await.is_err());
         server.thaw();
-        within("the answer after the thaw", secs(5), query)
-            .await
-            .expect("an answer");
+        within("the answer after the thaw", secs(5), query).await.expect("an answer");
         assert!(before.elapsed() >= Duration::from_millis(400));
     });
 }
@@ -75,23 +59,16 @@ fn a_relay_holds_back_and_cuts() {
     run(async {
         let server = Server::launch("a", 0);
         let relay = Relay::to("a", server.port);
-        let session = Session::open(relay.port, ADMIN, ADMIN_PASSWORD, DATABASE)
-            .await
-            .expect("open");
+        let session =
+            Session::open(relay.port, ADMIN, ADMIN_PASSWORD, DATABASE).await.expect("open");
         assert_eq!(session.one("select 1").await, "1");
         for net in [Net::Silent, Net::Mute] {
             relay.set(net);
             let mut query = Box::pin(session.simple_query("select 2"));
-            assert!(
-                tokio::time::timeout(Duration::from_millis(300), &mut query)
-                    .await
-                    .is_err()
-            );
+            assert!(tokio::time::timeout(Duration::from_millis(300), &mut query).await.is_err());
             assert!(!answers(relay.port, Duration::from_millis(300)).await);
             relay.set(Net::Works);
-            within("what was held back", secs(5), query)
-                .await
-                .expect("it arrives");
+            within("what was held back", secs(5), query).await.expect("it arrives");
         }
         relay.set(Net::Slow(Duration::from_millis(50)));
         let before = Instant::now();
@@ -112,10 +89,8 @@ fn the_comparison_sees_what_differs() {
         let servers = [&a, &b];
         for server in servers {
             let app = server.connect_to("app", "app", DATABASE).await;
-            app.run("create table t(id int, f float8, at timestamptz); create sequence s")
-                .await;
-            app.run("insert into t values (1, 0.1, '2024-01-01 00:00+00'), (1, 0.1, null)")
-                .await;
+            app.run("create table t(id int, f float8, at timestamptz); create sequence s").await;
+            app.run("insert into t values (1, 0.1, '2024-01-01 00:00+00'), (1, 0.1, null)").await;
         }
         assert_same(&servers, "%", Some("a".into())).await;
         b.admin()
@@ -128,10 +103,7 @@ fn the_comparison_sees_what_differs() {
         );
         b.admin().await.run("truncate t; insert into t select 1, 0.1, x from (values (null), (timestamptz '2024-01-01 00:00+00')) v(x)").await;
         assert_same(&servers, "%", Some("a".into())).await;
-        a.admin()
-            .await
-            .run("select nextval('s') from generate_series(1, 3)")
-            .await;
+        a.admin().await.run("select nextval('s') from generate_series(1, 3)").await;
         assert!(differs(&servers).await.contains("hand out numbers twice"));
         b.admin().await.run("select setval('s', 30)").await;
         assert_same(&servers, "%", Some("a".into())).await;
@@ -163,9 +135,7 @@ fn a_raw_conversation_is_shown_in_lines() {
         let server = Server::launch("a", 0);
         let mut raw = Wire::open(server.port, "app", "app", DATABASE).await;
         assert_eq!(raw.parameters["server_encoding"], "UTF8");
-        let lines = raw
-            .query("select 1 as one, null::text; select 1/0; select 2")
-            .await;
+        let lines = raw.query("select 1 as one, null::text; select 1/0; select 2").await;
         assert_eq!(
             lines,
             [
@@ -176,11 +146,7 @@ fn a_raw_conversation_is_shown_in_lines() {
                 "Z I"
             ]
         );
-        let bytes = [
-            wire::unnamed("select $1::int + 1", &[Some("41")]),
-            wire::sync(),
-        ]
-        .concat();
+        let bytes = [wire::unnamed("select $1::int + 1", &[Some("41")]), wire::sync()].concat();
         assert_eq!(
             raw.talk(&bytes, 1).await,
             ["1", "2", "T ?column?:23:-1:0", "D 42", "C SELECT 1", "Z I"]
@@ -194,13 +160,7 @@ fn a_raw_conversation_is_shown_in_lines() {
         .await;
         raw.cancel().await;
         let lines = wire::lines(&raw.until_ready(1).await);
-        assert_eq!(
-            lines[1..],
-            [
-                "E ERROR 57014 canceling statement due to user request",
-                "Z I"
-            ]
-        );
+        assert_eq!(lines[1..], ["E ERROR 57014 canceling statement due to user request", "Z I"]);
     });
 }
 
@@ -238,10 +198,7 @@ fn the_judge_sees_a_broken_promise() {
         ] {
             admin.run(break_it).await;
             let said = condemned(&outcome, &cluster).await;
-            assert!(
-                said.contains(word),
-                "after {break_it} the judge says: {said}"
-            );
+            assert!(said.contains(word), "after {break_it} the judge says: {said}");
             admin.run(mend_it).await;
         }
         outcome.judge(&cluster).await;

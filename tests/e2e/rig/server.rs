@@ -81,15 +81,7 @@ fn make_template(slot: usize) -> PathBuf {
     let password = folder().join(format!("password-{slot}"));
     std::fs::write(&password, ADMIN_PASSWORD).expect("a password file");
     let mut init = command(As::DatabaseUser, programs().join("initdb"));
-    init.args([
-        "--no-sync",
-        "-E",
-        "UTF8",
-        "--locale=C.UTF-8",
-        "--auth=scram-sha-256",
-        "-U",
-        ADMIN,
-    ]);
+    init.args(["--no-sync", "-E", "UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "-U", ADMIN]);
     init.arg("--pwfile").arg(&password).arg("-D").arg(&data);
     must("initdb", init);
     let server = Server::on_data("template", data.clone(), false);
@@ -131,14 +123,7 @@ impl Server {
 
     fn on_data(name: &str, data: PathBuf, fsync: bool) -> Self {
         let log = data.with_extension("log");
-        Self {
-            name: name.into(),
-            port: free_port(),
-            data,
-            log,
-            fsync,
-            process: Mutex::new(None),
-        }
+        Self { name: name.into(), port: free_port(), data, log, fsync, process: Mutex::new(None) }
     }
 
     /// Another server's data folder as it is now, behind this server's port: an older backup
@@ -167,18 +152,11 @@ impl Server {
     /// Starts it and waits until it takes connections.
     pub(crate) fn start(&self) {
         let mut place = self.process.lock().unwrap();
-        assert!(
-            place.as_ref().is_none_or(|p| p.exited().is_some()),
-            "{} runs already",
-            self.name
-        );
+        assert!(place.as_ref().is_none_or(|p| p.exited().is_some()), "{} runs already", self.name);
         let settings = self.data.join("test.conf");
         let fsync = if self.fsync { "on" } else { "off" };
-        std::fs::write(
-            settings,
-            format!("{SETTINGS}\nport = {}\nfsync = {fsync}\n", self.port),
-        )
-        .expect("the test's settings");
+        std::fs::write(settings, format!("{SETTINGS}\nport = {}\nfsync = {fsync}\n", self.port))
+            .expect("the test's settings");
         self.include_settings_once();
         // A process number may come again, and would then look like the server that was killed.
         let _ = std::fs::remove_file(self.data.join("postmaster.pid"));
@@ -211,24 +189,16 @@ impl Server {
 
     fn ready_lines(&self) -> usize {
         let log = std::fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&log)
-            .matches("is ready to accept connections")
-            .count()
+        String::from_utf8_lossy(&log).matches("is ready to accept connections").count()
     }
 
     fn with_process<T>(&self, act: impl FnOnce(&Process) -> T) -> T {
         let place = self.process.lock().unwrap();
-        act(place
-            .as_ref()
-            .unwrap_or_else(|| panic!("server {} was never started", self.name)))
+        act(place.as_ref().unwrap_or_else(|| panic!("server {} was never started", self.name)))
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.process
-            .lock()
-            .unwrap()
-            .as_ref()
-            .is_some_and(|p| p.exited().is_none())
+        self.process.lock().unwrap().as_ref().is_some_and(|p| p.exited().is_none())
     }
 
     /// kill -9 of the whole server.
@@ -283,11 +253,7 @@ impl Server {
         process::signal("KILL", &children[..1]);
         let end = Instant::now() + secs(20);
         while self.ready_lines() == before {
-            assert!(
-                Instant::now() < end,
-                "server {} does not recover",
-                self.name
-            );
+            assert!(Instant::now() < end, "server {} does not recover", self.name);
             std::thread::sleep(Duration::from_millis(15));
         }
     }
@@ -321,9 +287,7 @@ impl BlockHere for tokio::runtime::Runtime {
     fn block_on_here<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
         // A thread of its own: a runtime refuses to block inside itself.
         std::thread::scope(|s| {
-            s.spawn(|| self.block_on(work))
-                .join()
-                .expect("the work does not panic")
+            s.spawn(|| self.block_on(work)).join().expect("the work does not panic")
         })
     }
 }

@@ -26,12 +26,7 @@ impl Session {
         database: &str,
     ) -> Result<Self, Error> {
         let mut config = Config::new();
-        config
-            .host("127.0.0.1")
-            .port(port)
-            .user(user)
-            .password(password)
-            .dbname(database);
+        config.host("127.0.0.1").port(port).user(user).password(password).dbname(database);
         config.application_name("e2e").connect_timeout(secs(20));
         Self::open_with(&config).await
     }
@@ -74,9 +69,7 @@ impl Session {
     /// The first column of all rows.
     pub(crate) async fn column(&self, sql: &str) -> Vec<String> {
         let rows = self.rows(sql).await;
-        rows.into_iter()
-            .map(|mut r| r.swap_remove(0).unwrap_or_else(|| "NULL".into()))
-            .collect()
+        rows.into_iter().map(|mut r| r.swap_remove(0).unwrap_or_else(|| "NULL".into())).collect()
     }
 
     /// Runs statements of the simple protocol that must fail with this SQLSTATE.
@@ -138,9 +131,7 @@ impl Session {
                 }
             }
         };
-        tokio::time::timeout(std::time::Duration::from_millis(500), wait)
-            .await
-            .is_err()
+        tokio::time::timeout(std::time::Duration::from_millis(500), wait).await.is_err()
     }
 }
 
@@ -156,11 +147,7 @@ fn text_row(message: &SimpleQueryMessage) -> Option<Row> {
     let SimpleQueryMessage::Row(row) = message else {
         return None;
     };
-    Some(
-        (0..row.len())
-            .map(|i| row.get(i).map(str::to_owned))
-            .collect(),
-    )
+    Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
 }
 
 /// The error's SQLSTATE must be this one.
@@ -187,11 +174,9 @@ pub(crate) fn explain(error: &Error) -> String {
     match error.as_db_error() {
         Some(db) => {
             let mut text = format!("{} {}", db.code().code(), db.message());
-            for (word, part) in [
-                ("detail", db.detail()),
-                ("hint", db.hint()),
-                ("where", db.where_()),
-            ] {
+            for (word, part) in
+                [("detail", db.detail()), ("hint", db.hint()), ("where", db.where_())]
+            {
                 if let Some(part) = part {
                     text.push_str(&format!("; {word}: {part}"));
                 }

@@ -21,9 +21,7 @@ pub(crate) fn line(message: &Message) -> String {
         b'Z' => format!("Z {}", body[0] as char),
         b'd' => format!("d {}", body.escape_ascii()),
         b't' => {
-            let types = body[2..]
-                .chunks(4)
-                .map(|c| u32::from_be_bytes(c.try_into().unwrap()));
+            let types = body[2..].chunks(4).map(|c| u32::from_be_bytes(c.try_into().unwrap()));
             format!("t {:?}", types.collect::<Vec<_>>())
         }
         b'G' | b'H' | b'W' => format!("{tag} {body:?}"),
@@ -35,9 +33,7 @@ pub(crate) fn line(message: &Message) -> String {
 /// The fields of an error or notice by their letters.
 pub(crate) fn fields(body: &[u8]) -> BTreeMap<char, String> {
     let parts = body.split(|&b| b == 0).filter(|p| !p.is_empty());
-    parts
-        .map(|p| (p[0] as char, String::from_utf8_lossy(&p[1..]).into_owned()))
-        .collect()
+    parts.map(|p| (p[0] as char, String::from_utf8_lossy(&p[1..]).into_owned())).collect()
 }
 
 fn error_line(body: &[u8]) -> String {
@@ -48,13 +44,8 @@ fn error_line(body: &[u8]) -> String {
     }
     // The severity once more in words, and where in the server's sources it was raised.
     fields.retain(|k, _| !matches!(k, 'S' | 'F' | 'L' | 'R'));
-    let rest: Vec<String> = fields
-        .into_iter()
-        .map(|(k, v)| format!("{k}={v}"))
-        .collect();
-    format!("{} {}", head.join(" "), rest.join(" "))
-        .trim_end()
-        .to_owned()
+    let rest: Vec<String> = fields.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+    format!("{} {}", head.join(" "), rest.join(" ")).trim_end().to_owned()
 }
 
 fn columns(mut body: &[u8]) -> Vec<String> {
@@ -90,10 +81,8 @@ fn values(body: &[u8]) -> Vec<String> {
 }
 
 pub(super) fn strings(body: &[u8]) -> Vec<String> {
-    let mut parts: Vec<String> = body
-        .split(|&b| b == 0)
-        .map(|p| String::from_utf8_lossy(p).into_owned())
-        .collect();
+    let mut parts: Vec<String> =
+        body.split(|&b| b == 0).map(|p| String::from_utf8_lossy(p).into_owned()).collect();
     parts.pop();
     parts
 }
@@ -102,10 +91,7 @@ pub(super) fn split(mut bytes: &[u8]) -> Vec<Message> {
     let mut all = Vec::new();
     while bytes.len() >= 5 {
         let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
-        all.push(Message {
-            tag: bytes[0],
-            body: bytes[5..=length].to_vec(),
-        });
+        all.push(Message { tag: bytes[0], body: bytes[5..=length].to_vec() });
         bytes = &bytes[length + 1..];
     }
     all

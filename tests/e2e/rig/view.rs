@@ -30,9 +30,7 @@ impl Cluster {
         });
         let named = |row: &tokio_postgres::SimpleQueryRow| {
             let names = row.columns().iter().enumerate();
-            names
-                .map(|(i, c)| (c.name().to_owned(), row.get(i).unwrap_or("").to_owned()))
-                .collect()
+            names.map(|(i, c)| (c.name().to_owned(), row.get(i).unwrap_or("").to_owned())).collect()
         };
         Ok(rows.map(named).collect())
     }
@@ -40,29 +38,18 @@ impl Cluster {
     /// The backends as the console shows them, by name.
     pub(crate) async fn backends(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         if self.bare {
-            let row = [
-                ("name", "a"),
-                ("state", "active"),
-                ("role", "leader"),
-                ("reason", ""),
-            ];
+            let row = [("name", "a"), ("state", "active"), ("role", "leader"), ("reason", "")];
             let row = row.map(|(k, v)| (k.to_owned(), v.to_owned()));
             return [("a".to_owned(), row.into())].into();
         }
         let rows = self.console("SHOW BACKENDS").await;
-        rows.into_iter()
-            .map(|row| (row["name"].clone(), row))
-            .collect()
+        rows.into_iter().map(|row| (row["name"].clone(), row)).collect()
     }
 
     /// The names of the active backends.
     pub(crate) async fn active(&self) -> Vec<String> {
         let backends = self.backends().await;
-        backends
-            .into_iter()
-            .filter(|(_, b)| b["state"] == "active")
-            .map(|(name, _)| name)
-            .collect()
+        backends.into_iter().filter(|(_, b)| b["state"] == "active").map(|(name, _)| name).collect()
     }
 
     /// Whether the proxy runs and all backends are active.
@@ -84,9 +71,7 @@ impl Cluster {
     /// Some active backend that does not lead.
     pub(crate) async fn follower(&self) -> String {
         let backends = self.backends().await;
-        let mut found = backends
-            .into_iter()
-            .filter(|(_, b)| b["role"] == "follower");
+        let mut found = backends.into_iter().filter(|(_, b)| b["role"] == "follower");
         found.next().expect("SHOW BACKENDS names a follower").0
     }
 
@@ -95,9 +80,7 @@ impl Cluster {
         step(format!("wait until {name} is {state}"));
         eventually(&format!("backend {name} to be {state}"), limit, || async {
             let rows = self.try_console("SHOW BACKENDS").await?;
-            let row = rows
-                .into_iter()
-                .find(|r| r.get("name").is_some_and(|n| n == name));
+            let row = rows.into_iter().find(|r| r.get("name").is_some_and(|n| n == name));
             match row {
                 Some(row) if row["state"] == state => Ok(()),
                 other => Err(format!("{other:?}")),

@@ -37,42 +37,25 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn open(port: u16, user: &str, password: &str, database: &str) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port))
-            .await
-            .expect("a connection");
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
         stream.set_nodelay(true).expect("nodelay");
         let lent = Lent::new(stream);
         let mut config = Config::new();
-        config
-            .user(user)
-            .password(password)
-            .dbname(database)
-            .application_name("wire");
-        let login = within(
-            "a raw login",
-            secs(30),
-            config.connect_raw(lent.clone(), NoTls),
-        )
-        .await;
+        config.user(user).password(password).dbname(database).application_name("wire");
+        let login = within("a raw login", secs(30), config.connect_raw(lent.clone(), NoTls)).await;
         let (client, connection) = login.unwrap_or_else(|e| panic!("login of {user}: {e:?}"));
         // Dropping both says nothing to the server: only a connection that is still driven says
         // goodbye.
         drop(connection);
         drop(client);
         let (stream, seen) = lent.take_back();
-        let mut wire = Self {
-            stream,
-            parameters: BTreeMap::new(),
-            pid: 0,
-            secret: Vec::new(),
-            port,
-        };
+        let mut wire =
+            Self { stream, parameters: BTreeMap::new(), pid: 0, secret: Vec::new(), port };
         for message in split(&seen) {
             match message.tag {
                 b'S' => {
                     let mut parts = strings(&message.body).into_iter();
-                    wire.parameters
-                        .insert(parts.next().unwrap(), parts.next().unwrap());
+                    wire.parameters.insert(parts.next().unwrap(), parts.next().unwrap());
                 }
                 b'K' => {
                     wire.pid = u32::from_be_bytes(message.body[..4].try_into().unwrap());
@@ -86,23 +69,12 @@ impl Wire {
 
     /// A connection before any login.
     pub(crate) async fn bare(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port))
-            .await
-            .expect("a connection");
-        Self {
-            stream,
-            parameters: BTreeMap::new(),
-            pid: 0,
-            secret: Vec::new(),
-            port,
-        }
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
+        Self { stream, parameters: BTreeMap::new(), pid: 0, secret: Vec::new(), port }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        self.stream
-            .write_all(bytes)
-            .await
-            .expect("the server takes our bytes");
+        self.stream.write_all(bytes).await.expect("the server takes our bytes");
     }
 
     /// Sends, though the other side may be closing already.
@@ -116,10 +88,7 @@ impl Wire {
             let mut head = [0; 5];
             self.stream.read_exact(&mut head).await.ok()?;
             let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
-            assert!(
-                (4..1 << 28).contains(&length),
-                "a message of length {length}"
-            );
+            assert!((4..1 << 28).contains(&length), "a message of length {length}");
             let mut body = vec![0; length - 4];
             self.stream.read_exact(&mut body).await.ok()?;
             Some(Message { tag: head[0], body })
@@ -151,11 +120,7 @@ impl Wire {
                 return all;
             }
         }
-        panic!(
-            "the server closed before it sent {:?}; it said {:?}",
-            tag as char,
-            lines(&all)
-        );
+        panic!("the server closed before it sent {:?}; it said {:?}", tag as char, lines(&all));
     }
 
     /// Sends, and shows the answers up to the n-th ReadyForQuery.
@@ -172,16 +137,12 @@ impl Wire {
     /// Whether nothing arrives for this long.
     pub(crate) async fn is_silent_for(&mut self, time: Duration) -> bool {
         let mut byte = [0; 1];
-        tokio::time::timeout(time, self.stream.peek(&mut byte))
-            .await
-            .is_err()
+        tokio::time::timeout(time, self.stream.peek(&mut byte)).await.is_err()
     }
 
     /// One byte, as after SSLRequest.
     pub(crate) async fn byte(&mut self) -> Option<u8> {
-        within("one byte", secs(10), self.stream.read_u8())
-            .await
-            .ok()
+        within("one byte", secs(10), self.stream.read_u8()).await.ok()
     }
 
     /// Whether the server closes the connection within this time, whatever it says before.
@@ -208,10 +169,7 @@ pub(crate) async fn cancel(port: u16, pid: u32, secret: &[u8]) {
     bytes.extend(pid.to_be_bytes());
     bytes.extend(secret);
     other.send(&bytes).await;
-    assert!(
-        other.is_closed_within(secs(10)).await,
-        "a cancel connection stays open"
-    );
+    assert!(other.is_closed_within(secs(10)).await, "a cancel connection stays open");
 }
 
 // What clients send.
@@ -282,10 +240,7 @@ pub(crate) fn close(kind: u8, name: &str) -> Vec<u8> {
 }
 
 pub(crate) fn execute(portal: &str, rows: u32) -> Vec<u8> {
-    framed(
-        b'E',
-        &[text(&[portal]), rows.to_be_bytes().to_vec()].concat(),
-    )
+    framed(b'E', &[text(&[portal]), rows.to_be_bytes().to_vec()].concat())
 }
 
 pub(crate) fn sync() -> Vec<u8> {
@@ -327,13 +282,7 @@ pub(crate) fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
 
 /// Parse, Bind, Execute of the unnamed statement, without Sync.
 pub(crate) fn unnamed(sql: &str, values: &[Option<&str>]) -> Vec<u8> {
-    [
-        parse("", sql),
-        bind("", "", values),
-        describe(b'P', ""),
-        execute("", 0),
-    ]
-    .concat()
+    [parse("", sql), bind("", "", values), describe(b'P', ""), execute("", 0)].concat()
 }
 
 /// A stream that is lent out, and remembers what was read through it.
@@ -347,18 +296,12 @@ struct Loan {
 
 impl Lent {
     fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(Loan {
-            stream: Some(stream),
-            seen: Vec::new(),
-        })))
+        Self(Arc::new(Mutex::new(Loan { stream: Some(stream), seen: Vec::new() })))
     }
 
     fn take_back(self) -> (TcpStream, Vec<u8>) {
         let mut loan = self.0.lock().unwrap();
-        (
-            loan.stream.take().expect("taken back once"),
-            std::mem::take(&mut loan.seen),
-        )
+        (loan.stream.take().expect("taken back once"), std::mem::take(&mut loan.seen))
     }
 
     fn with<T>(

@@ -22,14 +22,9 @@ fn ddl_in_transactions_is_all_or_nothing() {
             app.run(sql).await;
         }
         app.run("create index ddl_i on ddl_kept(n) where n > 4; create unique index on ddl_t(lower(v)); alter table ddl_t add constraint c check (v <> 'bad')").await;
-        app.fails("create unique index on ddl_kept((1))", "23505")
-            .await;
+        app.fails("create unique index on ddl_kept((1))", "23505").await;
         app.fails("create table ddl_t(id int)", "42P07").await;
-        app.fails(
-            "alter table ddl_kept add constraint no check (id < 3)",
-            "23514",
-        )
-        .await;
+        app.fails("alter table ddl_kept add constraint no check (id < 3)", "23514").await;
         app.run("create type ddl_e as enum ('a', 'b'); create table ddl_u(e ddl_e, r float8 default random())").await;
         app.run("alter type ddl_e add value 'c' after 'a'").await;
         app.run("insert into ddl_u(e) values ('c'), ('a')").await;
@@ -68,10 +63,7 @@ fn filling_existing_rows_is_the_same_or_refused() {
         ] {
             if let Err(e) = app.simple_query(change).await {
                 let said = crate::rig::session::explain(&e);
-                assert!(
-                    said.contains("hint"),
-                    "a refusal says what to write instead: {said}"
-                );
+                assert!(said.contains("hint"), "a refusal says what to write instead: {said}");
             }
             cluster.same("fill_%").await;
         }
@@ -101,12 +93,7 @@ fn what_runs_outside_transactions() {
         app.fails("vacuum outside_t", "25001").await;
         app.run("rollback").await;
         for admin in cluster.admins().await {
-            assert_eq!(
-                admin
-                    .one("select count(*) from pg_index where not indisvalid")
-                    .await,
-                "0"
-            );
+            assert_eq!(admin.one("select count(*) from pg_index where not indisvalid").await, "0");
             assert_eq!(admin.one("select to_regclass('outside_i')").await, "NULL");
         }
     });
@@ -116,11 +103,7 @@ fn what_runs_outside_transactions() {
 fn a_failing_concurrent_index_leaves_the_same_everywhere() {
     run(async {
         let (cluster, app) = ready("create table conc_t(id int primary key, v int); insert into conc_t values (1, 1), (2, 1)").await;
-        app.fails(
-            "create unique index concurrently conc_i on conc_t(v)",
-            "23505",
-        )
-        .await;
+        app.fails("create unique index concurrently conc_i on conc_t(v)", "23505").await;
         let mut left = Vec::new();
         for admin in cluster.admins().await {
             left.push(admin.rows("select indexrelid::regclass, indisvalid from pg_index where indrelid = 'conc_t'::regclass order by 1").await);
@@ -156,24 +139,16 @@ fn other_sessions_see_new_columns_at_once() {
     run(async {
         let (cluster, app) = ready("create table fresh_t(id serial primary key, v int)").await;
         let other = cluster.connect().await;
-        let insert = other
-            .prepare("insert into fresh_t(v) values ($1)")
-            .await
-            .unwrap();
+        let insert = other.prepare("insert into fresh_t(v) values ($1)").await.unwrap();
         other.execute(&insert, &[&1]).await.unwrap();
         for round in 0..4 {
-            app.run(&format!(
-                "alter table fresh_t add column c{round} float8 default random()"
-            ))
-            .await;
+            app.run(&format!("alter table fresh_t add column c{round} float8 default random()"))
+                .await;
             other.execute(&insert, &[&round]).await.unwrap();
             other.run(&format!("insert into fresh_t(v) values ({round}); update fresh_t set c{round} = random()")).await;
         }
         app.run("alter table fresh_t drop column v").await;
-        let gone = other
-            .execute(&insert, &[&9])
-            .await
-            .expect_err("the column is gone");
+        let gone = other.execute(&insert, &[&9]).await.expect_err("the column is gone");
         crate::rig::session::expect_code("insert into a dropped column", &gone, "42703");
         other.run("insert into fresh_t default values").await;
         cluster.same("fresh_%").await;

@@ -32,19 +32,10 @@ fn refusals_say_why_and_leave_nothing() {
             "create subscription no_sub connection 'host=none' publication p",
         ] {
             let refusal = app.simple_query(sql).await;
-            let e = refusal
-                .err()
-                .unwrap_or_else(|| panic!("{sql} went through"));
-            let db = e
-                .as_db_error()
-                .unwrap_or_else(|| panic!("{sql} ended the connection: {e:?}"));
+            let e = refusal.err().unwrap_or_else(|| panic!("{sql} went through"));
+            let db = e.as_db_error().unwrap_or_else(|| panic!("{sql} ended the connection: {e:?}"));
             assert_eq!(db.code().code().len(), 5, "{}", explain(&e));
-            assert_ne!(
-                db.code().code(),
-                "XX000",
-                "{sql} is refused on purpose: {}",
-                explain(&e)
-            );
+            assert_ne!(db.code().code(), "XX000", "{sql} is refused on purpose: {}", explain(&e));
             app.run("rollback").await;
         }
         // Those that the proxy itself refuses carry a hint.
@@ -77,15 +68,10 @@ fn a_refusal_inside_a_transaction_aborts_it_everywhere() {
         app.fails("insert into halt_t values (2)", "25P02").await;
         app.run("commit").await;
         assert_eq!(app.one("select count(*) from halt_t").await, "0");
-        app.run("begin; insert into halt_t values (3); savepoint s")
-            .await;
+        app.run("begin; insert into halt_t values (3); savepoint s").await;
         assert!(app.simple_query("select lo_create(0)").await.is_err());
-        app.run("rollback to s; insert into halt_t values (4); commit")
-            .await;
-        assert_eq!(
-            app.column("select id from halt_t order by id").await,
-            ["3", "4"]
-        );
+        app.run("rollback to s; insert into halt_t values (4); commit").await;
+        assert_eq!(app.column("select id from halt_t order by id").await, ["3", "4"]);
         cluster.same("halt_%").await;
     });
 }
@@ -97,8 +83,7 @@ fn an_unparsable_statement_is_the_servers_to_refuse() {
         app.fails("insrt into parse_t values (1)", "42601").await;
         app.fails("insert into parse_t values (1", "42601").await;
         app.fails("select 1 \\ 2", "42601").await;
-        app.run("/* lead */ -- more\n insert /* x */ into parse_t -- y\n values (1)")
-            .await;
+        app.run("/* lead */ -- more\n insert /* x */ into parse_t -- y\n values (1)").await;
         app.run("INSERT INTO public.\"parse_t\" VALUES (2);;").await;
         cluster.same("parse_%").await;
     });

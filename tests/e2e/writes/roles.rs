@@ -36,23 +36,13 @@ fn a_password_becomes_one_verifier() {
         }
         // The password works on each, as the servers themselves see it.
         for server in &cluster.servers {
-            server
-                .connect_to("staff_one", "another secret", "app")
-                .await
-                .run("select 1")
-                .await;
+            server.connect_to("staff_one", "another secret", "app").await.run("select 1").await;
             let log = std::fs::read_to_string(&server.log).unwrap();
-            assert!(
-                !log.contains("another secret"),
-                "the password is in a server's log"
-            );
+            assert!(!log.contains("another secret"), "the password is in a server's log");
         }
         if !crate::rig::cluster::direct() {
             let log = std::fs::read_to_string(cluster.proxy_log()).unwrap();
-            assert!(
-                !log.contains("secret"),
-                "the password is in the proxy's log"
-            );
+            assert!(!log.contains("secret"), "the password is in the proxy's log");
             let admin = cluster.first_server().await;
             let seen = "select count(*) from lockstep.journal where encode(entry, 'escape') like '%secret%'";
             assert_eq!(admin.one(seen).await, "0", "the password is in the journal");
@@ -68,9 +58,7 @@ fn rights_are_granted_everywhere() {
         app.run("create table right_t(id serial primary key, v text); insert into right_t(v) values ('x')").await;
         let second = cluster.connect_as("app2").await;
         second.fails("select * from right_t", "42501").await;
-        second
-            .fails("insert into right_t(v) values ('y')", "42501")
-            .await;
+        second.fails("insert into right_t(v) values ('y')", "42501").await;
         app.run("grant select, insert on right_t to app2; grant usage on sequence right_t_id_seq to app2").await;
         for _ in 0..6 {
             second.run("select * from right_t").await;

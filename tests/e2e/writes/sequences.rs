@@ -43,20 +43,12 @@ fn currval_and_lastval_speak_of_this_session() {
     run(async {
         let (cluster, app) = ready("create table curr_t(id serial primary key, v int)").await;
         let other = cluster.connect().await;
-        other
-            .fails("select currval('curr_t_id_seq')", "55000")
-            .await;
-        let id = app
-            .one("insert into curr_t(v) values (1) returning id")
-            .await;
+        other.fails("select currval('curr_t_id_seq')", "55000").await;
+        let id = app.one("insert into curr_t(v) values (1) returning id").await;
         other.run("insert into curr_t(v) values (2)").await;
         assert_eq!(app.one("select currval('curr_t_id_seq')").await, id);
         assert_eq!(app.one("select lastval()").await, id);
-        assert_eq!(
-            app.one("select currval(pg_get_serial_sequence('curr_t', 'id'))")
-                .await,
-            id
-        );
+        assert_eq!(app.one("select currval(pg_get_serial_sequence('curr_t', 'id'))").await, id);
         app.run("begin; insert into curr_t(v) values (3); insert into curr_t(v) select lastval(); commit").await;
         cluster.same("curr_%").await;
     });
@@ -70,32 +62,18 @@ fn setval_and_restart_are_the_same_everywhere() {
         assert_eq!(app.one("select nextval('setv_s')").await, "501");
         app.run("select setval('setv_s', 100, false)").await;
         assert_eq!(app.one("select nextval('setv_s')").await, "100");
-        app.run("alter sequence setv_s restart with 7000 increment by 10")
-            .await;
+        app.run("alter sequence setv_s restart with 7000 increment by 10").await;
         assert_eq!(app.one("select nextval('setv_s')").await, "7000");
         assert_eq!(app.one("select nextval('setv_s')").await, "7010");
-        app.run("select setval('setv_t_id_seq', (select max(id) + 50 from setv_t))")
-            .await;
-        assert_eq!(
-            app.one("insert into setv_t(v) values (3) returning id")
-                .await,
-            "53"
-        );
+        app.run("select setval('setv_t_id_seq', (select max(id) + 50 from setv_t))").await;
+        assert_eq!(app.one("insert into setv_t(v) values (3) returning id").await, "53");
         app.run("truncate setv_t restart identity").await;
-        assert_eq!(
-            app.one("insert into setv_t(v) values (4) returning id")
-                .await,
-            "1"
-        );
+        assert_eq!(app.one("insert into setv_t(v) values (4) returning id").await, "1");
         app.run(
             "begin; truncate setv_t restart identity; insert into setv_t(v) values (5); rollback",
         )
         .await;
-        assert_eq!(
-            app.one("insert into setv_t(v) values (6) returning id")
-                .await,
-            "2"
-        );
+        assert_eq!(app.one("insert into setv_t(v) values (6) returning id").await, "2");
         cluster.same("setv_%").await;
     });
 }
@@ -112,8 +90,7 @@ fn numbers_are_never_given_twice_under_concurrency() {
                 let mut told = Vec::new();
                 for i in 0..15 {
                     told.push(
-                        app.one(&format!("insert into give_t(v) values ({s}) returning id"))
-                            .await,
+                        app.one(&format!("insert into give_t(v) values ({s}) returning id")).await,
                     );
                     app.run(if i % 3 == 0 {
                         "begin; insert into give_t(v) values (0); rollback"
@@ -131,11 +108,7 @@ fn numbers_are_never_given_twice_under_concurrency() {
                 assert!(all.insert(id.clone()), "{id} was given twice");
             }
         }
-        assert_eq!(
-            app.one("select count(*), count(distinct v) from give_i")
-                .await,
-            "120"
-        );
+        assert_eq!(app.one("select count(*), count(distinct v) from give_i").await, "120");
         cluster.same("give_%").await;
     });
 }

@@ -99,16 +99,11 @@ fn cascades_and_checks() {
         ] {
             app.run(sql).await;
         }
-        app.fails("insert into casc_x values ('[20,25)'), ('[4,6)')", "23P01")
-            .await;
-        app.fails("insert into casc_c(p) values (4711)", "23503")
-            .await;
-        app.run("begin; insert into casc_p values (3000, 1); savepoint s")
-            .await;
-        app.fails("insert into casc_c(p) values (3000), (4711)", "23503")
-            .await;
-        app.run("rollback to s; insert into casc_c(p) values (3000); commit")
-            .await;
+        app.fails("insert into casc_x values ('[20,25)'), ('[4,6)')", "23P01").await;
+        app.fails("insert into casc_c(p) values (4711)", "23503").await;
+        app.run("begin; insert into casc_p values (3000, 1); savepoint s").await;
+        app.fails("insert into casc_c(p) values (3000), (4711)", "23503").await;
+        app.run("rollback to s; insert into casc_c(p) values (3000); commit").await;
         cluster.same("casc_%").await;
     });
 }
@@ -132,10 +127,7 @@ fn names_in_quotes_and_other_schemas() {
         ] {
             app.run(sql).await;
         }
-        assert_eq!(
-            app.one("select count(*) from naming_other.naming_t").await,
-            "2"
-        );
+        assert_eq!(app.one("select count(*) from naming_other.naming_t").await, "2");
         cluster.same("naming%").await;
     });
 }
@@ -173,27 +165,13 @@ fn row_policies_hold_for_the_user_and_not_for_the_copy() {
         )
         .await;
         let second = cluster.connect_as("app2").await;
-        second
-            .run("insert into policy_t(v) values ('of app2'), ('more')")
-            .await;
-        second
-            .fails(
-                "insert into policy_t(owner, v) values ('app', 'forged')",
-                "42501",
-            )
-            .await;
-        assert_eq!(
-            second
-                .affected("update policy_t set v = v || random()")
-                .await,
-            2
-        );
+        second.run("insert into policy_t(v) values ('of app2'), ('more')").await;
+        second.fails("insert into policy_t(owner, v) values ('app', 'forged')", "42501").await;
+        assert_eq!(second.affected("update policy_t set v = v || random()").await, 2);
         assert_eq!(second.affected("delete from policy_t").await, 2);
         assert_eq!(app.one("select count(*) from policy_t").await, "1");
         second.run("insert into policy_t(v) values ('again')").await;
-        second
-            .fails("create table public.policy_none(id int)", "42501")
-            .await;
+        second.fails("create table public.policy_none(id int)", "42501").await;
         cluster.same("policy_%").await;
     });
 }

@@ -32,8 +32,7 @@ fn triggers_fire_once() {
         .await;
         let (_, app) = ready("").await;
         assert_eq!(
-            app.one("select count(*) from trig_log where what not like 'statement%'")
-                .await,
+            app.one("select count(*) from trig_log where what not like 'statement%'").await,
             "11"
         );
     });
@@ -116,10 +115,7 @@ fn errors_inside_functions_leave_what_they_should() {
         app.run("begin; savepoint s").await;
         app.fails("select exc_f(1)", "23505").await;
         app.run("rollback to s; select exc_f(10); commit").await;
-        assert_eq!(
-            app.column("select id from exc_t order by id").await,
-            ["1", "10"]
-        );
+        assert_eq!(app.column("select id from exc_t order by id").await, ["1", "10"]);
         cluster.same("exc_%").await;
     });
 }

@@ -30,8 +30,7 @@ fn clocks_are_read_once() {
         .await;
         let (_, app) = ready("").await;
         assert_eq!(
-            app.one("select count(distinct a) from clock_t where e = 'tx'")
-                .await,
+            app.one("select count(distinct a) from clock_t where e = 'tx'").await,
             "1",
             "now() stands still in a transaction"
         );
@@ -44,14 +43,11 @@ fn text_that_looks_like_a_clock_stays_text() {
         let (cluster, app) =
             ready("create table quote_t(id int primary key, \"now\" text, v text default 'now()')")
                 .await;
-        app.run("insert into quote_t values (1, 'call now() please', 'random()')")
-            .await;
-        app.run("insert into quote_t values (2, $$now()$$, $x$nextval('s')$x$) -- now()")
-            .await;
+        app.run("insert into quote_t values (1, 'call now() please', 'random()')").await;
+        app.run("insert into quote_t values (2, $$now()$$, $x$nextval('s')$x$) -- now()").await;
         app.run("insert into quote_t(id, \"now\") /* random() */ values (3, E'it\\'s now()')")
             .await;
-        app.run("update quote_t set \"now\" = \"now\" || ' now()' where id = 1")
-            .await;
+        app.run("update quote_t set \"now\" = \"now\" || ' now()' where id = 1").await;
         assert_eq!(
             app.one("select \"now\" from quote_t where id = 1").await,
             "call now() please now()"
@@ -97,31 +93,18 @@ fn defaults_of_every_kind_are_filled_in_once() {
         )
         .await;
         app.run("insert into dflt_t default values").await;
-        app.run("insert into dflt_t(a) values (default), (default)")
-            .await;
+        app.run("insert into dflt_t(a) values (default), (default)").await;
         app.run("insert into dflt_t(h) values ('x')").await;
-        let insert = app
-            .prepare("insert into dflt_t(h) values ($1)")
-            .await
-            .unwrap();
+        let insert = app.prepare("insert into dflt_t(h) values ($1)").await.unwrap();
         for i in 0..5 {
-            app.execute(&insert, &[&format!("prepared {i}")])
-                .await
-                .unwrap();
+            app.execute(&insert, &[&format!("prepared {i}")]).await.unwrap();
         }
         app.run("prepare dflt as insert into dflt_t(h, d) values ($1, default); execute dflt('sql prepared')").await;
         app.run("insert into dflt_t(h) select h from dflt_t").await;
-        app.run("update dflt_t set d = default, e = default where id % 3 = 0")
-            .await;
-        app.run("insert into dflt_t(id, h) overriding system value values (1000, 'given')")
-            .await;
-        app.fails("insert into dflt_t(id, h) values (1001, 'given')", "428C9")
-            .await;
-        assert_eq!(
-            app.one("select count(*) from dflt_t where g <> upper(d)")
-                .await,
-            "0"
-        );
+        app.run("update dflt_t set d = default, e = default where id % 3 = 0").await;
+        app.run("insert into dflt_t(id, h) overriding system value values (1000, 'given')").await;
+        app.fails("insert into dflt_t(id, h) values (1001, 'given')", "428C9").await;
+        assert_eq!(app.one("select count(*) from dflt_t where g <> upper(d)").await, "0");
         cluster.same("dflt_%").await;
     });
 }
@@ -134,16 +117,11 @@ fn what_returning_says_is_what_is_stored() {
                                  a timestamptz default clock_timestamp(), v text)",
         )
         .await;
-        let mut told = app
-            .rows("insert into back_t(v) values ('a'), ('b') returning *")
-            .await;
+        let mut told = app.rows("insert into back_t(v) values ('a'), ('b') returning *").await;
         let insert = "insert into back_t(v) values ($1) returning id, f";
         let row = app.query_one(insert, &[&"c"]).await.unwrap();
         let (id, f): (i32, f64) = (row.get(0), row.get(1));
-        let stored = app
-            .query_one("select f from back_t where id = $1", &[&id])
-            .await
-            .unwrap();
+        let stored = app.query_one("select f from back_t where id = $1", &[&id]).await.unwrap();
         assert_eq!(f, stored.get::<_, f64>(0));
         told.extend(app.rows("select * from back_t where v = 'c'").await);
         assert_eq!(app.rows("select * from back_t order by id").await, told);
@@ -152,19 +130,12 @@ fn what_returning_says_is_what_is_stored() {
                 "update back_t set f = random(), u = gen_random_uuid() where v <> 'a' returning *",
             )
             .await;
-        assert_eq!(
-            app.rows("select * from back_t where v <> 'a' order by id")
-                .await,
-            changed
-        );
+        assert_eq!(app.rows("select * from back_t where v <> 'a' order by id").await, changed);
         // No column of the client's choice is a key, and none is added to its answer.
-        let columns = app
-            .rows("update back_t set f = 0.5 where v = 'a' returning 'only' as one")
-            .await;
+        let columns =
+            app.rows("update back_t set f = 0.5 where v = 'a' returning 'only' as one").await;
         assert_eq!(columns, [[Some("only".to_owned())]]);
-        let gone = app
-            .rows("delete from back_t where v = 'b' returning v, f")
-            .await;
+        let gone = app.rows("delete from back_t where v = 'b' returning v, f").await;
         assert_eq!(gone[0][0].as_deref(), Some("b"));
         cluster.same("back_%").await;
     });
@@ -202,21 +173,13 @@ fn concurrency_tokens_from_system_columns_work() {
         // As Entity Framework does: the version of a row is its xmin, read where the write will
         // run.
         app.run("begin").await;
-        let version = app
-            .one("select xmin from xmin_t where id = 1 for update")
-            .await;
+        let version = app.one("select xmin from xmin_t where id = 1 for update").await;
         assert_eq!(
-            app.affected(&format!(
-                "update xmin_t set v = 2 where id = 1 and xmin = '{version}'"
-            ))
-            .await,
+            app.affected(&format!("update xmin_t set v = 2 where id = 1 and xmin = '{version}'"))
+                .await,
             1
         );
-        assert_eq!(
-            app.affected("update xmin_t set v = 3 where id = 1 and xmin = '3'")
-                .await,
-            0
-        );
+        assert_eq!(app.affected("update xmin_t set v = 3 where id = 1 and xmin = '3'").await, 0);
         app.run("commit").await;
         assert_eq!(app.one("select v from xmin_t").await, "2");
         cluster.same("xmin_%").await;
@@ -295,10 +258,8 @@ fn other_client_encodings_store_the_same_characters() {
         )
         .await;
         app.run("set client_encoding to 'LATIN1'").await;
-        app.run("insert into enc_t(v) values (chr(228) || chr(223))")
-            .await;
-        app.run("insert into enc_t(v) select v || 'x' from enc_t")
-            .await;
+        app.run("insert into enc_t(v) values (chr(228) || chr(223))").await;
+        app.run("insert into enc_t(v) select v || 'x' from enc_t").await;
         app.run(
             "set client_encoding to 'SJIS'; insert into enc_t(v) values ('ascii'), (chr(26085))",
         )

@@ -58,10 +58,7 @@ impl fmt::Display for AuthError {
             Self::Malformed(clause) => write!(f, "malformed SCRAM message: {clause}"),
             Self::Unsupported(clause) => f.write_str(clause),
             Self::Iterations => {
-                write!(
-                    f,
-                    "SCRAM iteration count is not between 1 and {MAX_ITERATIONS}"
-                )
+                write!(f, "SCRAM iteration count is not between 1 and {MAX_ITERATIONS}")
             }
             Self::OutOfOrder => f.write_str("SCRAM message out of order"),
             Self::WrongPassword => f.write_str("password authentication failed"),
@@ -75,10 +72,7 @@ impl std::error::Error for AuthError {}
 
 /// The answer to a request for the password hashed by md5 with a salt.
 pub fn md5_password(user: &str, password: impl AsRef<[u8]>, salt: [u8; 4]) -> String {
-    let inner = hex(&Md5::new()
-        .chain_update(password)
-        .chain_update(user)
-        .finalize());
+    let inner = hex(&Md5::new().chain_update(password).chain_update(user).finalize());
     let outer = hex(&Md5::new().chain_update(inner).chain_update(salt).finalize());
     format!("md5{outer}")
 }
@@ -101,13 +95,11 @@ pub fn saslprep(password: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -34,14 +34,8 @@ impl ScramClient {
     pub fn new(password: impl Into<Vec<u8>>, nonce: impl Into<String>) -> Self {
         let nonce = nonce.into();
         assert!(checked_nonce(&nonce).is_ok(), "our own nonce is printable");
-        let state = State::Start {
-            bare: format!("n=,r={nonce}"),
-        };
-        Self {
-            password: password.into(),
-            nonce,
-            state,
-        }
+        let state = State::Start { bare: format!("n=,r={nonce}") };
+        Self { password: password.into(), nonce, state }
     }
 
     /// Gives the first message to send.
@@ -67,10 +61,7 @@ impl ScramClient {
         refusal(challenge)?;
         let nonce = checked_nonce(attributes.value('r')?)?;
         // A server that adds nothing of its own could play an old conversation again.
-        if nonce
-            .strip_prefix(self.nonce.as_str())
-            .is_none_or(str::is_empty)
-        {
+        if nonce.strip_prefix(self.nonce.as_str()).is_none_or(str::is_empty) {
             return Err(AuthError::Malformed("the nonce does not continue ours"));
         }
         let salt = BASE64
@@ -89,9 +80,7 @@ impl ScramClient {
         let signed = format!("{bare},{challenge},{unproved}");
         let signed = [signed.as_bytes()];
         let proof = BASE64.encode(xor(&client_key, &hmac(&stored_key, &signed)));
-        self.state = State::Proved {
-            signature: hmac(&server_key, &signed),
-        };
+        self.state = State::Proved { signature: hmac(&server_key, &signed) };
         Ok(format!("{unproved},p={proof}"))
     }
 
@@ -118,9 +107,9 @@ impl ScramClient {
 /// A server may say `e=` and its reason in place of either of its messages.
 fn refusal(message: &str) -> Result<(), AuthError> {
     match message.strip_prefix("e=") {
-        Some(reason) => Err(AuthError::Refused(
-            reason.split(',').next().unwrap_or_default().to_owned(),
-        )),
+        Some(reason) => {
+            Err(AuthError::Refused(reason.split(',').next().unwrap_or_default().to_owned()))
+        }
         None => Ok(()),
     }
 }
@@ -148,14 +137,8 @@ mod tests {
 
     /// RFC 7677, section 3, where the message names a user.
     fn of_the_rfc() -> ScramClient {
-        let state = State::Start {
-            bare: format!("n=user,r={NONCE}"),
-        };
-        ScramClient {
-            password: b"pencil".to_vec(),
-            nonce: NONCE.to_owned(),
-            state,
-        }
+        let state = State::Start { bare: format!("n=user,r={NONCE}") };
+        ScramClient { password: b"pencil".to_vec(), nonce: NONCE.to_owned(), state }
     }
 
     fn greeted() -> ScramClient {
@@ -175,9 +158,7 @@ mod tests {
         let proof = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
             p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
         assert_eq!(client.respond(CHALLENGE.as_bytes()).unwrap(), proof);
-        client
-            .finish(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
-            .unwrap();
+        client.finish(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap();
         assert_eq!(client.first(), Err(AuthError::OutOfOrder));
     }
 
@@ -194,31 +175,19 @@ mod tests {
         for signature in [&b""[..], b"v", b"v=*", b"x=AAAA", b"v=\0", b"\xff"] {
             let mut client = greeted();
             client.respond(CHALLENGE.as_bytes()).unwrap();
-            assert!(matches!(
-                client.finish(signature),
-                Err(AuthError::Malformed(_))
-            ));
+            assert!(matches!(client.finish(signature), Err(AuthError::Malformed(_))));
         }
     }
 
     #[test]
     fn the_work_a_server_may_ask_for_is_bounded() {
-        for rounds in [
-            "0",
-            "1000001",
-            "2147483648",
-            "4294967296",
-            "99999999999999999999999",
-        ] {
+        for rounds in ["0", "1000001", "2147483648", "4294967296", "99999999999999999999999"] {
             let challenge = CHALLENGE.replace("4096", rounds);
             assert_eq!(respond(challenge), Err(AuthError::Iterations), "{rounds}");
         }
         for rounds in ["", "-1", "+4096", " 4096", "4096x", "0x10"] {
             let challenge = CHALLENGE.replace("4096", rounds);
-            assert!(
-                matches!(respond(challenge), Err(AuthError::Malformed(_))),
-                "{rounds}"
-            );
+            assert!(matches!(respond(challenge), Err(AuthError::Malformed(_))), "{rounds}");
         }
         assert!(respond(CHALLENGE.replace("4096", "1")).is_ok());
         assert_eq!(iteration_count("1000000"), Ok(MAX_ITERATIONS));
@@ -226,23 +195,11 @@ mod tests {
 
     #[test]
     fn the_nonce_must_continue_ours_and_be_short() {
-        for nonce in [
-            NONCE,
-            "",
-            "other",
-            "rOprNGfwEbeRWgbNEkq",
-            "rOprNGfwEbeRWgbNEkqO\u{e9}",
-        ] {
+        for nonce in [NONCE, "", "other", "rOprNGfwEbeRWgbNEkq", "rOprNGfwEbeRWgbNEkqO\u{e9}"] {
             let challenge = format!("r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1");
-            assert!(
-                matches!(respond(challenge), Err(AuthError::Malformed(_))),
-                "{nonce}"
-            );
+            assert!(matches!(respond(challenge), Err(AuthError::Malformed(_))), "{nonce}");
         }
-        let long = format!(
-            "r={NONCE}{},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1",
-            "x".repeat(1024)
-        );
+        let long = format!("r={NONCE}{},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1", "x".repeat(1024));
         assert_eq!(respond(long), Err(AuthError::Malformed("it is too long")));
     }
 
@@ -259,10 +216,7 @@ mod tests {
             &format!("{CHALLENGE},"),
             &format!("{CHALLENGE},1=x"),
         ] {
-            assert!(
-                matches!(respond(challenge), Err(AuthError::Malformed(_))),
-                "{challenge}"
-            );
+            assert!(matches!(respond(challenge), Err(AuthError::Malformed(_))), "{challenge}");
         }
         assert!(matches!(respond(b"r=\xff"), Err(AuthError::Malformed(_))));
         let mandatory = respond(format!("m=x,{CHALLENGE}"));
@@ -275,10 +229,7 @@ mod tests {
         let refused = Err(AuthError::Refused("other-error".to_owned()));
         assert_eq!(respond("e=other-error,x=y"), refused);
         let mut client = ScramClient::new("pencil", NONCE);
-        assert_eq!(
-            client.respond(CHALLENGE.as_bytes()),
-            Err(AuthError::OutOfOrder)
-        );
+        assert_eq!(client.respond(CHALLENGE.as_bytes()), Err(AuthError::OutOfOrder));
         assert_eq!(greeted().finish(b"v=AAAA"), Err(AuthError::OutOfOrder));
         assert_eq!(greeted().first(), Err(AuthError::OutOfOrder));
         assert!(!format!("{:?}", greeted()).contains("pencil"));

@@ -38,10 +38,7 @@ impl ScramServer {
     pub fn new(verifier: ScramVerifier, nonce: impl Into<String>) -> Self {
         let nonce = nonce.into();
         assert!(checked_nonce(&nonce).is_ok(), "our own nonce is printable");
-        Self {
-            verifier,
-            state: State::First { nonce },
-        }
+        Self { verifier, state: State::First { nonce } }
     }
 
     /// Takes the application's first message and gives the challenge to send back.
@@ -62,17 +59,13 @@ impl ScramServer {
         match attributes.part() {
             Some("") => {}
             Some(part) if part.starts_with("a=") => {
-                return Err(AuthError::Unsupported(
-                    "an authorization identity is not supported",
-                ));
+                return Err(AuthError::Unsupported("an authorization identity is not supported"));
             }
             _ => return Err(AuthError::Malformed("the header is cut short")),
         }
         let bare = attributes.rest();
         if bare.starts_with("m=") {
-            return Err(AuthError::Unsupported(
-                "a mandatory SCRAM extension is unknown",
-            ));
+            return Err(AuthError::Unsupported("a mandatory SCRAM extension is unknown"));
         }
         // The name here is ignored, as the server does: who logs in was said in the start-up packet,
         // and a second name must not be able to contradict it.
@@ -83,35 +76,23 @@ impl ScramServer {
         let (salt, rounds) = (BASE64.encode(&self.verifier.salt), self.verifier.iterations);
         let challenge = format!("r={nonce},s={salt},i={rounds}");
         let signed = format!("{bare},{challenge},");
-        self.state = State::Challenged {
-            binding,
-            nonce,
-            signed,
-        };
+        self.state = State::Challenged { binding, nonce, signed };
         Ok(challenge)
     }
 
     /// Takes the application's proof and gives the signature to send back: the password was right.
     pub fn verify(&mut self, message: &[u8]) -> Result<String, AuthError> {
         let state = std::mem::replace(&mut self.state, State::Finished);
-        let State::Challenged {
-            binding,
-            nonce,
-            signed,
-        } = state
-        else {
+        let State::Challenged { binding, nonce, signed } = state else {
             return Err(AuthError::OutOfOrder);
         };
         let mut attributes = Attributes::new(message)?;
         let whole = attributes.rest();
         // The proof comes last and is the one thing that is not signed.
-        let (unproved, proof) = whole
-            .rsplit_once(",p=")
-            .ok_or(AuthError::Malformed("the proof is missing"))?;
+        let (unproved, proof) =
+            whole.rsplit_once(",p=").ok_or(AuthError::Malformed("the proof is missing"))?;
         if attributes.value('c')? != binding {
-            return Err(AuthError::Malformed(
-                "the channel binding differs from the first message",
-            ));
+            return Err(AuthError::Malformed("the channel binding differs from the first message"));
         }
         if !constant_time_eq(attributes.value('r')?.as_bytes(), nonce.as_bytes()) {
             return Err(AuthError::Malformed("the nonce differs from the challenge"));
@@ -129,10 +110,7 @@ impl ScramServer {
         if !constant_time_eq(&stored_key, &self.verifier.stored_key) {
             return Err(AuthError::WrongPassword);
         }
-        Ok(format!(
-            "v={}",
-            BASE64.encode(hmac(&self.verifier.server_key, &signed))
-        ))
+        Ok(format!("v={}", BASE64.encode(hmac(&self.verifier.server_key, &signed))))
     }
 }
 
@@ -191,10 +169,7 @@ mod tests {
         let golden = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
             s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         assert_eq!(challenge(FIRST).unwrap(), golden);
-        assert_eq!(
-            verify(PROOF).unwrap(),
-            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
-        );
+        assert_eq!(verify(PROOF).unwrap(), "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
 
     #[test]
@@ -210,24 +185,15 @@ mod tests {
     #[test]
     fn an_application_that_would_have_bound_the_channel_is_heard() {
         let mut server = server();
-        let challenge = server
-            .challenge(FIRST.replacen('n', "y", 1).as_bytes())
-            .unwrap();
+        let challenge = server.challenge(FIRST.replacen('n', "y", 1).as_bytes()).unwrap();
         let salted = salted_password(b"pencil", &server.verifier.salt, 4096);
         let unproved = PROOF.split_once(",p=").unwrap().0.replace("biws", "eSws");
         let signed = format!("{},{challenge},{unproved}", &FIRST[3..]);
         let mask = hmac(&server.verifier.stored_key, &[signed.as_bytes()]);
         let proof = BASE64.encode(xor(&hmac(&salted, &[b"Client Key"]), &mask));
-        assert!(
-            server
-                .verify(format!("{unproved},p={proof}").as_bytes())
-                .is_ok()
-        );
+        assert!(server.verify(format!("{unproved},p={proof}").as_bytes()).is_ok());
         // One that says `n` first and `y` later has been tampered with on its way.
-        assert!(matches!(
-            verify(PROOF.replace("biws", "eSws")),
-            Err(AuthError::Malformed(_))
-        ));
+        assert!(matches!(verify(PROOF.replace("biws", "eSws")), Err(AuthError::Malformed(_))));
     }
 
     #[test]
@@ -238,10 +204,7 @@ mod tests {
             "n,,m=x,n=,r=abc",
             "n,,n=,r=abc,m=x",
         ] {
-            assert!(
-                matches!(challenge(first), Err(AuthError::Unsupported(_))),
-                "{first}"
-            );
+            assert!(matches!(challenge(first), Err(AuthError::Unsupported(_))), "{first}");
         }
     }
 
@@ -263,15 +226,9 @@ mod tests {
             "n,,n=,r=\u{e9}",
             "n,,n=,r=a\0b",
         ] {
-            assert!(
-                matches!(challenge(first), Err(AuthError::Malformed(_))),
-                "{first:?}"
-            );
+            assert!(matches!(challenge(first), Err(AuthError::Malformed(_))), "{first:?}");
         }
-        assert!(matches!(
-            challenge(b"n,,n=\xff,r=abc"),
-            Err(AuthError::Malformed(_))
-        ));
+        assert!(matches!(challenge(b"n,,n=\xff,r=abc"), Err(AuthError::Malformed(_))));
         let long = format!("n,,n=,r={}", "x".repeat(2000));
         assert_eq!(challenge(long), Err(AuthError::Malformed("it is too long")));
         assert!(challenge("n,,n=,r=abc,x=ignored").is_ok());
@@ -293,15 +250,9 @@ mod tests {
             &format!("{PROOF},"),
             &format!("{PROOF},x=y"),
         ] {
-            assert!(
-                matches!(verify(proof), Err(AuthError::Malformed(_))),
-                "{proof}"
-            );
+            assert!(matches!(verify(proof), Err(AuthError::Malformed(_))), "{proof}");
         }
-        assert!(matches!(
-            verify(b"c=biws,r=\xff"),
-            Err(AuthError::Malformed(_))
-        ));
+        assert!(matches!(verify(b"c=biws,r=\xff"), Err(AuthError::Malformed(_))));
         let wrong = PROOF.replace("dHzb", "AAAA");
         assert_eq!(verify(wrong), Err(AuthError::WrongPassword));
         let zeros = format!("{},p={}=", &PROOF[..PROOF.len() - 47], "A".repeat(43));
@@ -312,22 +263,13 @@ mod tests {
     fn steps_out_of_order_end_the_log_in() {
         let mut early = server();
         assert_eq!(early.verify(PROOF.as_bytes()), Err(AuthError::OutOfOrder));
-        assert_eq!(
-            early.challenge(FIRST.as_bytes()),
-            Err(AuthError::OutOfOrder)
-        );
+        assert_eq!(early.challenge(FIRST.as_bytes()), Err(AuthError::OutOfOrder));
         let mut twice = server();
         twice.challenge(FIRST.as_bytes()).unwrap();
-        assert_eq!(
-            twice.challenge(FIRST.as_bytes()),
-            Err(AuthError::OutOfOrder)
-        );
+        assert_eq!(twice.challenge(FIRST.as_bytes()), Err(AuthError::OutOfOrder));
         assert_eq!(twice.verify(PROOF.as_bytes()), Err(AuthError::OutOfOrder));
         let mut failed = server();
         assert!(failed.challenge(b"nonsense").is_err());
-        assert_eq!(
-            failed.challenge(FIRST.as_bytes()),
-            Err(AuthError::OutOfOrder)
-        );
+        assert_eq!(failed.challenge(FIRST.as_bytes()), Err(AuthError::OutOfOrder));
     }
 }

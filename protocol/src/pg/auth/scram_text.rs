@@ -46,9 +46,7 @@ impl<'a> Attributes<'a> {
         self.part()
             .and_then(|part| part.strip_prefix(letter))
             .and_then(|rest| rest.strip_prefix('='))
-            .ok_or(AuthError::Malformed(
-                "an attribute is missing or out of place",
-            ))
+            .ok_or(AuthError::Malformed("an attribute is missing or out of place"))
     }
 
     /// Passes over the extensions at the end, which may be ignored but not be malformed.
@@ -56,9 +54,7 @@ impl<'a> Attributes<'a> {
         while let Some(part) = self.part() {
             match part.as_bytes() {
                 [b'm', b'=', ..] => {
-                    return Err(AuthError::Unsupported(
-                        "a mandatory SCRAM extension is unknown",
-                    ));
+                    return Err(AuthError::Unsupported("a mandatory SCRAM extension is unknown"));
                 }
                 [letter, b'=', ..] if letter.is_ascii_alphabetic() => {}
                 _ => return Err(AuthError::Malformed("an extension is not an attribute")),

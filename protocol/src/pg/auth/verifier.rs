@@ -34,10 +34,7 @@ impl ScramVerifier {
     /// When `iterations` is 0 or above [`MAX_ITERATIONS`]; it comes from configuration, which is
     /// checked when it is read.
     pub fn from_password(password: impl AsRef<[u8]>, salt: &[u8], iterations: u32) -> Self {
-        assert!(
-            (1..=MAX_ITERATIONS).contains(&iterations),
-            "iterations are within their limits"
-        );
+        assert!((1..=MAX_ITERATIONS).contains(&iterations), "iterations are within their limits");
         let salted = salted_password(password.as_ref(), salt, iterations);
         Self {
             iterations,
@@ -76,11 +73,7 @@ impl fmt::Display for ScramVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (salt, stored) = (BASE64.encode(&self.salt), BASE64.encode(self.stored_key));
         let server = BASE64.encode(self.server_key);
-        write!(
-            f,
-            "{SCRAM_SHA_256}${}:{salt}${stored}:{server}",
-            self.iterations
-        )
+        write!(f, "{SCRAM_SHA_256}${}:{salt}${stored}:{server}", self.iterations)
     }
 }
 
@@ -103,16 +96,10 @@ impl FromStr for ScramVerifier {
         let (iterations, salt) = head.split_once(':').ok_or(WRONG)?;
         let (stored, server) = keys.split_once(':').ok_or(WRONG)?;
         if scheme != SCRAM_SHA_256 {
-            return Err(AuthError::Unsupported(
-                "verifier is not a SCRAM-SHA-256 one",
-            ));
+            return Err(AuthError::Unsupported("verifier is not a SCRAM-SHA-256 one"));
         }
         let key = |text: &str| -> Result<[u8; KEY], AuthError> {
-            BASE64
-                .decode(text)
-                .ok()
-                .and_then(|key| key.try_into().ok())
-                .ok_or(WRONG)
+            BASE64.decode(text).ok().and_then(|key| key.try_into().ok()).ok_or(WRONG)
         };
         let salt = BASE64.decode(salt).map_err(|_| WRONG)?;
         if salt.is_empty() {

@@ -78,11 +78,7 @@ impl<'a> Bind<'a> {
         let mut reader = Reader::new(body);
         let portal = reader.cstr("portal name")?;
         let statement = reader.cstr("statement name")?;
-        Ok(Self {
-            portal,
-            statement,
-            rest: reader.rest(),
-        })
+        Ok(Self { portal, statement, rest: reader.rest() })
     }
 
     /// Reads the formats and the values.
@@ -93,22 +89,12 @@ impl<'a> Bind<'a> {
         let result_formats = reader.u16_list("result formats")?;
         reader.finish()?;
         if formats.len() > 1 && formats.len() != values.len() {
-            return Err(DecodeError::Invalid(
-                "bind has not as many formats as parameters",
-            ));
+            return Err(DecodeError::Invalid("bind has not as many formats as parameters"));
         }
-        if formats
-            .iter()
-            .chain(&result_formats)
-            .any(|format| *format > 1)
-        {
+        if formats.iter().chain(&result_formats).any(|format| *format > 1) {
             return Err(DecodeError::Invalid("bind asks for an unknown format"));
         }
-        Ok(Params {
-            formats,
-            values,
-            result_formats,
-        })
+        Ok(Params { formats, values, result_formats })
     }
 }
 
@@ -172,9 +158,7 @@ fn kind_and_name(body: &[u8]) -> Result<(u8, &str), DecodeError> {
     let mut reader = Reader::new(body);
     let kind = reader.u8("kind")?;
     if kind != super::STATEMENT && kind != super::PORTAL {
-        return Err(DecodeError::Invalid(
-            "kind is neither a statement nor a portal",
-        ));
+        return Err(DecodeError::Invalid("kind is neither a statement nor a portal"));
     }
     let name = reader.cstr("name")?;
     reader.finish()?;
@@ -268,10 +252,7 @@ mod tests {
         assert_eq!(written(sync), b"S\0\0\0\x04");
         assert_eq!(written(flush), b"H\0\0\0\x04");
         assert_eq!(written(terminate), b"X\0\0\0\x04");
-        assert_eq!(
-            written(|buf| copy_data(buf, b"1\t2\n")),
-            b"d\0\0\0\x081\t2\n"
-        );
+        assert_eq!(written(|buf| copy_data(buf, b"1\t2\n")), b"d\0\0\0\x081\t2\n");
         assert_eq!(written(copy_done), b"c\0\0\0\x04");
         assert_eq!(written(|buf| copy_fail(buf, "no")), b"f\0\0\0\x07no\0");
         assert_eq!(expect_empty(b""), Ok(()));
@@ -283,14 +264,7 @@ mod tests {
         let bytes = written(|buf| parse(buf, "s", "SELECT $1", &[23, 0]));
         assert_eq!(bytes, b"P\0\0\0\x1as\0SELECT $1\0\0\x02\0\0\0\x17\0\0\0\0");
         let view = Parse::decode(&bytes[5..]).unwrap();
-        assert_eq!(
-            view,
-            Parse {
-                name: "s",
-                text: "SELECT $1",
-                types: vec![23, 0]
-            }
-        );
+        assert_eq!(view, Parse { name: "s", text: "SELECT $1", types: vec![23, 0] });
 
         let bytes = written(|buf| bind_text(buf, "p", "s", &[Some(b"7"), None, Some(b"")]));
         let golden = b"B\0\0\0\x1bp\0s\0\0\0\0\x03\0\0\0\x017\xff\xff\xff\xff\0\0\0\0\0\0";
@@ -303,31 +277,13 @@ mod tests {
 
         let bytes = written(|buf| describe(buf, STATEMENT, "s"));
         assert_eq!(bytes, b"D\0\0\0\x07Ss\0");
-        assert_eq!(
-            Describe::decode(&bytes[5..]).unwrap(),
-            Describe {
-                kind: b'S',
-                name: "s"
-            }
-        );
+        assert_eq!(Describe::decode(&bytes[5..]).unwrap(), Describe { kind: b'S', name: "s" });
         let bytes = written(|buf| close(buf, PORTAL, "p"));
         assert_eq!(bytes, b"C\0\0\0\x07Pp\0");
-        assert_eq!(
-            Close::decode(&bytes[5..]).unwrap(),
-            Close {
-                kind: b'P',
-                name: "p"
-            }
-        );
+        assert_eq!(Close::decode(&bytes[5..]).unwrap(), Close { kind: b'P', name: "p" });
         let bytes = written(|buf| execute(buf, "p", 9));
         assert_eq!(bytes, b"E\0\0\0\x0ap\0\0\0\0\x09");
-        assert_eq!(
-            Execute::decode(&bytes[5..]).unwrap(),
-            Execute {
-                portal: "p",
-                max_rows: 9
-            }
-        );
+        assert_eq!(Execute::decode(&bytes[5..]).unwrap(), Execute { portal: "p", max_rows: 9 });
     }
 
     #[test]
@@ -335,25 +291,13 @@ mod tests {
         let bytes = written(|buf| password(buf, "pw"));
         assert_eq!(bytes, b"p\0\0\0\x07pw\0");
         let view = Password::decode(&bytes[5..]).unwrap();
-        assert_eq!(
-            (view.0, format!("{view:?}").as_str()),
-            (&b"pw"[..], "Password(..)")
-        );
+        assert_eq!((view.0, format!("{view:?}").as_str()), (&b"pw"[..], "Password(..)"));
         let bytes = written(|buf| sasl_initial(buf, "SCRAM-SHA-256", "n,,"));
         assert_eq!(bytes, b"p\0\0\0\x19SCRAM-SHA-256\0\0\0\0\x03n,,");
         let view = SaslInitial::decode(&bytes[5..]).unwrap();
-        assert_eq!(
-            (view.mechanism, view.data),
-            ("SCRAM-SHA-256", Some(&b"n,,"[..]))
-        );
-        assert_eq!(
-            SaslInitial::decode(b"X\0\xff\xff\xff\xff").unwrap().data,
-            None
-        );
-        assert_eq!(
-            written(|buf| sasl_response(buf, "c=biws")),
-            b"p\0\0\0\x0ac=biws"
-        );
+        assert_eq!((view.mechanism, view.data), ("SCRAM-SHA-256", Some(&b"n,,"[..])));
+        assert_eq!(SaslInitial::decode(b"X\0\xff\xff\xff\xff").unwrap().data, None);
+        assert_eq!(written(|buf| sasl_response(buf, "c=biws")), b"p\0\0\0\x0ac=biws");
     }
 
     #[test]
@@ -369,51 +313,23 @@ mod tests {
 
     #[test]
     fn formats_are_none_one_or_as_many_as_values() {
-        let each = Params {
-            formats: vec![0, 1],
-            values: vec![None, None],
-            result_formats: vec![],
-        };
+        let each = Params { formats: vec![0, 1], values: vec![None, None], result_formats: vec![] };
         assert_eq!((each.format(0), each.format(1), each.format(2)), (0, 1, 0));
         let three_for_two = b"\0\0\0\x03\0\0\0\0\0\0\0\x02\xff\xff\xff\xff\xff\xff\xff\xff\0\0";
         assert!(Bind::decode(three_for_two).unwrap().params().is_err());
-        assert!(
-            Bind::decode(b"\0\0\0\x01\0\x02\0\0\0\0")
-                .unwrap()
-                .params()
-                .is_err()
-        );
+        assert!(Bind::decode(b"\0\0\0\x01\0\x02\0\0\0\0").unwrap().params().is_err());
     }
 
     #[test]
     fn counts_and_lengths_that_lie_are_refused_without_being_believed() {
-        let params = |rest: &'static [u8]| {
-            Bind {
-                portal: "",
-                statement: "",
-                rest,
-            }
-            .params()
-        };
-        assert_eq!(
-            params(b"\xff\xff"),
-            Err(DecodeError::Truncated("parameter formats"))
-        );
-        assert_eq!(
-            params(b"\0\0\xff\xff\0"),
-            Err(DecodeError::Truncated("parameter"))
-        );
+        let params = |rest: &'static [u8]| Bind { portal: "", statement: "", rest }.params();
+        assert_eq!(params(b"\xff\xff"), Err(DecodeError::Truncated("parameter formats")));
+        assert_eq!(params(b"\0\0\xff\xff\0"), Err(DecodeError::Truncated("parameter")));
         let minus_two = b"\0\0\0\x01\xff\xff\xff\xfe\0\0";
-        let error = DecodeError::NegativeLength {
-            field: "parameter",
-            length: -2,
-        };
+        let error = DecodeError::NegativeLength { field: "parameter", length: -2 };
         assert_eq!(params(minus_two), Err(error));
         let lowest = b"\0\0\0\x01\x80\0\0\0\0\0";
-        let error = DecodeError::NegativeLength {
-            field: "parameter",
-            length: i32::MIN,
-        };
+        let error = DecodeError::NegativeLength { field: "parameter", length: i32::MIN };
         assert_eq!(params(lowest), Err(error));
         let huge = b"\0\0\0\x01\x7f\xff\xff\xff\0\0";
         assert_eq!(params(huge), Err(DecodeError::Truncated("parameter")));
@@ -427,32 +343,17 @@ mod tests {
 
     #[test]
     fn missing_zero_bytes_leftovers_and_foreign_text_are_refused() {
-        assert_eq!(
-            Query::decode(b"SELECT 1"),
-            Err(DecodeError::MissingNul("query"))
-        );
+        assert_eq!(Query::decode(b"SELECT 1"), Err(DecodeError::MissingNul("query")));
         assert_eq!(Query::decode(b"a\0b\0"), Err(DecodeError::Trailing(2)));
         assert_eq!(Query::decode(b"\xfc\0"), Err(DecodeError::NotUtf8("query")));
         assert_eq!(Query::text_bytes(b"\xfc\0"), Ok(&b"\xfc"[..]));
-        assert_eq!(
-            Parse::decode(b"\0\xfc\0\0\0"),
-            Err(DecodeError::NotUtf8("statement"))
-        );
+        assert_eq!(Parse::decode(b"\0\xfc\0\0\0"), Err(DecodeError::NotUtf8("statement")));
         assert_eq!(Parse::raw(b"\0\xfc\0\0\0"), Ok(("", &b"\xfc"[..], vec![])));
-        assert_eq!(
-            Parse::decode(b"\xfc\0\0\0\0"),
-            Err(DecodeError::NotUtf8("statement name"))
-        );
-        assert_eq!(
-            Bind::decode(b"\0s"),
-            Err(DecodeError::MissingNul("statement name"))
-        );
+        assert_eq!(Parse::decode(b"\xfc\0\0\0\0"), Err(DecodeError::NotUtf8("statement name")));
+        assert_eq!(Bind::decode(b"\0s"), Err(DecodeError::MissingNul("statement name")));
         assert!(Describe::decode(b"Xs\0").is_err());
         assert!(Close::decode(b"").is_err());
-        assert_eq!(
-            Execute::decode(b"p\0\0\0\0"),
-            Err(DecodeError::Truncated("row limit"))
-        );
+        assert_eq!(Execute::decode(b"p\0\0\0\0"), Err(DecodeError::Truncated("row limit")));
         assert_eq!(Password::decode(b"a\0b\0"), Err(DecodeError::Trailing(2)));
     }
 

@@ -102,9 +102,7 @@ pub fn copy_done(buf: &mut BytesMut) {
 
 /// Gives a COPY stream up; the server's error will quote the reason.
 pub fn copy_fail(buf: &mut BytesMut, reason: &str) {
-    message(buf, super::COPY_FAIL, |buf| {
-        put_cstr(buf, reason.as_bytes())
-    });
+    message(buf, super::COPY_FAIL, |buf| put_cstr(buf, reason.as_bytes()));
 }
 
 /// Answers a request for a password, in the clear or by md5.

@@ -9,10 +9,7 @@ use bytes::Bytes;
 /// notification, or the new value of a setting.
 #[inline]
 pub fn is_async(tag: u8) -> bool {
-    matches!(
-        tag,
-        super::NOTICE_RESPONSE | super::NOTIFICATION_RESPONSE | super::PARAMETER_STATUS
-    )
+    matches!(tag, super::NOTICE_RESPONSE | super::NOTIFICATION_RESPONSE | super::PARAMETER_STATUS)
 }
 
 /// What a statement did, as the server words it.
@@ -33,10 +30,7 @@ pub fn tag_rows(tag: &str) -> Option<u64> {
         _ => return None,
     };
     // `parse` alone would take a sign.
-    count
-        .bytes()
-        .all(|digit| digit.is_ascii_digit())
-        .then(|| count.parse().ok())?
+    count.bytes().all(|digit| digit.is_ascii_digit()).then(|| count.parse().ok())?
 }
 
 /// The name and the value of a setting.
@@ -54,9 +48,7 @@ pub fn backend_key_of(body: &[u8]) -> Result<(u32, Bytes), DecodeError> {
     let pid = reader.u32("backend key")?;
     let secret = reader.rest();
     if !(4..=MAX_SECRET).contains(&secret.len()) {
-        return Err(DecodeError::Invalid(
-            "backend key has a secret of the wrong length",
-        ));
+        return Err(DecodeError::Invalid("backend key has a secret of the wrong length"));
     }
     Ok((pid, Bytes::copy_from_slice(secret)))
 }
@@ -117,11 +109,7 @@ pub fn notification_of(body: &[u8]) -> Result<Notification<'_>, DecodeError> {
     let channel = reader.cstr("notification channel")?;
     let payload = reader.cstr("notification payload")?;
     reader.finish()?;
-    Ok(Notification {
-        pid,
-        channel,
-        payload,
-    })
+    Ok(Notification { pid, channel, payload })
 }
 
 /// What the server wants of us at this step of the log-in.
@@ -193,11 +181,7 @@ mod tests {
     fn golden_bytes_of_the_log_in() {
         for (bytes, golden, meaning) in [
             (written(auth_ok), &b"R\0\0\0\x08\0\0\0\0"[..], Auth::Ok),
-            (
-                written(auth_cleartext),
-                b"R\0\0\0\x08\0\0\0\x03",
-                Auth::Cleartext,
-            ),
+            (written(auth_cleartext), b"R\0\0\0\x08\0\0\0\x03", Auth::Cleartext),
             (
                 written(|buf| auth_md5(buf, [1, 2, 3, 4])),
                 b"R\0\0\0\x0c\0\0\0\x05\x01\x02\x03\x04",
@@ -235,16 +219,10 @@ mod tests {
         assert_eq!(command_tag(&bytes[5..]).unwrap(), "INSERT 0 3");
         let bytes = written(|buf| parameter_status(buf, "TimeZone", "UTC"));
         assert_eq!(bytes, b"S\0\0\0\x11TimeZone\0UTC\0");
-        assert_eq!(
-            parameter_status_of(&bytes[5..]).unwrap(),
-            ("TimeZone", "UTC")
-        );
+        assert_eq!(parameter_status_of(&bytes[5..]).unwrap(), ("TimeZone", "UTC"));
         let bytes = written(|buf| backend_key_data(buf, 9, b"abcd"));
         assert_eq!(bytes, b"K\0\0\0\x0c\0\0\0\x09abcd");
-        assert_eq!(
-            backend_key_of(&bytes[5..]).unwrap(),
-            (9, Bytes::from_static(b"abcd"))
-        );
+        assert_eq!(backend_key_of(&bytes[5..]).unwrap(), (9, Bytes::from_static(b"abcd")));
         for (bytes, tag) in [
             (written(parse_complete), PARSE_COMPLETE),
             (written(bind_complete), BIND_COMPLETE),
@@ -265,30 +243,17 @@ mod tests {
             name\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0";
         assert_eq!(bytes, golden);
         let bytes = written(|buf| data_row(buf, &[Some("7"), None, Some("")]));
-        assert_eq!(
-            bytes,
-            b"D\0\0\0\x13\0\x03\0\0\0\x017\xff\xff\xff\xff\0\0\0\0"
-        );
-        assert_eq!(
-            data_row_of(&bytes[5..]).unwrap(),
-            [Some(&b"7"[..]), None, Some(b"")]
-        );
+        assert_eq!(bytes, b"D\0\0\0\x13\0\x03\0\0\0\x017\xff\xff\xff\xff\0\0\0\0");
+        assert_eq!(data_row_of(&bytes[5..]).unwrap(), [Some(&b"7"[..]), None, Some(b"")]);
         let bytes = written(|buf| parameter_description(buf, &[23]));
         assert_eq!(bytes, b"t\0\0\0\x0a\0\x01\0\0\0\x17");
         let bytes = written(|buf| copy_in_response(buf, true, 2));
         assert_eq!(bytes, b"G\0\0\0\x0b\x01\0\x02\0\x01\0\x01");
-        let format = CopyFormat {
-            binary: true,
-            columns: vec![1, 1],
-        };
+        let format = CopyFormat { binary: true, columns: vec![1, 1] };
         assert_eq!(copy_in_format(&bytes[5..]).unwrap(), format);
         let bytes = written(|buf| notification_response(buf, 7, "news", "hi"));
         assert_eq!(bytes, b"A\0\0\0\x10\0\0\0\x07news\0hi\0");
-        let news = Notification {
-            pid: 7,
-            channel: "news",
-            payload: "hi",
-        };
+        let news = Notification { pid: 7, channel: "news", payload: "hi" };
         assert_eq!(notification_of(&bytes[5..]).unwrap(), news);
     }
 
@@ -325,15 +290,9 @@ mod tests {
 
     #[test]
     fn a_hostile_backend_meets_an_error() {
-        let negative = DecodeError::NegativeLength {
-            field: "column",
-            length: -3,
-        };
+        let negative = DecodeError::NegativeLength { field: "column", length: -3 };
         assert_eq!(data_row_of(b"\0\x01\xff\xff\xff\xfd"), Err(negative));
-        assert_eq!(
-            data_row_of(b"\xff\xff"),
-            Err(DecodeError::Truncated("column"))
-        );
+        assert_eq!(data_row_of(b"\xff\xff"), Err(DecodeError::Truncated("column")));
         assert_eq!(data_row_of(b"\0\0x"), Err(DecodeError::Trailing(1)));
         for body in [&b""[..], b"X", b"II"] {
             assert!(ready_status(body).is_err());
@@ -342,21 +301,12 @@ mod tests {
         assert!(backend_key_of(&[0; 261]).is_err());
         assert!(copy_in_format(b"\x02\0\0").is_err());
         assert!(copy_in_format(b"\0\xff\xff\0\0").is_err());
-        assert_eq!(
-            command_tag(b"SELECT 1"),
-            Err(DecodeError::MissingNul("command tag"))
-        );
+        assert_eq!(command_tag(b"SELECT 1"), Err(DecodeError::MissingNul("command tag")));
         assert!(parameter_status_of(b"a\0b").is_err());
         assert!(notification_of(b"\0\0\0\x01a\0").is_err());
-        assert_eq!(
-            Auth::decode(b"\0\0\0\x05abc"),
-            Err(DecodeError::Truncated("md5 salt"))
-        );
+        assert_eq!(Auth::decode(b"\0\0\0\x05abc"), Err(DecodeError::Truncated("md5 salt")));
         assert_eq!(Auth::decode(b"\0\0\0\0x"), Err(DecodeError::Trailing(1)));
-        assert_eq!(
-            Auth::decode(b"\0\0"),
-            Err(DecodeError::Truncated("authentication method"))
-        );
+        assert_eq!(Auth::decode(b"\0\0"), Err(DecodeError::Truncated("authentication method")));
         let endless = [&b"\0\0\0\x0a"[..], &b"X\0".repeat(17), b"\0"].concat();
         assert!(Auth::decode(&endless).is_err());
     }

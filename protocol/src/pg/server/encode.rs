@@ -12,9 +12,7 @@ pub fn ready_for_query(buf: &mut BytesMut, status: u8) {
 
 /// Ends a statement's answer.
 pub fn command_complete(buf: &mut BytesMut, tag: &str) {
-    message(buf, super::COMMAND_COMPLETE, |buf| {
-        put_display(buf, tag.as_bytes())
-    });
+    message(buf, super::COMMAND_COMPLETE, |buf| put_display(buf, tag.as_bytes()));
 }
 
 /// Tells the value of a setting.

@@ -64,9 +64,7 @@ impl ErrorFields {
         let mut count = 0;
         each(body, |_, _| count += 1)?;
         if count > usize::from(u8::MAX) {
-            return Err(DecodeError::Invalid(
-                "error has more fields than there are codes",
-            ));
+            return Err(DecodeError::Invalid("error has more fields than there are codes"));
         }
         let mut fields = Vec::with_capacity(count);
         each(body, |code, value| fields.push((code, value.to_vec())))?;
@@ -115,10 +113,7 @@ impl ErrorFields {
 
     /// A field as it came.
     pub fn get(&self, code: u8) -> Option<&[u8]> {
-        self.fields
-            .iter()
-            .find(|(known, _)| *known == code)
-            .map(|(_, value)| value.as_slice())
+        self.fields.iter().find(|(known, _)| *known == code).map(|(_, value)| value.as_slice())
     }
 
     /// A field to be read by people or compared with names; what is not UTF-8 is replaced.
@@ -128,9 +123,7 @@ impl ErrorFields {
 
     /// All fields in their order.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
-        self.fields
-            .iter()
-            .map(|(code, value)| (*code, value.as_slice()))
+        self.fields.iter().map(|(code, value)| (*code, value.as_slice()))
     }
 
     /// The SQLSTATE. A backend that sends none has an error of its own, and `XX000` says that.
@@ -245,10 +238,7 @@ mod tests {
         let mut buf = BytesMut::new();
         error.encode(ERROR_RESPONSE, &mut buf);
         assert_eq!(&buf[..], GOLDEN);
-        assert_eq!(
-            field_of(&GOLDEN[5..], field::CODE).unwrap(),
-            Some(&b"42P01"[..])
-        );
+        assert_eq!(field_of(&GOLDEN[5..], field::CODE).unwrap(), Some(&b"42P01"[..]));
         assert_eq!(field_of(&GOLDEN[5..], field::HINT).unwrap(), None);
     }
 
@@ -264,12 +254,7 @@ mod tests {
 
     #[test]
     fn an_error_without_a_sqlstate_or_without_anything_is_an_internal_one() {
-        for body in [
-            &b"\0"[..],
-            b"Mno code\0\0",
-            b"C\0\0",
-            b"C\xff\xff\xff\xff\xff\0\0",
-        ] {
+        for body in [&b"\0"[..], b"Mno code\0\0", b"C\0\0", b"C\xff\xff\xff\xff\xff\0\0"] {
             let error = ErrorFields::parse(body).unwrap();
             assert_eq!((error.code(), &*error.severity()), ("XX000", "ERROR"));
         }
@@ -277,44 +262,24 @@ mod tests {
 
     #[test]
     fn an_error_of_our_own_is_built_changed_and_cut_at_a_zero_byte() {
-        let mut error = ErrorFields::new("FATAL", "57P01", "going\0away")
-            .detail("d")
-            .hint("h");
+        let mut error = ErrorFields::new("FATAL", "57P01", "going\0away").detail("d").hint("h");
         assert!(error.is_fatal());
         error.set(field::DETAIL, "more");
         error.remove(field::HINT);
         error.set(0, "would end the list");
         let mut buf = BytesMut::new();
         error.encode(ERROR_RESPONSE, &mut buf);
-        assert_eq!(
-            &buf[..],
-            b"E\0\0\0\x27SFATAL\0VFATAL\0C57P01\0Mgoing\0Dmore\0\0"
-        );
+        assert_eq!(&buf[..], b"E\0\0\0\x27SFATAL\0VFATAL\0C57P01\0Mgoing\0Dmore\0\0");
     }
 
     #[test]
     fn lists_that_do_not_end_or_never_end_are_refused() {
-        assert_eq!(
-            ErrorFields::parse(b""),
-            Err(DecodeError::Truncated("field code"))
-        );
-        assert_eq!(
-            ErrorFields::parse(b"Mx\0"),
-            Err(DecodeError::Truncated("field code"))
-        );
-        assert_eq!(
-            ErrorFields::parse(b"Mx"),
-            Err(DecodeError::MissingNul("error field"))
-        );
-        assert_eq!(
-            ErrorFields::parse(b"Mx\0\0y"),
-            Err(DecodeError::Trailing(1))
-        );
+        assert_eq!(ErrorFields::parse(b""), Err(DecodeError::Truncated("field code")));
+        assert_eq!(ErrorFields::parse(b"Mx\0"), Err(DecodeError::Truncated("field code")));
+        assert_eq!(ErrorFields::parse(b"Mx"), Err(DecodeError::MissingNul("error field")));
+        assert_eq!(ErrorFields::parse(b"Mx\0\0y"), Err(DecodeError::Trailing(1)));
         let mut many = b"x\0".repeat(256);
         many.push(0);
-        assert!(matches!(
-            ErrorFields::parse(&many),
-            Err(DecodeError::Invalid(_))
-        ));
+        assert!(matches!(ErrorFields::parse(&many), Err(DecodeError::Invalid(_))));
     }
 }
