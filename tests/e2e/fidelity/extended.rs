@@ -266,8 +266,9 @@ fn prepared_statements_live_through_ddl_and_die_on_request() {
         pair.query("create index on prep_t(v)").await;
         pair.talk(&select, 1).await;
         pair.talk(&update, 1).await;
+        // A result that has other columns now: a connection that had prepared the statement says so
+        // (0A000), one that prepares it now does not. Which one is lent is not the client's to know.
         pair.query("alter table prep_t add column w int default 3").await;
-        pair.talk(&select, 1).await;
         pair.talk(&update, 1).await;
         pair.queries(&[
             "prepare p(int) as select v + $1 from prep_t",
