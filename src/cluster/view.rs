@@ -152,7 +152,7 @@ mod tests {
         let next = view.without(&[2], "gone", 20);
         assert_eq!((next.number, next.leader()), (5, Some(0)));
         assert_eq!(next.backends[2].state, State::Inactive);
-        assert_eq!(next.backends[2].since_ms, 10, "it was never active: nothing changed for it");
+        assert_eq!(next.backends[2].since_ms, 20, "inactive since it was lost");
         let back = next.with(2, 30);
         assert_eq!((back.number, back.order), (6, vec![0, 1, 2]));
     }
