@@ -39,6 +39,8 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// Whether the same bytes mean the same on every server: no bound value reads the clock, and
     /// the values that the classifier was not sure of are fixed.
     fn is_fixed(&self, doubtful: &[crate::sql::TimeParam]) -> bool;
+    /// Whether a database has any part in it: closing a statement is the application's affair alone.
+    fn needs_backend(&self) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
     fn is_partial(&self) -> bool;
     /// The statement that is described or bound here, whether or not it is run.

@@ -149,13 +149,12 @@ async fn identify<P: Protocol>(
     shared: &Shared<P>,
     settings: &Settings,
 ) -> Result<(), String> {
-    let control = seen.control.as_ref().ok_or_else(|| {
-        "it is not initialised: its content has to be copied anew (lockstep init)".to_owned()
-    })?;
+    let control = seen
+        .control
+        .as_ref()
+        .ok_or_else(|| "it is not initialised: it needs a full copy".to_owned())?;
     if control.system_identifier != seen.system {
-        return Err(
-            "another server stands at its address: its content has to be copied anew".into()
-        );
+        return Err("another server stands at its address: it needs a full copy".into());
     }
     if control.backend != name {
         return Err(format!("backend {} stands at its address", control.backend));

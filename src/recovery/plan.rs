@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 /// Number and identity of records, in order.
-pub type Tail = Vec<(i64, i64)>;
+pub(super) type Tail = Vec<(i64, i64)>;
 
 /// Why a journal cannot be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub(super) enum Obstacle {
     /// It has a record that the cluster does not have, or another one under the same number.
     Ahead(i64),
     /// The cluster's journal begins after what it lacks.
@@ -24,13 +24,13 @@ impl std::fmt::Display for Obstacle {
         match self {
             Self::Ahead(seq) => write!(
                 f,
-                "it has record {seq}, which the cluster does not have: its content differs and has \
-                 to be copied anew (lockstep init --source <active backend> --discard)"
+                "it has record {seq} of the journal, which the cluster does not have: it needs a full \
+                 copy (README, \"When a server comes back\")"
             ),
             Self::Pruned { complete, pruned } => write!(
                 f,
-                "it has everything up to record {complete}, but the journal begins after {pruned}: \
-                 its content has to be copied anew (lockstep init --source <active backend> --discard)"
+                "it has everything up to record {complete}, but the journal begins after {pruned}: it \
+                 needs a full copy (README, \"When a server comes back\")"
             ),
         }
     }
@@ -40,7 +40,7 @@ impl std::fmt::Display for Obstacle {
 ///
 /// # Errors
 /// When the backend cannot be brought up to date by replay.
-pub fn lacking(
+pub(super) fn lacking(
     mine: &Tail,
     complete: i64,
     theirs: &Tail,
@@ -64,7 +64,7 @@ pub fn lacking(
 }
 
 /// All records that any of the members has, and the members that contradict the first one's.
-pub fn union(tails: &[Tail]) -> (BTreeMap<i64, (i64, usize)>, Vec<usize>) {
+pub(super) fn union(tails: &[Tail]) -> (BTreeMap<i64, (i64, usize)>, Vec<usize>) {
     let mut all: BTreeMap<i64, (i64, usize)> = BTreeMap::new();
     let mut odd = Vec::new();
     for (member, tail) in tails.iter().enumerate() {

@@ -83,6 +83,11 @@ impl<P: Protocol> Session<P> {
 
     /// Runs messages that execute nothing. Their failure fails the transaction like any other.
     async fn prepared_only(&mut self, work: &P::Work) -> Result<(), Stop> {
+        if !work.needs_backend() {
+            // Drivers close statements behind their user's back, and nobody reads of a failure there.
+            self.client.answer(work, "");
+            return Ok(());
+        }
         let done = self.unexecuted(work).await;
         if done.is_err() {
             self.after_error().await;

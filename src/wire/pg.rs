@@ -175,6 +175,11 @@ impl Work for PgWork {
         })
     }
 
+    fn needs_backend(&self) -> bool {
+        let closes = |step: &Step| matches!(step, Step::CloseStatement);
+        !matches!(self, Self::Steps(steps) if steps.iter().all(closes))
+    }
+
     fn is_partial(&self) -> bool {
         match self {
             Self::Query(_) => false,
