@@ -253,6 +253,10 @@ impl<P: Protocol> Session<P> {
                 None => None,
             };
             self.shared.ledger.wait_for_earlier(ticket.seq).await;
+            // Whoever has left meanwhile needs nothing, and would only be waited for.
+            if !self.shared.keeper.view().is_member(follower) {
+                continue;
+            }
             self.shared.backends[follower].metrics.follower_retries.inc();
             match self.apply_again(tx, ticket, record, follower).await {
                 Ok(share) => shares.push(share),

@@ -117,8 +117,15 @@ pub(super) async fn report_share<P: Protocol>(
 /// Drops shares at once: what is queued is thrown away, what runs is cancelled, all is undone.
 pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P::Link>>) {
     let ends = shares.into_iter().map(|mut share| async move {
-        if share.lease.outstanding() > 0 {
-            P::Link::cancel(&share.lease.canceller()).await;
+        let backend = share.lease.backend();
+        // A backend that has been given up needs no asking, and might not answer.
+        let (gone, canceller) = (backend.gone(), share.lease.canceller());
+        if share.lease.outstanding() > 0 && shared.keeper.view().is_member(backend.index) {
+            tokio::select! {
+                biased;
+                () = gone.cancelled() => {}
+                () = P::Link::cancel(&canceller) => {}
+            }
         }
         share.lease.queue_rollback();
         (share.lease.drain().await, share.lease)
