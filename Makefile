@@ -15,7 +15,7 @@ demo: setup ## Three PostgreSQL servers, the proxy in front, and what to try
 	cargo run --release --locked -- demo
 
 test: setup ## Run all tests, on real servers too
-	cargo test --workspace --locked --no-fail-fast
+	@.ci/test
 
 unit: ## Run the tests that need no server
 	cargo test --workspace --locked --lib

@@ -214,11 +214,13 @@ impl Control for PgControl {
         }))
     }
 
-    fn set_sequences(&self, values: Vec<(String, i64, bool)>) -> Answer<'_, ()> {
+    fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()> {
         Box::pin(self.ask(move |client| async move {
-            let set = "SELECT pg_catalog.setval($1::text::pg_catalog.regclass, $2, $3)";
+            let set = "SELECT pg_catalog.setval(seqrelid, least(greatest($2 + $4 * seqincrement, seqmin), \
+                       seqmax), $3 OR $4 <> 0) FROM pg_catalog.pg_sequence \
+                       WHERE seqrelid = $1::text::pg_catalog.regclass";
             for (name, value, called) in &values {
-                client.execute(set, &[name, value, called]).await?;
+                client.execute(set, &[name, value, called, &ahead]).await?;
             }
             Ok(())
         }))

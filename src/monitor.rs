@@ -37,9 +37,10 @@ pub async fn probe<P: Protocol>(
         let seen = if count.is_multiple_of(WRITE_EVERY) {
             control.probe_write().await
         } else {
-            control.examine().await.and_then(|seen| {
-                if seen.writable { Ok(()) } else { Err("it does not take writes".into()) }
-            })
+            control
+                .examine()
+                .await
+                .and_then(|seen| shared.backends[backend].judge(&seen.started, seen.writable))
         };
         if let Err(why) = seen {
             let cause = format!("health check failed: {why}");

@@ -70,6 +70,9 @@ pub struct Backend<L> {
     pub index: usize,
     /// Where it is, for people.
     pub address: String,
+    /// When its server was started, as of the last look at its journal. A connection to a server
+    /// that was started at another time is not used before somebody has looked again.
+    pub started: Arc<Mutex<String>>,
     /// Its figures.
     pub metrics: Arc<BackendMetrics>,
     weight: AtomicU32,
@@ -91,12 +94,14 @@ impl<L: crate::exchange::Link> Backend<L> {
         weight: u32,
         limits: Limits,
         metrics: Arc<BackendMetrics>,
+        started: Arc<Mutex<String>>,
         dial: Box<dyn Dial<L>>,
     ) -> Self {
         Self {
             name,
             index,
             address,
+            started,
             metrics,
             weight: AtomicU32::new(weight),
             in_flight: AtomicU32::new(0),
@@ -130,6 +135,27 @@ impl<L: crate::exchange::Link> Backend<L> {
         self.generation.load(Ordering::SeqCst)
     }
 
+    /// Whether a look at the server is reassuring.
+    ///
+    /// # Errors
+    /// When it takes no writes, or was restarted since its journal was looked at.
+    pub fn judge(&self, started: &str, writable: bool) -> Result<(), String> {
+        let known = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if !writable {
+            Err("it does not take writes".into())
+        } else if !known.is_empty() && *known != started {
+            Err("the server was restarted".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes when the server was started, after a look at its journal.
+    pub fn note_start(&self, started: &str) {
+        let mut known = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.clone_into(&mut known);
+    }
+
     /// Ends when the backend is given up.
     pub fn gone(&self) -> CancellationToken {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -137,6 +163,7 @@ impl<L: crate::exchange::Link> Backend<L> {
 
     /// Ends every connection at once: whoever waits for an answer gets an error.
     pub fn give_up(&self) {
+        self.note_start("");
         self.generation.fetch_add(1, Ordering::SeqCst);
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *gone, CancellationToken::new()).cancel();

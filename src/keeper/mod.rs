@@ -68,8 +68,8 @@ pub trait Control: Send + Sync {
     fn prune(&self, seq: i64) -> Answer<'_, u64>;
     /// All sequences: name, value, whether it has been called.
     fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>>;
-    /// Sets a sequence to exactly this.
-    fn set_sequences(&self, values: Vec<(String, i64, bool)>) -> Answer<'_, ()>;
+    /// Sets sequences, so many of their steps ahead: what is drawn elsewhere meanwhile stays below.
+    fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()>;
     /// Ends the sessions of the given users that are not ours, and waits until they are gone.
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
     /// The catalog as it is now.
@@ -226,10 +226,19 @@ impl<L: Link> Keeper<L> {
             return false;
         }
         let newest = self.ledger.last_acknowledged();
-        if newest <= seen.control.as_ref().map_or(0, |c| c.complete_to) {
-            return true;
+        let complete = newest <= seen.control.as_ref().map_or(0, |c| c.complete_to);
+        let well = complete || matches!(self.controls[backend].has_record(newest).await, Ok(true));
+        if well {
+            self.backends[backend].note_start(&seen.started);
         }
-        matches!(self.controls[backend].has_record(newest).await, Ok(true))
+        well
+    }
+
+    /// Notes since when the server of a member runs whose journal has just been compared.
+    async fn note_start(&self, backend: usize) {
+        if let Ok(seen) = self.look(backend).await {
+            self.backends[backend].note_start(&seen.started);
+        }
     }
 
     async fn look(&self, backend: usize) -> Result<Examination, String> {
@@ -358,6 +367,9 @@ impl<L: Link> Keeper<L> {
         }
         self.persist(&view).await;
         let failed = self.write_to_members(&view).await;
+        for &member in &order {
+            self.note_start(member).await;
+        }
         if failed.len() == order.len() {
             tracing::warn!("the members went away while they were settled");
             return;
@@ -381,6 +393,7 @@ impl<L: Link> Keeper<L> {
         let names = self.names(&next.order);
         self.controls[backend].write_view(next.number, names).await?;
         self.persist(&next).await;
+        self.note_start(backend).await;
         self.backends[backend].refresh();
         let failed = self.write_to_members(&next).await;
         let name = &self.backends[backend].name;

@@ -159,10 +159,21 @@ fn connect(
         idle: config.pool.idle_timeout,
         lifetime: config.pool.max_lifetime,
     };
-    let dial = Box::new(PgDial { route, shared: shared.clone(), logins });
+    let started = Arc::default();
+    let dial =
+        Box::new(PgDial { route, shared: shared.clone(), logins, started: Arc::clone(&started) });
     let address = format!("{}:{}", backend.host, backend.port);
     let figures = metrics.backend(&backend.name);
-    Ok(Backend::new(index, backend.name.clone(), address, backend.weight, limits, figures, dial))
+    Ok(Backend::new(
+        index,
+        backend.name.clone(),
+        address,
+        backend.weight,
+        limits,
+        figures,
+        started,
+        dial,
+    ))
 }
 
 /// The front door.

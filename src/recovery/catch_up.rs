@@ -16,6 +16,8 @@ const NEARLY: usize = 20;
 /// The least and the most by which a commit is slowed down.
 const LIGHT_US: u32 = 5_000;
 const HARD_US: u32 = 100_000;
+/// Values of each sequence that a returning backend keeps clear of.
+const RESERVE: i64 = 64;
 /// Records fetched at once.
 const FETCH: usize = 500;
 /// The longest pause between two attempts.
@@ -201,7 +203,8 @@ async fn apply<P: Protocol>(
     Ok(missing.len())
 }
 
-/// Sequences move outside transactions: they are taken over as they are, behind the gate.
+/// Sequences move outside transactions: they are taken over behind the gate, with a reserve, since
+/// transactions that drew from them before may still commit afterwards.
 async fn copy_sequences<P: Protocol>(shared: &Shared<P>, backend: usize) -> Result<(), String> {
     let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
     let theirs = shared.controls[leader].sequences().await?;
@@ -211,12 +214,6 @@ async fn copy_sequences<P: Protocol>(shared: &Shared<P>, backend: usize) -> Resu
         .into_iter()
         .map(|(name, value, called)| (name, (value, called)))
         .collect();
-    let differ = theirs.into_iter().filter(|(name, value, called)| {
-        mine.get(name).is_some_and(|mine| *mine != (*value, *called))
-    });
-    let differ: Vec<_> = differ.collect();
-    if differ.is_empty() {
-        return Ok(());
-    }
-    shared.controls[backend].set_sequences(differ).await
+    let known: Vec<_> = theirs.into_iter().filter(|(name, ..)| mine.contains_key(name)).collect();
+    shared.controls[backend].set_sequences(known, RESERVE).await
 }

@@ -205,7 +205,7 @@ async fn level_sequences<P: Protocol>(shared: &Shared<P>, there: &[usize]) -> Re
         });
         let behind: Vec<_> = behind.collect();
         if !behind.is_empty() {
-            shared.controls[member].set_sequences(behind).await?;
+            shared.controls[member].set_sequences(behind, 0).await?;
         }
     }
     Ok(())

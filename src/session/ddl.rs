@@ -25,6 +25,10 @@ impl<P: Protocol> Session<P> {
         if ddl.duplicate_trigger {
             return self.answered(step, "CREATE TRIGGER");
         }
+        if step.statement.tag == "truncate" && !step.statement.resets_sequences {
+            // What its triggers do must be seen: it is captured like any other write.
+            return self.write(step, false, Hold::Statement).await;
+        }
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }

@@ -183,7 +183,7 @@ async fn a_check_names_what_is_wrong() {
     found(Severity::Warning, "east", "user postgres is a superuser");
     found(Severity::Warning, "east", "loose: has no primary key");
     found(Severity::Warning, "east", "fsync is off");
-    found(Severity::Warning, "west", "TimeZone is Asia/Tokyo here");
+    found(Severity::Error, "west", "TimeZone is Asia/Tokyo here");
     found(Severity::Warning, "west", "extensions is pgcrypto");
     found(Severity::Warning, "west", "1 large objects");
     found(Severity::Warning, "east", "the server allows 57 connections");

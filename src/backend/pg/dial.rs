@@ -1,7 +1,7 @@
 //! Opening connections for application users.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +10,10 @@ use super::link::{PgLink, Shared};
 use crate::backend::{ConnectError, Dial, Dialling, Purpose};
 use crate::exchange::Link;
 use crate::store::journal::MARK_SQL;
+
+/// When the server was started, in the words that a look at the backend has for it.
+const STARTED: &str = "SELECT ((extract(epoch FROM pg_catalog.pg_postmaster_start_time()) \
+                       OPERATOR(pg_catalog.*) 1000000)::bigint)::text";
 
 /// Opens connections to one PostgreSQL backend.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub struct PgDial {
     pub shared: Arc<Shared>,
     /// How each application user logs in there.
     pub logins: HashMap<String, Login>,
+    /// When the server was started, as far as its journal has been looked at since.
+    pub started: Arc<Mutex<String>>,
 }
 
 impl PgDial {
@@ -39,6 +45,7 @@ impl PgDial {
             login.parameters.push(read_only);
         }
         let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
+        self.check_start(&mut link).await?;
         link.reader = purpose == Purpose::Read;
         if link.reader {
             link.parameters.insert("default_transaction_read_only".into(), "off".into());
@@ -51,6 +58,24 @@ impl PgDial {
                 .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
         }
         Ok(link)
+    }
+
+    /// A server that was restarted unseen may have lost commits, or be an older copy of itself.
+    async fn check_start(&self, link: &mut PgLink) -> Result<(), ConnectError> {
+        let known = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let asked = tokio::time::timeout(self.route.timeout, link.ask(STARTED, &[])).await;
+        let seen = match asked {
+            Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
+            _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
+        };
+        if seen == known {
+            Ok(())
+        } else {
+            Err(ConnectError::Unreachable("the server was restarted".into()))
+        }
     }
 
     /// What the capture triggers sign their reports on this connection with.
