@@ -24,7 +24,7 @@ e2e: setup ## Run the tests on real servers only
 	cargo test --locked --test e2e
 
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
-	python3 benches/compare.py $(ARGS)
+	python3 -B benches/compare.py $(ARGS)
 
 check: ## Format, lints, documentation: warnings are errors
 	cargo fmt --all --check

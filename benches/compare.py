@@ -147,12 +147,11 @@ def measure(lab, targets, rounds, seconds, only):
                 by_target[target.name].append(result)
                 say(f"{name:30} {target.name:10} {result['tps']:9.0f} tps "
                     f"{result['errors']} errors {' | '.join(result['said'])}")
-        if clients == 1:
+        if writes and clients == 1:
             for extra, given, options in MEASURES:
-                if (extra == ROUND_TRIP) != writes:
-                    rows = [load(lab, targets[0], given, 1, min(3, seconds), options)
-                            for _ in range(rounds)]
-                    results.setdefault(extra, {})[targets[0].name] = rows
+                results[extra] = {targets[0].name: [
+                    load(lab, targets[0], given, 1, min(3, seconds), options)
+                    for _ in range(rounds)]}
     return results
 
 
