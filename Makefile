@@ -23,8 +23,8 @@ unit: ## Run the tests that need no server
 e2e: setup ## Run the tests on real servers only
 	cargo test --locked --test e2e
 
-bench: setup ## Measure, side by side with its peers where they are installed
-	cargo bench --locked
+bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
+	python3 -B benches/compare.py $(ARGS)
 
 check: ## Format, lints, documentation: warnings are errors
 	cargo fmt --all --check
