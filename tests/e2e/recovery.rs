@@ -400,7 +400,7 @@ fn a_journal_that_no_longer_reaches_back_keeps_the_server_out() {
                 .await
                 .parse()
                 .unwrap();
-            if kept < 200 && app.one("select count(*) > 120 from prune_t").await == "t" {
+            if kept < 100 && app.one("select count(*) > 120 from prune_t").await == "t" {
                 Ok(())
             } else {
                 Err(format!("{kept} records"))
