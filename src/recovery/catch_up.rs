@@ -17,7 +17,7 @@ const NEARLY: usize = 20;
 const LIGHT_US: u32 = 5_000;
 const HARD_US: u32 = 100_000;
 /// Values of each sequence that a returning backend keeps clear of.
-const RESERVE: i64 = 64;
+pub(super) const RESERVE: i64 = 64;
 /// Records fetched at once.
 const FETCH: usize = 500;
 /// The longest pause between two attempts.

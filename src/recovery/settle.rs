@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Settings;
+use super::catch_up::RESERVE;
 use super::plan::{self, Tail};
 use super::replay::replay;
 use crate::exchange::Protocol;
@@ -197,15 +198,17 @@ async fn level_sequences<P: Protocol>(shared: &Shared<P>, there: &[usize]) -> Re
             }
         }
     }
-    for &member in there {
+    for (place, &member) in there.iter().enumerate() {
+        // The first leads. The others keep clear of what it hands out to those who then roll back.
+        let ahead = if place == 0 { 0 } else { RESERVE };
         let mine = shared.controls[member].sequences().await?;
-        let behind = mine.into_iter().filter_map(|(name, value, called)| {
+        let targets = mine.into_iter().filter_map(|(name, value, called)| {
             let known = *furthest.get(&name)?;
-            (known != (value, called)).then_some((name, known.0, known.1))
+            (ahead > 0 || known != (value, called)).then_some((name, known.0, known.1))
         });
-        let behind: Vec<_> = behind.collect();
-        if !behind.is_empty() {
-            shared.controls[member].set_sequences(behind, 0).await?;
+        let targets: Vec<_> = targets.collect();
+        if !targets.is_empty() {
+            shared.controls[member].set_sequences(targets, ahead).await?;
         }
     }
     Ok(())
