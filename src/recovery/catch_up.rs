@@ -66,7 +66,7 @@ pub(super) async fn catch_up<P: Protocol>(
     let name = &settings.names[backend];
     let control = &shared.controls[backend];
     let seen = control.examine().await?;
-    identify(&seen, name, shared, settings).await?;
+    identify(&seen, name, shared).await?;
     control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
     control.fence(settings.users.clone()).await?;
     // What was left over from before must not hide in a connection of ours.
@@ -149,7 +149,6 @@ async fn identify<P: Protocol>(
     seen: &crate::keeper::Examination,
     name: &str,
     shared: &Shared<P>,
-    settings: &Settings,
 ) -> Result<(), String> {
     let control = seen
         .control
@@ -168,7 +167,6 @@ async fn identify<P: Protocol>(
     let leader = view.leader().ok_or_else(|| "there is no leader".to_owned())?;
     let ours = shared.controls[leader].examine().await?;
     let same = ours.control.is_some_and(|c| c.cluster_id == control.cluster_id);
-    let _ = settings;
     if same { Ok(()) } else { Err("it belongs to another cluster".into()) }
 }
 

@@ -154,8 +154,7 @@ impl<P: Protocol> Session<P> {
     async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
         match &step.statement.class {
             Class::Read => self.read(step).await,
-            Class::LeaderRead { hold } if step.statement.set_config.is_some() => {
-                let _ = hold;
+            Class::LeaderRead { .. } if step.statement.set_config.is_some() => {
                 self.set_config(step).await
             }
             Class::LeaderRead { hold } => self.leader_read(step, *hold).await,
