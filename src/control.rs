@@ -58,7 +58,6 @@ impl Address {
         let connected = self.config.connect(self.tls.clone()).await;
         let (client, connection) = connected.map_err(|e| describe(&e))?;
         // Ends with the client, which is why nothing has to wait for it.
-        #[expect(clippy::disallowed_methods, reason = "its life is bounded by the client's")]
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a control connection ended");

@@ -295,6 +295,9 @@ pub const PREPARED: &str = "prepared ";
 /// Session settings: for each key the statement that establishes it.
 pub type Settings = Arc<std::collections::BTreeMap<String, String>>;
 
+/// Rows as text, for the proxy itself.
+pub type TextRows = Vec<Vec<Option<String>>>;
+
 /// The conversation with a database over one connection.
 pub trait Link: Send + 'static {
     /// What it is asked to run.
@@ -357,7 +360,7 @@ pub trait Link: Send + 'static {
         &mut self,
         sql: &str,
         params: &[Option<&str>],
-    ) -> impl Future<Output = Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken>> + Send;
+    ) -> impl Future<Output = Result<Result<TextRows, ServerError>, Broken>> + Send;
     /// Waits for something the database says unasked; hands it to the sink.
     fn idle<S: Sink>(&mut self, sink: &mut S) -> impl Future<Output = Result<(), Broken>> + Send;
     /// How to cancel what runs here.

@@ -62,6 +62,9 @@ pub trait Dial<L>: Send + Sync {
     ) -> Dialling<'a, L>;
 }
 
+/// By user and purpose.
+type Pools<L> = HashMap<(String, Purpose), Arc<Pool<L>>>;
+
 /// One backend: its connections and its load.
 pub struct Backend<L> {
     /// Its name in the configuration.
@@ -82,11 +85,12 @@ pub struct Backend<L> {
     gone: Mutex<CancellationToken>,
     dial: Box<dyn Dial<L>>,
     limits: Limits,
-    pools: Mutex<HashMap<(String, Purpose), Arc<Pool<L>>>>,
+    pools: Mutex<Pools<L>>,
 }
 
 impl<L: crate::exchange::Link> Backend<L> {
     /// A backend nobody is connected to yet.
+    #[allow(clippy::too_many_arguments)] // Built in one place, from parts that have nothing in common.
     pub fn new(
         index: usize,
         name: String,

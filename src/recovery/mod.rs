@@ -55,14 +55,13 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             first = false;
             continue;
         }
-        for backend in 0..settings.names.len() {
+        for (backend, attempts) in attempts.iter_mut().enumerate() {
             let view = shared.keeper.view();
             let member = &view.backends[backend];
             let away = !view.is_member(backend) && !member.held;
-            if view.phase == Phase::Serving && away && attempts[backend].is_due(settings.automatic)
-            {
+            if view.phase == Phase::Serving && away && attempts.is_due(settings.automatic) {
                 let result = catch_up::catch_up(&shared, &settings, backend).await;
-                attempts[backend].note(&result, settings.retry);
+                attempts.note(&result, settings.retry);
                 if let Err(why) = result {
                     shared.keeper.note(backend, State::Inactive, why).await;
                 }

@@ -103,9 +103,10 @@ impl<C: Clone> Registry<C> {
     /// All clients, with whether each runs something.
     pub fn list(&self) -> Vec<(u32, SessionInfo, bool)> {
         let sessions = self.lock();
-        let entry = |(n, (_, info, slot)): (&u32, &(Vec<u8>, SessionInfo, Arc<CancelSlot<C>>))| {
-            (*n, info.clone(), slot.get().is_some())
-        };
-        sessions.iter().map(entry).collect()
+        let mut list = Vec::with_capacity(sessions.len());
+        for (n, (_, info, slot)) in sessions.iter() {
+            list.push((*n, info.clone(), slot.get().is_some()));
+        }
+        list
     }
 }

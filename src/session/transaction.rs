@@ -9,7 +9,7 @@ use crate::store::journal::Effect;
 
 /// One transaction's part on one follower.
 #[derive(Debug)]
-pub struct Share<L: Link> {
+pub(super) struct Share<L: Link> {
     /// The connection.
     pub lease: Lease<L>,
     /// Why it has to be applied again at commit, if so.
@@ -21,7 +21,7 @@ pub struct Share<L: Link> {
 impl<L: Link> Share<L> {
     /// Queues the effects that it has not been sent yet. What is sent when is a matter of speed;
     /// that nothing is left out is a matter of this number.
-    pub fn queue_rest(&mut self, effects: &[Effect]) {
+    pub(super) fn queue_rest(&mut self, effects: &[Effect]) {
         if self.failed.is_none() {
             for effect in effects.get(self.sent..).unwrap_or_default() {
                 self.lease.queue_effect(effect);
@@ -33,7 +33,7 @@ impl<L: Link> Share<L> {
 
 /// Where a transaction runs.
 #[derive(Debug)]
-pub enum Place<L: Link> {
+pub(super) enum Place<L: Link> {
     /// It has done nothing yet that a backend had to know.
     Nowhere,
     /// On one balanced backend: it has only read.
@@ -51,7 +51,7 @@ pub enum Place<L: Link> {
 
 /// A savepoint, and what to go back to.
 #[derive(Debug)]
-pub struct Savepoint {
+pub(super) struct Savepoint {
     name: String,
     effects: usize,
     context: usize,
@@ -61,7 +61,7 @@ pub struct Savepoint {
 
 /// A locking read, to be run again when the leader dies.
 #[derive(Debug)]
-pub struct Lock<W> {
+pub(super) struct Lock<W> {
     /// The statement.
     pub work: W,
     /// The hash of its answer.
@@ -70,7 +70,7 @@ pub struct Lock<W> {
 
 /// An application's transaction.
 #[derive(Debug)]
-pub struct Transaction<L: Link> {
+pub(super) struct Transaction<L: Link> {
     /// Opened by the application, not by us around a single statement or a pipeline.
     pub explicit: bool,
     /// How it was opened.
@@ -111,7 +111,7 @@ pub struct Transaction<L: Link> {
 
 impl<L: Link> Transaction<L> {
     /// A transaction that has done nothing.
-    pub fn new(explicit: bool, mode: TxMode, before: (Settings, Arc<Scope>)) -> Self {
+    pub(super) fn new(explicit: bool, mode: TxMode, before: (Settings, Arc<Scope>)) -> Self {
         Self {
             explicit,
             mode,
@@ -137,21 +137,21 @@ impl<L: Link> Transaction<L> {
     /// Whether it can go on elsewhere when its backend dies, as far as its level says.
     ///
     /// A snapshot cannot be carried over: only READ COMMITTED takes a new one for each statement.
-    pub fn is_portable(&self, default: Isolation) -> bool {
+    pub(super) fn is_portable(&self, default: Isolation) -> bool {
         let level = self.mode.isolation.unwrap_or(default);
         level <= Isolation::ReadCommitted && !self.stateful
     }
 
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
     /// A snapshot that has been read cannot be had again.
-    pub fn is_fresh(&self, default: Isolation) -> bool {
+    pub(super) fn is_fresh(&self, default: Isolation) -> bool {
         let level = self.mode.isolation.unwrap_or(default);
         let unread = level <= Isolation::ReadCommitted || !self.ran;
         self.writing == 0 && self.locks.is_empty() && !self.stateful && unread
     }
 
     /// Notes tables that it has written.
-    pub fn touch(&mut self, more: &Touched) {
+    pub(super) fn touch(&mut self, more: &Touched) {
         match (&mut self.writes, more) {
             (Touched::Unknown, _) | (_, Touched::None) => {}
             (writes, Touched::Unknown) => *writes = Touched::Unknown,
@@ -167,20 +167,20 @@ impl<L: Link> Transaction<L> {
     }
 
     /// Adds an effect.
-    pub fn add(&mut self, effect: Effect, writes: bool) {
+    pub(super) fn add(&mut self, effect: Effect, writes: bool) {
         self.writing += usize::from(writes);
         self.size += size(&effect);
         self.effects.push(effect);
     }
 
     /// Adds a statement that every server's transaction must have seen.
-    pub fn add_context(&mut self, sql: &str) {
+    pub(super) fn add_context(&mut self, sql: &str) {
         self.context.push(sql.to_owned());
         self.effects.push(Effect::Text { sql: sql.to_owned(), rows: None });
     }
 
     /// Marks a savepoint.
-    pub fn mark(&mut self, name: &str, settings: Settings, scope: Arc<Scope>) {
+    pub(super) fn mark(&mut self, name: &str, settings: Settings, scope: Arc<Scope>) {
         self.savepoints.push(Savepoint {
             name: name.to_owned(),
             effects: self.effects.len(),
@@ -191,19 +191,19 @@ impl<L: Link> Transaction<L> {
     }
 
     /// The savepoints that were set when the transaction had so many effects.
-    pub fn savepoints_at(&self, effects: usize) -> impl Iterator<Item = &str> {
+    pub(super) fn savepoints_at(&self, effects: usize) -> impl Iterator<Item = &str> {
         self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.name)
     }
 
     /// Forgets a savepoint and those after it.
-    pub fn release(&mut self, name: &str) {
+    pub(super) fn release(&mut self, name: &str) {
         if let Some(at) = self.savepoints.iter().rposition(|s| s.name == name) {
             self.savepoints.truncate(at);
         }
     }
 
     /// Goes back to a savepoint: what came after it has not happened.
-    pub fn return_to(&mut self, name: &str) -> Option<(Settings, Arc<Scope>)> {
+    pub(super) fn return_to(&mut self, name: &str) -> Option<(Settings, Arc<Scope>)> {
         let at = self.savepoints.iter().rposition(|s| s.name == name)?;
         self.savepoints.truncate(at + 1);
         let savepoint = self.savepoints.last()?;

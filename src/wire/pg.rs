@@ -43,14 +43,26 @@ pub struct Reference {
 pub enum Step {
     /// Parse.
     Parse(Reference),
-    /// Bind: portal, statement, and the rest of the message from the format codes on.
-    Bind { portal: String, statement: Reference, rest: Bytes },
+    /// Bind.
+    Bind {
+        /// The portal that it makes.
+        portal: String,
+        /// The statement.
+        statement: Reference,
+        /// The message from the format codes on.
+        rest: Bytes,
+    },
     /// Describe of a statement.
     DescribeStatement(Reference),
     /// Describe of a portal.
     DescribePortal(String),
     /// Execute.
-    Execute { portal: String, max_rows: u32 },
+    Execute {
+        /// The portal.
+        portal: String,
+        /// After how many rows it is suspended; 0: never.
+        max_rows: u32,
+    },
     /// Close of a statement: the application's name goes, the server's copy stays.
     CloseStatement,
     /// Close of a portal.

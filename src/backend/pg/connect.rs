@@ -188,7 +188,8 @@ impl Conversation {
         match request {
             server::Auth::Cleartext => client::password(&mut answer, password),
             server::Auth::Md5(salt) => {
-                client::password(&mut answer, &auth::md5_password(&login.user, password, salt));
+                let hashed = auth::md5_password(&login.user, password, salt);
+                client::password(&mut answer, &hashed);
             }
             server::Auth::Sasl(mechanisms) => {
                 if !mechanisms.iter().any(|m| m == "SCRAM-SHA-256") {

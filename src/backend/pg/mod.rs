@@ -15,7 +15,7 @@ use lockstep_protocol::pg::client;
 
 use crate::exchange::{
     Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
-    TxMode, TxState, Watch,
+    TextRows, TxMode, TxState, Watch,
 };
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
@@ -302,7 +302,7 @@ impl Link for PgLink {
         &mut self,
         sql: &str,
         params: &[Option<&str>],
-    ) -> Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken> {
+    ) -> Result<Result<TextRows, ServerError>, Broken> {
         let params: Vec<_> = params.iter().map(|p| (0, p.map(str::as_bytes))).collect();
         self.queue_unnamed(sql, &bind_rest(&params));
         self.send().await?;

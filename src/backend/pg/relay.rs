@@ -9,7 +9,7 @@ use bytes::Buf;
 use lockstep_protocol::pg::{frame, server};
 
 use super::link::{ParseFate, PgLink, read_error};
-use crate::exchange::{Broken, Outcome, ServerError, Sink};
+use crate::exchange::{Broken, Outcome, ServerError, Sink, TextRows};
 use crate::store::capture::{self, Captured};
 
 impl PgLink {
@@ -88,17 +88,14 @@ impl PgLink {
                 outcome.error = Some(error);
                 return Ok(false);
             }
-            b'1' => {
-                if self.parse_done() == Some(ParseFate::Swallow) {
-                    return Ok(false);
-                }
-            }
-            b'3' => {
-                if self.parse_done() == Some(ParseFate::Invent) {
+            b'1' | b'3' => match self.parse_done() {
+                Some(ParseFate::Swallow) => return Ok(false),
+                Some(ParseFate::Invent) => {
                     server::parse_complete(sink.buffer());
                     return Ok(false);
                 }
-            }
+                _ => {}
+            },
             b'C' => {
                 outcome.rows = server::command_tag(&message[5..]).ok().and_then(server::tag_rows);
             }
@@ -143,9 +140,7 @@ impl PgLink {
     }
 
     /// The rows of the newest request, for the proxy itself.
-    pub(super) async fn collect(
-        &mut self,
-    ) -> Result<Result<Vec<Vec<Option<String>>>, ServerError>, Broken> {
+    pub(super) async fn collect(&mut self) -> Result<Result<TextRows, ServerError>, Broken> {
         let mut rows = Vec::new();
         let mut error = None;
         loop {
