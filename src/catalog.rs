@@ -149,6 +149,7 @@ fn unreadable(sql: &str) -> Script {
         modes: None,
         cursor: None,
         keyed_if: Vec::new(),
+        returned: None,
     };
     Script { statements: vec![statement] }
 }

@@ -39,6 +39,9 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// Whether the same bytes mean the same on every server: no bound value reads the clock, and
     /// the values that the classifier was not sure of are fixed.
     fn is_fixed(&self, doubtful: &[crate::sql::TimeParam]) -> bool;
+    /// Whether it may be run with a RETURNING list of ours behind the `shown` columns of its own: one
+    /// statement, run to its end.
+    fn may_return(&self, shown: usize) -> bool;
     /// Whether a database has any part in it: closing a statement is the application's affair alone.
     fn needs_backend(&self) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
@@ -191,6 +194,8 @@ pub struct Outcome {
     pub completion: usize,
     /// Rows that the capture triggers reported, in order.
     pub captured: Vec<crate::store::capture::Captured>,
+    /// What the followers are to repeat, made of the rows that came back ([`Watch::returned`]).
+    pub effects: Vec<Effect>,
     /// How many captured rows the server counted at the end.
     pub counted: Option<u64>,
     /// Where the watched sequences stand: name, value, increment.
@@ -270,6 +275,8 @@ impl std::fmt::Display for Broken {
 pub struct Watch<'a> {
     /// Every changed row is reported.
     pub rows: bool,
+    /// The write is captured by what it returns.
+    pub returned: Option<&'a crate::sql::Returned>,
     /// Sequences whose values are read afterwards.
     pub sequences: Option<&'a crate::sql::Sequences>,
     /// The rows of the answer are hashed.
@@ -317,8 +324,9 @@ pub trait Link: Send + 'static {
     fn forget(&mut self);
     /// Opens a transaction, without waiting for the answer.
     fn begin(&mut self, mode: &TxMode);
-    /// Opens a follower's part of a transaction, without waiting for the answer.
-    fn begin_share(&mut self);
+    /// Brings the session's settings to `settings`, apart from what limits statements, and opens a
+    /// follower's part of a transaction, without waiting for the answer.
+    fn begin_share(&mut self, settings: &Settings);
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
     /// Has deferred constraints and triggers run now, and watches what they change.

@@ -32,8 +32,8 @@ impl<P: Protocol> Session<P> {
         let watch = Watch {
             rows: capture,
             sequences: capture.then_some(&step.statement.sequences),
-            digest: false,
             bulk: true,
+            ..Watch::default()
         };
         let outcome = self.on_leader(step.work, watch).await?;
         if let Some(error) = outcome.error {

@@ -83,8 +83,7 @@ impl<P: Protocol> Session<P> {
             let watch = Watch {
                 rows: true,
                 sequences: Some(&step.statement.sequences),
-                digest: false,
-                bulk: false,
+                ..Watch::default()
             };
             let outcome = self.on_leader(&work, watch).await?;
             if let Some(error) = outcome.error {
@@ -177,12 +176,8 @@ impl<P: Protocol> Session<P> {
             tx.add(effect, true);
             from
         };
-        let watch = Watch {
-            rows: true,
-            sequences: Some(&step.statement.sequences),
-            digest: false,
-            bulk: false,
-        };
+        let watch =
+            Watch { rows: true, sequences: Some(&step.statement.sequences), ..Watch::default() };
         let outcome = self.on_leader(&fill, watch).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));

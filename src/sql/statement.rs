@@ -51,9 +51,40 @@ pub struct Statement {
     /// Of a captured statement that would be keyed if only the values bound to these parameters
     /// are: it may be run as [`Class::Keyed`] when [`TimeParam::is_fixed`] holds for all of them.
     pub keyed_if: Vec<TimeParam>,
+    /// Of a captured statement whose whole outcome a RETURNING list can tell.
+    pub returned: Option<Box<Returned>>,
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
+}
+
+/// A write that is captured by what it returns: the leader gives back the columns that the followers
+/// are sent, behind those that the client has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returned {
+    /// What the leader runs.
+    pub leader: String,
+    /// What a follower runs for each row that came back, with its columns as parameters.
+    pub followers: String,
+    /// How many columns in front are the client's own.
+    pub shown: usize,
+    /// How many columns behind them are the followers'.
+    pub columns: usize,
+    /// Which of these were drawn from a sequence.
+    pub draws: Vec<Draw>,
+    /// Other sequences that may have moved.
+    pub asks: Sequences,
+}
+
+/// A column that got its value from a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draw {
+    /// Its place among the followers' columns.
+    pub place: usize,
+    /// The sequence, as the server quotes it.
+    pub sequence: String,
+    /// Its step.
+    pub increment: i64,
 }
 
 /// A parameter that goes into a column of a date/time type.
@@ -128,6 +159,15 @@ impl Sequences {
                 }
             }
             Self::Any => {}
+        }
+    }
+
+    pub(super) fn remove(&mut self, sequence: &str) {
+        if let Self::Named(names) = self {
+            names.retain(|known| known != sequence);
+            if names.is_empty() {
+                *self = Self::None;
+            }
         }
     }
 
@@ -400,6 +440,7 @@ impl Statement {
             modes: None,
             keyed_if: Vec::new(),
             cursor: None,
+            returned: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::resolve::Names;
 use super::scope::{ParseError, Scope};
 use super::statement::{Class, Hold, Maintenance, Refusal, Script, Sequences, SetOp, Statement};
 use super::walk::Walker;
-use super::{copy, create, ddl, keyed, session};
+use super::{copy, create, ddl, keyed, returned, session};
 
 /// Cuts a client's string into statements and classifies each.
 pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, ParseError> {
@@ -74,7 +74,7 @@ fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::InsertStmt(_)
         | NodeEnum::UpdateStmt(_)
         | NodeEnum::DeleteStmt(_)
-        | NodeEnum::MergeStmt(_) => modify(names, node),
+        | NodeEnum::MergeStmt(_) => modify(piece, node),
         NodeEnum::CopyStmt(stmt) => copy::copy(names, stmt),
         NodeEnum::ExplainStmt(explain) => self::explain(piece, explain),
         NodeEnum::PrepareStmt(prepare) => self::prepare(piece, prepare),
@@ -153,7 +153,8 @@ fn finish(
     walker.effects.into_statement(tag, returns_rows)
 }
 
-fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
+fn modify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
+    let names = piece.names;
     let mut walker = Walker::new(names);
     let (tag, keyed, returning) = match node {
         NodeEnum::InsertStmt(insert) => {
@@ -174,12 +175,22 @@ fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
         }
         _ => return Statement::opaque("other"),
     };
-    let statement = finish(names, walker, tag, returning);
+    let mut statement = finish(names, walker, tag, returning);
+    statement.returned = match node {
+        NodeEnum::InsertStmt(insert) => returned::insert(piece, insert, &statement),
+        NodeEnum::UpdateStmt(update) => returned::update(piece, update, &statement),
+        _ => None,
+    }
+    .map(Box::new);
     match keyed {
         // Nothing is left to defaults, so no sequence moves.
-        Some(condition) if condition.is_empty() && statement.is_captured() => {
-            Statement { class: Class::Keyed, sequences: Sequences::None, clock: false, ..statement }
-        }
+        Some(condition) if condition.is_empty() && statement.is_captured() => Statement {
+            class: Class::Keyed,
+            sequences: Sequences::None,
+            clock: false,
+            returned: None,
+            ..statement
+        },
         Some(keyed_if) if statement.is_captured() => Statement { keyed_if, ..statement },
         _ => statement,
     }
@@ -221,6 +232,7 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
             drops: Vec::new(),
             set_config: None,
             keyed_if: Vec::new(),
+            returned: None,
             ..inner
         };
     }
@@ -248,8 +260,10 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
     if time && body.class == Class::Keyed {
         body.class = Class::Captured { hold: Hold::Statement };
     }
-    // What EXECUTE passes are expressions, not values that could be looked at.
+    // What EXECUTE passes are expressions, not values that could be looked at; and the text that
+    // the server has prepared is the client's own.
     body.keyed_if.clear();
+    body.returned = None;
     let class = Class::PrepareSql { name: prepare.name.clone(), body: Box::new(body) };
     Statement::new("prepare", class)
 }

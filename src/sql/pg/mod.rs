@@ -5,7 +5,7 @@
 //! the proof that a write may be sent to the followers as the same bytes (`keyed`).
 //!
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`,
-//! `relations`, `alter`, `create`, `role`, `copy`, `session`, `keyed`; `steps`, `fills`, `trees`;
+//! `relations`, `alter`, `create`, `role`, `copy`, `session`, `returned`, `keyed`; `steps`, `fills`, `trees`;
 //! `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`, `resolve`, `catalog`,
 //! `queries`, `effects`, `tokens`, `value`, `names`.
 
@@ -28,6 +28,7 @@ mod piece;
 mod queries;
 mod relations;
 mod resolve;
+mod returned;
 mod role;
 mod rows;
 mod session;
