@@ -127,6 +127,8 @@ fn only_touches(statement: &Statement, table: &Relation) -> bool {
     statement.is_captured()
         && table.readers_write
         && statement.writes != Touched::Unknown
+        // A function that may read anything may also call one that writes, whatever it says of itself.
+        && statement.reads != Touched::Unknown
         && statement.sequences != Sequences::Any
         && !statement.resets_sequences
         && matches!(statement.class, super::statement::Class::Captured { hold: Hold::Statement })
