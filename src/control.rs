@@ -190,6 +190,12 @@ impl Control for PgControl {
         Box::pin(self.ask(move |client| async move { rows::journal_tail(&client, after).await }))
     }
 
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
+        Box::pin(
+            self.ask(move |client| async move { rows::owner_of(&client, id, after, upto).await }),
+        )
+    }
+
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
         Box::pin(
             self.ask(move |client| async move { rows::read_records_by_seq(&client, &seqs).await }),

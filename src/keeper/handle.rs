@@ -36,6 +36,7 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub struct Handle {
     view: ArcSwap<View>,
+    cluster: ArcSwap<String>,
     changed: watch::Sender<u64>,
     inbox: mpsc::Sender<Message>,
     /// Every commit holds it shared from its number to its end; whoever needs a moment without
@@ -44,9 +45,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(view: View, inbox: mpsc::Sender<Message>) -> Self {
+    pub(super) fn new(view: View, cluster: String, inbox: mpsc::Sender<Message>) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
+            cluster: ArcSwap::from_pointee(cluster),
             changed: watch::channel(0).0,
             inbox,
             gate: Arc::new(RwLock::new(())),
@@ -56,6 +58,15 @@ impl Handle {
     pub(super) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn set_cluster(&self, cluster: &str) {
+        self.cluster.store(Arc::new(cluster.to_owned()));
+    }
+
+    /// The identity of the cluster; known before anybody is served.
+    pub fn cluster(&self) -> Arc<String> {
+        self.cluster.load_full()
     }
 
     /// The newest view.

@@ -60,6 +60,8 @@ pub trait Control: Send + Sync {
     fn probe_write(&self) -> Answer<'_, ()>;
     /// Numbers and identities of the records after `after`.
     fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>>;
+    /// Whose the record with this identity is, looked for after one number and up to another.
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>>;
     /// The given records, in order.
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>>;
     /// Notes that every record up to `seq` is here.
@@ -128,7 +130,7 @@ impl<L: Link> Keeper<L> {
         limits: Limits,
     ) -> (Self, Arc<Handle>) {
         let (sender, inbox) = mpsc::channel(1024);
-        let handle = Arc::new(Handle::new(view, sender));
+        let handle = Arc::new(Handle::new(view, cluster.clone(), sender));
         let keeper = Self {
             handle: handle.clone(),
             inbox,
@@ -165,6 +167,7 @@ impl<L: Link> Keeper<L> {
             }
             Message::Settled { number, order, cluster, reply } => {
                 if let Some(cluster) = cluster {
+                    self.handle.set_cluster(&cluster);
                     self.cluster = cluster;
                 }
                 self.on_settled(number, order).await;

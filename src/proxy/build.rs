@@ -84,24 +84,35 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
             max_effects: config.limits.max_transaction_effects_bytes,
         },
         registry: Registry::default(),
+        identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
         activate: tokio::sync::Notify::new(),
         turn: std::sync::atomic::AtomicUsize::new(0),
     });
-    let recovery = recovery::Settings {
-        names,
+    let recovery = recovery(config, remembered.is_some(), cluster, token, capture_token);
+    Ok(Parts { shared, keeper, recovery, door: door(config, statements)? })
+}
+
+fn recovery(
+    config: &Config,
+    remembers: bool,
+    cluster: Option<String>,
+    token: String,
+    capture_token: String,
+) -> recovery::Settings {
+    recovery::Settings {
+        names: config.backends.iter().map(|b| b.name.clone()).collect(),
         users: config.users.iter().map(|u| u.name.clone()).collect(),
         token,
         capture_token,
         startup_wait: config.timeouts.startup_wait,
         gate: config.timeouts.gate,
-        remembers: remembered.is_some(),
+        remembers,
         cluster,
         automatic: config.cluster.reactivate == Reactivate::Auto,
         retry: RETRY,
-    };
-    Ok(Parts { shared, keeper, recovery, door: door(config, statements)? })
+    }
 }
 
 /// The view that the state file remembers; without one, all backends have to be seen first.

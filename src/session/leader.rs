@@ -9,7 +9,7 @@ use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, W
 use crate::keeper::Verdict;
 
 /// How often a statement is started again before the client is told.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 impl<P: Protocol> Session<P> {
     /// Takes a connection to the leader: the one this session stays on, or one of the pool.

@@ -11,7 +11,9 @@ mod block;
 mod bulk;
 mod commit;
 mod ddl;
+mod identity;
 mod leader;
+mod own;
 mod read;
 mod registry;
 mod run;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use identity::Identities;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Shared, SharedSettings};

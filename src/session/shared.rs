@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Registry;
+use super::{Identities, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
 use crate::config::{Balancer, Consistency};
@@ -43,6 +43,8 @@ pub struct Shared<P: Protocol> {
     pub settings: SharedSettings,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
+    /// Transactions under way that were given an identity.
+    pub identities: Arc<Identities>,
     /// By how many microseconds each commit is slowed down, so that a backend can catch up.
     pub brake_us: std::sync::atomic::AtomicU32,
     /// Held shared by every transaction on the leader, whole by an operator's pause.

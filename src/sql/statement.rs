@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::question::Own;
+
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Script {
@@ -239,6 +241,8 @@ pub enum Class {
     Unlisten(Option<String>),
     /// NOTIFY: on the leader alone, else each listener would hear it from every backend.
     Notify,
+    /// The proxy answers it: no backend knows.
+    Own(Own),
     /// Cannot be made the same on all backends.
     Refused(Refusal),
 }

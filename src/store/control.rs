@@ -170,6 +170,23 @@ pub async fn journal_tail(client: &Client, after: i64) -> Result<Vec<(i64, i64)>
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Whose the record with this identity is, among those after one number and up to another. There is
+/// no index on the identity: it would cost every commit, and hardly anybody asks.
+pub async fn owner_of(
+    client: &Client,
+    id: i64,
+    after: i64,
+    upto: i64,
+) -> Result<Option<String>, Error> {
+    let found = client
+        .query_opt(
+            "SELECT usr FROM lockstep.journal WHERE seq > $1 AND seq <= $2 AND id = $3 LIMIT 1",
+            &[&after, &upto, &id],
+        )
+        .await?;
+    Ok(found.map(|row| row.get(0)))
+}
+
 /// The highest sequence number in the journal, or that to which it was pruned.
 pub async fn journal_end(client: &Client) -> Result<i64, Error> {
     let row = client

@@ -28,6 +28,7 @@ mod drivers;
 mod failover;
 mod fidelity;
 mod operations;
+mod outcome;
 mod proxy_crash;
 mod reads;
 mod recovery;
