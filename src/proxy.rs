@@ -65,6 +65,8 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
     let keep = Keep {
         spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),
         most: i64::try_from(config.journal.max_records).unwrap_or(i64::MAX),
+        bytes: u64::try_from(config.journal.max_bytes).unwrap_or(u64::MAX),
+        age: config.journal.keep_while_away,
     };
     tasks.spawn(monitor::housekeeping(parts.shared.clone(), keep, HOUSEKEEPING, end.clone()));
     if let Some(address) = config.http {
@@ -124,7 +126,7 @@ fn source(shared: Arc<Shared<Pg>>, config: &Config) -> StatusSource {
                         "name": names[n],
                         "state": member.state.word(),
                         "leader": view.leader() == Some(n),
-                        "reason": member.reason,
+                        "reason": member.why(),
                         "since_ms": member.since_ms,
                     })
                 })

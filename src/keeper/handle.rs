@@ -22,6 +22,8 @@ pub(super) enum Message {
     },
     /// What an inactive backend is doing.
     Note { backend: usize, state: State, reason: String },
+    /// The journal no longer reaches back to an inactive backend.
+    LeftBehind { backend: usize, has: i64, pruned: i64 },
     /// The members have been found and are the same.
     Settled { number: i64, order: Vec<usize>, cluster: Option<String>, reply: oneshot::Sender<()> },
     /// A backend has everything; commits are held back meanwhile.
@@ -116,6 +118,13 @@ impl Handle {
     pub async fn note(&self, backend: usize, state: State, reason: String) {
         // Without a keeper the process is ending, and nobody looks at the note.
         let _ = self.inbox.send(Message::Note { backend, state, reason }).await;
+    }
+
+    /// Notes that a backend has everything up to one record only, and that the journal begins after
+    /// another one.
+    pub async fn left_behind(&self, backend: usize, has: i64, pruned: i64) {
+        // Without a keeper the process is ending, and nobody looks at the note.
+        let _ = self.inbox.send(Message::LeftBehind { backend, has, pruned }).await;
     }
 
     /// The members of the newest view have been found and are the same.

@@ -233,6 +233,47 @@ pub async fn set_complete(client: &Client, seq: i64) -> Result<(), Error> {
     Ok(())
 }
 
+/// Records weighed at the most in one look.
+const WEIGHED_AT_ONCE: i64 = 10_000;
+/// About what a row of the journal takes besides its entry.
+const ROW_BYTES: i64 = 80;
+
+/// The records after one number and up to another, as many as have at most so many bytes on disk, and at least one:
+/// number of the last, how many, bytes. Nothing when there are none.
+pub async fn weigh(
+    client: &Client,
+    after: i64,
+    upto: i64,
+    bytes: i64,
+) -> Result<Option<(i64, u64, u64)>, Error> {
+    let row = client
+        .query_one(
+            "SELECT max(seq), count(*), coalesce(sum(size), 0)::bigint FROM ( \
+             SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total FROM ( \
+             SELECT seq, pg_catalog.pg_column_size(entry) + $4::bigint AS size FROM lockstep.journal \
+             WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $5) AS next) AS summed \
+             WHERE total - size < $3::bigint",
+            &[&after, &upto, &bytes, &ROW_BYTES, &WEIGHED_AT_ONCE],
+        )
+        .await?;
+    let last: Option<i64> = row.get(0);
+    let number = |n: i64| n.unsigned_abs();
+    Ok(last.map(|last| (last, number(row.get(1)), number(row.get(2)))))
+}
+
+/// The number of the oldest record that is younger than so many seconds, by the server's own clock.
+pub async fn first_younger(client: &Client, seconds: f64) -> Result<Option<i64>, Error> {
+    let row = client
+        .query_opt(
+            "SELECT seq FROM lockstep.journal \
+             WHERE at >= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
+             ORDER BY seq LIMIT 1",
+            &[&seconds],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 /// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins after
 /// `pruned_to`, and that is written in the same transaction.
 pub async fn prune(client: &Client, upto: i64, limit: i64) -> Result<u64, Error> {

@@ -27,6 +27,7 @@ mod divergence;
 mod drivers;
 mod failover;
 mod fidelity;
+mod journal;
 mod operations;
 mod outcome;
 mod proxy_crash;
