@@ -80,7 +80,8 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
             }
         });
     }
-    let house = serve::House::new(parts.shared.clone(), parts.door, config.clone(), around);
+    let house =
+        serve::House::new(parts.shared.clone(), parts.door, config.clone(), around, parts.logins);
     tasks.spawn(serve::signals(house.clone(), end.clone()));
     let clients = TaskTracker::new();
     for listener in listeners {

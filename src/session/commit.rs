@@ -299,7 +299,7 @@ impl<P: Protocol> Session<P> {
         let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
         let settings: &Settings = &tx.before.0;
         let opened = shares::open::<P>(&pool, settings, tx).await;
-        let mut share = opened.map_err(|e| format!("{e:?}"))?;
+        let mut share = opened.map_err(|e| e.to_string())?;
         share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         match share.lease.drain().await {
             Ok(None) => Ok(share),
@@ -398,7 +398,7 @@ impl<P: Protocol> Session<P> {
                      again"
                 ))
         };
-        if !self.shared.keeper.wait_serving(self.shared.settings.hold).await {
+        if !self.shared.keeper.wait_serving(self.shared.settings().hold).await {
             return Err(in_doubt().into());
         }
         let Some(leader) = self.shared.keeper.view().leader() else {

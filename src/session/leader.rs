@@ -49,12 +49,7 @@ impl<P: Protocol> Session<P> {
         error: CheckoutError,
     ) -> Result<(), Stop> {
         match error {
-            CheckoutError::Busy(limit) => Err(Failure::new(
-                Kind::TooManyConnections,
-                format!("no server connection came free within {limit:?}"),
-            )
-            .hint("raise `[pool] size`, or make transactions shorter")
-            .into()),
+            CheckoutError::Busy(limit) => Err(CheckoutError::no_room(limit).into()),
             CheckoutError::Connect(error) => {
                 let refused = matches!(&error, crate::backend::ConnectError::Refused { .. });
                 let verdict =

@@ -158,7 +158,7 @@ impl<P: Protocol> Session<P> {
             Some("strong") => Consistency::Strong,
             Some("session") => Consistency::Session,
             Some("eventual") => Consistency::Eventual,
-            None | Some("default") => self.shared.settings.consistency,
+            None | Some("default") => self.shared.settings().consistency,
             Some(other) => {
                 return Err(Failure::new(
                     Kind::Refused,
