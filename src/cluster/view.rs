@@ -61,6 +61,10 @@ impl Member {
 
 /// What operators are told of a backend that lacks what is no longer in the journal.
 pub fn out_of_reach(has: i64, pruned: i64) -> String {
+    if has < 0 {
+        return "it was never filled: it needs a full copy (README, \"When a server comes back\")"
+            .to_owned();
+    }
     format!(
         "it has everything up to record {has}, but the journal begins after {pruned}: it needs a \
          full copy (README, \"When a server comes back\")"

@@ -17,6 +17,10 @@ pub const SCHEMA_SQL: &str =
 /// What the comment on the schema says when it is of this version.
 pub const SCHEMA_VERSION: &str = "lockstep schema 1";
 
+/// `complete_to` of a backend that was never filled: it lacks even what was there before the journal's first record, so
+/// that no journal, however far it reaches back, makes it complete.
+pub const NOTHING: i64 = -1;
+
 /// The control row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {

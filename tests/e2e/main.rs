@@ -35,4 +35,5 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod window;
 mod writes;
