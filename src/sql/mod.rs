@@ -11,6 +11,7 @@
 
 mod pg;
 mod question;
+mod refusal;
 mod scope;
 mod statement;
 
