@@ -48,6 +48,11 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn is_partial(&self) -> bool;
     /// The statement that is described or bound here, whether or not it is run.
     fn described(&self) -> Option<&str>;
+    /// The texts that are prepared, bound or described here, whether or not they are run.
+    fn texts(&self) -> Vec<&Arc<Text>>;
+    /// The value bound to a parameter, counted from 1, as text: the outer `None` when there is no
+    /// such parameter, the inner one for NULL.
+    fn parameter(&self, number: u32) -> Option<Option<String>>;
 }
 
 /// Bytes on their way to an application.
@@ -145,13 +150,7 @@ pub trait Client: Sink {
     /// Answers a statement that no backend sees.
     fn answer(&mut self, work: &Self::Work, tag: &str);
     /// Answers a statement with rows of text columns.
-    fn rows(
-        &mut self,
-        work: &Self::Work,
-        columns: &[&str],
-        rows: &[Vec<Option<String>>],
-        tag: &str,
-    );
+    fn rows(&mut self, work: &Self::Work, table: &Table<'_>);
     /// Answers a statement with an error.
     fn fail(&mut self, failure: &Failure);
     /// Hands on an error as the database answered it.
@@ -168,6 +167,19 @@ pub trait Client: Sink {
     fn forget_prepared(&mut self, name: Option<&str>) -> bool;
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
+}
+
+/// Rows of the proxy's own, and the statement that they answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Table<'a> {
+    /// What the columns are called; all of them are text.
+    pub columns: &'a [&'a str],
+    /// The rows.
+    pub rows: &'a [Vec<Option<String>>],
+    /// The command tag.
+    pub tag: &'a str,
+    /// How many parameters the statement takes; all of them are text.
+    pub parameters: usize,
 }
 
 /// A piece of a bulk load.

@@ -65,6 +65,8 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
     let keep = Keep {
         spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),
         most: i64::try_from(config.journal.max_records).unwrap_or(i64::MAX),
+        bytes: u64::try_from(config.journal.max_bytes).unwrap_or(u64::MAX),
+        age: config.journal.keep_while_away,
     };
     tasks.spawn(monitor::housekeeping(parts.shared.clone(), keep, HOUSEKEEPING, end.clone()));
     if let Some(address) = config.http {
@@ -78,7 +80,8 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
             }
         });
     }
-    let house = serve::House::new(parts.shared.clone(), parts.door, config.clone(), around);
+    let house =
+        serve::House::new(parts.shared.clone(), parts.door, config.clone(), around, parts.logins);
     tasks.spawn(serve::signals(house.clone(), end.clone()));
     let clients = TaskTracker::new();
     for listener in listeners {
@@ -124,7 +127,7 @@ fn source(shared: Arc<Shared<Pg>>, config: &Config) -> StatusSource {
                         "name": names[n],
                         "state": member.state.word(),
                         "leader": view.leader() == Some(n),
-                        "reason": member.reason,
+                        "reason": member.why(),
                         "since_ms": member.since_ms,
                     })
                 })

@@ -22,6 +22,8 @@ pub(super) enum Message {
     },
     /// What an inactive backend is doing.
     Note { backend: usize, state: State, reason: String },
+    /// The journal no longer reaches back to an inactive backend.
+    LeftBehind { backend: usize, has: i64, pruned: i64 },
     /// The members have been found and are the same.
     Settled { number: i64, order: Vec<usize>, cluster: Option<String>, reply: oneshot::Sender<()> },
     /// A backend has everything; commits are held back meanwhile.
@@ -36,6 +38,7 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub struct Handle {
     view: ArcSwap<View>,
+    cluster: ArcSwap<String>,
     changed: watch::Sender<u64>,
     inbox: mpsc::Sender<Message>,
     /// Every commit holds it shared from its number to its end; whoever needs a moment without
@@ -44,9 +47,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(view: View, inbox: mpsc::Sender<Message>) -> Self {
+    pub(super) fn new(view: View, cluster: String, inbox: mpsc::Sender<Message>) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
+            cluster: ArcSwap::from_pointee(cluster),
             changed: watch::channel(0).0,
             inbox,
             gate: Arc::new(RwLock::new(())),
@@ -56,6 +60,15 @@ impl Handle {
     pub(super) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn set_cluster(&self, cluster: &str) {
+        self.cluster.store(Arc::new(cluster.to_owned()));
+    }
+
+    /// The identity of the cluster; known before anybody is served.
+    pub fn cluster(&self) -> Arc<String> {
+        self.cluster.load_full()
     }
 
     /// The newest view.
@@ -105,6 +118,13 @@ impl Handle {
     pub async fn note(&self, backend: usize, state: State, reason: String) {
         // Without a keeper the process is ending, and nobody looks at the note.
         let _ = self.inbox.send(Message::Note { backend, state, reason }).await;
+    }
+
+    /// Notes that a backend has everything up to one record only, and that the journal begins after
+    /// another one.
+    pub async fn left_behind(&self, backend: usize, has: i64, pruned: i64) {
+        // Without a keeper the process is ending, and nobody looks at the note.
+        let _ = self.inbox.send(Message::LeftBehind { backend, has, pruned }).await;
     }
 
     /// The members of the newest view have been found and are the same.

@@ -60,10 +60,17 @@ pub trait Control: Send + Sync {
     fn probe_write(&self) -> Answer<'_, ()>;
     /// Numbers and identities of the records after `after`.
     fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>>;
+    /// Whose the record with this identity is, looked for after one number and up to another.
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>>;
     /// The given records, in order.
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>>;
     /// Notes that every record up to `seq` is here.
     fn set_complete(&self, seq: i64) -> Answer<'_, ()>;
+    /// The records after one number and up to another that together have at most so many bytes, and
+    /// at least one: number of the last, how many, bytes.
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>>;
+    /// The number of the first record that is younger than this.
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>>;
     /// Deletes records up to `seq` that every backend has; how many.
     fn prune(&self, seq: i64) -> Answer<'_, u64>;
     /// All sequences: name, value, whether it has been called.
@@ -128,7 +135,7 @@ impl<L: Link> Keeper<L> {
         limits: Limits,
     ) -> (Self, Arc<Handle>) {
         let (sender, inbox) = mpsc::channel(1024);
-        let handle = Arc::new(Handle::new(view, sender));
+        let handle = Arc::new(Handle::new(view, cluster.clone(), sender));
         let keeper = Self {
             handle: handle.clone(),
             inbox,
@@ -163,8 +170,19 @@ impl<L: Link> Keeper<L> {
                     self.publish(view);
                 }
             }
+            Message::LeftBehind { backend, has, pruned } => {
+                let mut view = (*self.handle.view()).clone();
+                if !view.is_member(backend) {
+                    view.leave_behind(backend, has, pruned);
+                    let why = view.backends[backend].why();
+                    let name = &self.backends[backend].name;
+                    tracing::warn!(backend = %name, %why, "out of the journal's reach");
+                    self.publish(view);
+                }
+            }
             Message::Settled { number, order, cluster, reply } => {
                 if let Some(cluster) = cluster {
+                    self.handle.set_cluster(&cluster);
                     self.cluster = cluster;
                 }
                 self.on_settled(number, order).await;
@@ -343,7 +361,14 @@ impl<L: Link> Keeper<L> {
 
     fn publish(&self, view: View) {
         for (backend, member) in view.backends.iter().enumerate() {
-            self.backends[backend].metrics.set_state(member.state.word());
+            let metrics = &self.backends[backend].metrics;
+            metrics.set_state(member.state.word());
+            metrics.needs_copy.set(i64::from(member.left_behind.is_some()));
+            let remaining = match member.state {
+                State::CatchingUp { remaining } => remaining,
+                _ => 0,
+            };
+            metrics.catching_up_records.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         }
         self.metrics.view_number.set(view.number);
         let active = if view.phase == Phase::Serving { view.order.len() } else { 0 };

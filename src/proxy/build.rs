@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pg;
-use crate::backend::pg::{Login, PgDial, PgLink, Route, Shared as LinkShared};
+use crate::backend::pg::{Login, Logins, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::client::pg::{Bounds, Door, Known};
 use crate::cluster::View;
-use crate::config::{self, Config, Reactivate};
+use crate::config::{self, Config};
 use crate::control::{Address, PgControl};
 use crate::keeper::state::{Remembered, StateFile};
 use crate::keeper::{self, Control, Keeper, now_ms};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
-use crate::session::{Registry, Shared, SharedSettings};
+use crate::session::{Registry, Shared, Wanted};
 use crate::tls::{BackendConnector, ServerTls};
 use crate::wire::pg::Statements;
 
@@ -30,6 +30,8 @@ pub(super) struct Parts {
     pub(super) keeper: Keeper<PgLink>,
     pub(super) recovery: recovery::Settings,
     pub(super) door: Door,
+    /// How users log in on each backend; passwords follow the file.
+    pub(super) logins: Vec<Arc<Logins>>,
 }
 
 /// Builds the parts.
@@ -49,10 +51,12 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         follower_lock: config.timeouts.follower_lock,
         dead_after: config.timeouts.dead_after,
     });
-    let mut backends = Vec::new();
+    let (mut backends, mut logins) = (Vec::new(), Vec::new());
     let mut controls: Vec<Arc<dyn Control>> = Vec::new();
     for (index, backend) in config.backends.iter().enumerate() {
-        backends.push(Arc::new(connect(config, index, backend, &metrics, &shared_links)?));
+        let own = Arc::new(Logins::from_pointee(logins_of(config, backend)));
+        backends.push(Arc::new(connect(config, index, backend, &metrics, &shared_links, &own)?));
+        logins.push(own);
         let limit = config.timeouts.probe_timeout;
         controls.push(Arc::new(PgControl::new(Address::of(config, backend)?, limit)));
     }
@@ -77,31 +81,36 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         ledger,
         catalogs,
         metrics,
-        settings: SharedSettings {
-            hold: config.timeouts.hold,
-            balancer: config.reads.balancer,
-            consistency: config.reads.consistency,
-            max_effects: config.limits.max_transaction_effects_bytes,
-        },
+        current: arc_swap::ArcSwap::from_pointee(config.into()),
         registry: Registry::default(),
+        identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
-        activate: tokio::sync::Notify::new(),
+        wanted: Wanted::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
     });
-    let recovery = recovery::Settings {
-        names,
+    let recovery = recovery(config, remembered.is_some(), cluster, token, capture_token);
+    Ok(Parts { shared, keeper, recovery, logins, door: door(config, statements)? })
+}
+
+fn recovery(
+    config: &Config,
+    remembers: bool,
+    cluster: Option<String>,
+    token: String,
+    capture_token: String,
+) -> recovery::Settings {
+    recovery::Settings {
+        names: config.backends.iter().map(|b| b.name.clone()).collect(),
         users: config.users.iter().map(|u| u.name.clone()).collect(),
         token,
         capture_token,
         startup_wait: config.timeouts.startup_wait,
         gate: config.timeouts.gate,
-        remembers: remembered.is_some(),
+        remembers,
         cluster,
-        automatic: config.cluster.reactivate == Reactivate::Auto,
         retry: RETRY,
-    };
-    Ok(Parts { shared, keeper, recovery, door: door(config, statements)? })
+    }
 }
 
 /// The view that the state file remembers; without one, all backends have to be seen first.
@@ -131,6 +140,7 @@ fn connect(
     backend: &config::Backend,
     metrics: &Metrics,
     shared: &Arc<LinkShared>,
+    logins: &Arc<Logins>,
 ) -> Result<Backend<PgLink>, String> {
     let tls = BackendConnector::new(&backend.tls, &backend.host)
         .map_err(|e| format!("backend {}: {e}", backend.name))?;
@@ -141,18 +151,6 @@ fn connect(
         timeout: config.timeouts.connect,
         user_timeout: config.timeouts.dead_after,
     });
-    let mut logins = HashMap::new();
-    for user in &config.users {
-        if let Some(credentials) = config.credentials_of(backend, &user.name) {
-            let login = Login {
-                user: credentials.user,
-                password: credentials.password,
-                database: config.database_of(backend).to_owned(),
-                parameters: Vec::new(),
-            };
-            logins.insert(user.name.clone(), login);
-        }
-    }
     let limits = PoolLimits {
         size: config.pool.size,
         checkout: config.pool.checkout_timeout,
@@ -160,8 +158,12 @@ fn connect(
         lifetime: config.pool.max_lifetime,
     };
     let started = Arc::default();
-    let dial =
-        Box::new(PgDial { route, shared: shared.clone(), logins, started: Arc::clone(&started) });
+    let dial = Box::new(PgDial {
+        route,
+        shared: shared.clone(),
+        logins: logins.clone(),
+        started: Arc::clone(&started),
+    });
     let address = format!("{}:{}", backend.host, backend.port);
     let figures = metrics.backend(&backend.name);
     Ok(Backend::new(
@@ -174,6 +176,23 @@ fn connect(
         started,
         dial,
     ))
+}
+
+/// How each user logs in on a backend.
+pub(super) fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, Login> {
+    let mut logins = HashMap::new();
+    for user in &config.users {
+        if let Some(credentials) = config.credentials_of(backend, &user.name) {
+            let login = Login {
+                user: credentials.user,
+                password: credentials.password,
+                database: config.database_of(backend).to_owned(),
+                parameters: Vec::new(),
+            };
+            logins.insert(user.name.clone(), login);
+        }
+    }
+    logins
 }
 
 /// The front door.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Levers, Pg, Surroundings, build};
+use crate::backend::pg::Logins;
 use crate::backend::{CheckoutError, ConnectError, Purpose};
 use crate::client::pg::{Door, Greeting, Knock};
 use crate::config::Config;
@@ -36,6 +37,7 @@ pub(super) struct House {
     /// What the servers report to a client without settings of its own, by user.
     reported: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
     around: Surroundings,
+    logins: Vec<Arc<Logins>>,
 }
 
 impl House {
@@ -44,6 +46,7 @@ impl House {
         door: Door,
         config: Config,
         around: Surroundings,
+        logins: Vec<Arc<Logins>>,
     ) -> Arc<Self> {
         let config = Arc::new(arc_swap::ArcSwap::from_pointee(config));
         Arc::new_cyclic(|house: &Weak<Self>| {
@@ -69,6 +72,7 @@ impl House {
                 stop: around.stop.clone(),
                 reported: Mutex::default(),
                 around,
+                logins,
             }
         })
     }
@@ -85,11 +89,15 @@ impl House {
         for (backend, settings) in self.shared.backends.iter().zip(&next.backends) {
             backend.set_weight(settings.weight);
         }
+        for (logins, backend) in self.logins.iter().zip(&next.backends) {
+            logins.store(Arc::new(build::logins_of(&next, backend)));
+        }
+        self.shared.current.store(Arc::new((&next).into()));
         if let Some(level) = &self.around.level {
             level.set(&next.log.level).map_err(|e| e.to_string())?;
         }
         self.config.store(Arc::new(next));
-        Ok(format!("taken over: {:?}; needs a restart: {:?}", changes.live, changes.restart))
+        Ok(changes.to_string())
     }
 }
 
@@ -252,7 +260,7 @@ async fn reported(
             return Ok(known);
         }
     }
-    let hold = house.shared.settings.hold;
+    let hold = house.shared.settings().hold;
     let started = tokio::time::Instant::now();
     while started.elapsed() < hold {
         if !house.shared.keeper.wait_serving(hold).await {
@@ -309,10 +317,7 @@ fn is_plain((key, value): &(String, String)) -> bool {
 /// Tells a backend that cannot be reached, whose cause is returned, from one that refuses.
 fn refused_login(error: CheckoutError, backend: &str) -> Result<String, Failure> {
     match error {
-        CheckoutError::Busy(limit) => {
-            let what = format!("no server connection came free within {limit:?}");
-            Err(Failure::new(Kind::TooManyConnections, what))
-        }
+        CheckoutError::Busy(limit) => Err(CheckoutError::no_room(limit)),
         CheckoutError::Connect(ConnectError::Refused { code, message }) => Err(Failure::new(
             Kind::Refused,
             message,

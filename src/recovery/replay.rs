@@ -84,7 +84,7 @@ async fn lease<P: Protocol>(
     user: &str,
 ) -> Result<Lease<P::Link>, String> {
     let pool = shared.backends[backend].pool(user, Purpose::Write);
-    pool.checkout().await.map_err(|e| format!("{e:?}"))
+    pool.checkout().await.map_err(|e| e.to_string())
 }
 
 fn settings_of(entry: &Entry) -> Settings {

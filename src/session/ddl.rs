@@ -242,8 +242,7 @@ impl<P: Protocol> Session<P> {
         let view = self.shared.keeper.view();
         let runs = view.followers().iter().map(|&follower| async move {
             let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
-            let mut lease =
-                pool.checkout().await.map_err(|error| (follower, format!("{error:?}")))?;
+            let mut lease = pool.checkout().await.map_err(|error| (follower, error.to_string()))?;
             lease.adopt(&self.settings);
             match lease.ask(sql, &[]).await {
                 Ok(Ok(_)) => {
@@ -273,7 +272,7 @@ impl<P: Protocol> Session<P> {
             let generation = shared.backends[backend].generation();
             let recorded = async {
                 let pool = shared.backends[backend].pool(&user, Purpose::Write);
-                let mut lease = pool.checkout().await.map_err(|e| format!("{e:?}"))?;
+                let mut lease = pool.checkout().await.map_err(|e| e.to_string())?;
                 lease.queue_record(ticket.seq, id, &user, &entry);
                 match lease.drain().await {
                     Ok(None) => {

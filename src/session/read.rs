@@ -204,7 +204,7 @@ impl<P: Protocol> Session<P> {
                 changes.changed().await.ok()?;
             }
         };
-        tokio::time::timeout(self.shared.settings.hold, readable).await.ok().flatten()
+        tokio::time::timeout(self.shared.settings().hold, readable).await.ok().flatten()
     }
 
     fn choose(&self) -> Option<usize> {
@@ -222,7 +222,7 @@ impl<P: Protocol> Session<P> {
             })
             .collect();
         let turn = self.shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        balance::choose(self.shared.settings.balancer, &candidates, rand::random(), turn)
+        balance::choose(self.shared.settings().balancer, &candidates, rand::random(), turn)
     }
 
     /// Runs messages that execute nothing (Parse, Describe, Close, an empty query).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::leader::internal;
 use super::transaction::{Place, Transaction};
-use super::{Session, Stop, settings, shares};
+use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
@@ -88,7 +88,11 @@ impl<P: Protocol> Session<P> {
             self.client.answer(work, "");
             return Ok(());
         }
-        let done = self.unexecuted(work).await;
+        let done = match self.described_own(work) {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.unexecuted(work).await,
+            Err(stop) => Err(stop),
+        };
         if done.is_err() {
             self.after_error().await;
         }
@@ -186,9 +190,7 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
-            Class::Refused(_) if step.sql.eq_ignore_ascii_case(settings::SHOW_CONSISTENCY) => {
-                self.show_consistency(step)
-            }
+            Class::Own(own) => self.own(step, own).await,
             Class::Refused(refusal) => {
                 if let Some(other) = self.second_look(step).await? {
                     let step = Step { statement: &other, ..*step };

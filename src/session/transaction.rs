@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::identity::Identity;
 use crate::backend::Lease;
 use crate::exchange::{Link, Settings, TxMode};
 use crate::sql::{Isolation, Scope, Touched};
@@ -105,6 +106,8 @@ pub(super) struct Transaction<L: Link> {
     pub locks: Vec<Lock<L::Work>>,
     /// State in the server's session that cannot be carried over to another backend.
     pub stateful: bool,
+    /// Under what its record will be found, once it has been asked for.
+    pub identity: Option<Identity>,
     /// What to go back to when it is undone.
     pub before: (Settings, Arc<Scope>),
 }
@@ -130,8 +133,14 @@ impl<L: Link> Transaction<L> {
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
+            identity: None,
             before,
         }
+    }
+
+    /// Whether it leaves a record: it writes, or somebody may ask what became of it.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.writing > 0 || self.identity.is_some()
     }
 
     /// Whether it can go on elsewhere when its backend dies, as far as its level says.

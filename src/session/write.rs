@@ -220,7 +220,7 @@ impl<P: Protocol> Session<P> {
     }
 
     pub(super) fn check_size(&self) -> Result<(), Stop> {
-        let limit = self.shared.settings.max_effects;
+        let limit = self.shared.settings().max_effects;
         if self.tx.as_ref().is_some_and(|tx| tx.size > limit) {
             return Err(Failure::new(
                 Kind::Refused,

@@ -10,10 +10,13 @@
 //! is each one's own (a folder a dialect). The whole folder is pure: no clock, no randomness, no I/O.
 
 mod pg;
+mod question;
+mod refusal;
 mod scope;
 mod statement;
 
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
+pub use question::{Argument, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Password,

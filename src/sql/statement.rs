@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use super::question::Own;
+pub use super::refusal::Refusal;
+
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Script {
@@ -239,6 +242,8 @@ pub enum Class {
     Unlisten(Option<String>),
     /// NOTIFY: on the leader alone, else each listener would hear it from every backend.
     Notify,
+    /// The proxy answers it: no backend knows.
+    Own(Own),
     /// Cannot be made the same on all backends.
     Refused(Refusal),
 }
@@ -252,17 +257,6 @@ pub enum Discard {
     Sequences,
     /// DISCARD TEMP.
     Temp,
-}
-
-/// A clear error: what, why, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The error's class.
-    pub sqlstate: &'static str,
-    /// What is refused and why.
-    pub message: String,
-    /// What to write instead.
-    pub hint: String,
 }
 
 /// COPY … FROM STDIN.
@@ -476,24 +470,5 @@ impl Statement {
 
     pub(super) fn refused(tag: &'static str, refusal: Refusal) -> Self {
         Self::new(tag, Class::Refused(refusal))
-    }
-}
-
-impl Refusal {
-    /// What has no way to be the same on all backends.
-    pub(super) fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { sqlstate: "0A000", message: message.into(), hint: hint.into() }
-    }
-
-    /// What belongs to the proxy alone.
-    pub(super) fn reserved(message: impl Into<String>) -> Self {
-        Self {
-            sqlstate: "42501",
-            message: message.into(),
-            hint:
-                "The schema \"lockstep\" and the settings \"lockstep.*\" keep the backends equal; \
-                   use the console's commands instead."
-                    .to_owned(),
-        }
     }
 }

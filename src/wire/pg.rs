@@ -214,6 +214,34 @@ impl Work for PgWork {
         })
     }
 
+    fn texts(&self) -> Vec<&Arc<Text>> {
+        let Self::Steps(steps) = self else {
+            return Vec::new();
+        };
+        let named = steps.iter().filter_map(|step| match step {
+            Step::Parse(statement)
+            | Step::Bind { statement, .. }
+            | Step::DescribeStatement(statement) => Some(&statement.prepared.text),
+            _ => None,
+        });
+        named.collect()
+    }
+
+    fn parameter(&self, number: u32) -> Option<Option<String>> {
+        let Self::Steps(steps) = self else {
+            return None;
+        };
+        let (portal, rest) = steps.iter().rev().find_map(|step| match step {
+            Step::Bind { portal, rest, .. } => Some((portal, rest)),
+            _ => None,
+        })?;
+        let bind = client::Bind { portal, statement: "", rest };
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        // Texts travel as they are in either format.
+        let value = *bind.params().ok()?.values.get(place)?;
+        Some(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
     fn needs_backend(&self) -> bool {
         let closes = |step: &Step| matches!(step, Step::CloseStatement);
         !matches!(self, Self::Steps(steps) if steps.iter().all(closes))

@@ -9,7 +9,7 @@ mod returned;
 mod row;
 
 pub use connect::{Login, Route};
-pub use dial::PgDial;
+pub use dial::{Logins, PgDial};
 pub use link::{Canceller, PgLink, Shared};
 
 use lockstep_protocol::pg::client;

@@ -14,7 +14,7 @@ use super::resolve::Names;
 use super::scope::{ParseError, Scope};
 use super::statement::{Class, Hold, Maintenance, Refusal, Script, Sequences, SetOp, Statement};
 use super::walk::Walker;
-use super::{copy, create, ddl, keyed, returned, session};
+use super::{copy, create, ddl, keyed, own, returned, session};
 
 /// Cuts a client's string into statements and classifies each.
 pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, ParseError> {
@@ -122,6 +122,9 @@ fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
     if into_clause(select) {
         return create::select_into(piece, select);
     }
+    if let Some(question) = own::select(select) {
+        return question;
+    }
     let mut walker = Walker::new(piece.names);
     walker.select(select);
     let set_config = functions::bare_set_config(select);
@@ -207,6 +210,7 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
     }
     let class = match (inner.class, runs) {
         (Class::Refused(refusal), true) => Class::Refused(refusal),
+        (Class::Own(question), _) => Class::Refused(own::misplaced(&question.column)),
         (Class::LeaderRead { hold }, _) => Class::LeaderRead { hold },
         (Class::Read, _) => Class::Read,
 
@@ -251,6 +255,9 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
     });
     let range = body_range.unwrap_or_else(|| piece.range.clone());
     let mut body = statement(Piece { range, ..piece.clone() }, query);
+    if let Class::Own(question) = &body.class {
+        return Statement::refused("prepare", own::misplaced(&question.column));
+    }
     // A value declared as a date or time reads the clock where its text says so, whatever column
     // it ends up in.
     let time = prepare.argtypes.iter().any(|node| match &node.node {

@@ -7,7 +7,7 @@
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`,
 //! `relations`, `alter`, `create`, `role`, `copy`, `session`, `returned`, `keyed`; `steps`, `fills`, `trees`;
 //! `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`, `resolve`, `catalog`,
-//! `queries`, `effects`, `tokens`, `value`, `names`.
+//! `queries`, `effects`, `tokens`, `value`, `own`, `names`.
 
 mod alter;
 mod analyze;
@@ -24,6 +24,7 @@ mod fills;
 mod functions;
 mod keyed;
 mod names;
+mod own;
 mod piece;
 mod queries;
 mod relations;
@@ -38,7 +39,7 @@ mod trees;
 mod value;
 mod walk;
 
-use super::{scope, statement};
+use super::{question, scope, statement};
 
 pub use analyze::analyze;
 pub use catalog::Catalog;
