@@ -148,7 +148,7 @@ impl<P: Protocol> Session<P> {
             settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             effects: tx.effects.clone(),
         };
-        let record = Record { id: rand::random::<i64>(), entry: entry.encode() };
+        let record = Record { id: shared.new_record_id(), entry: entry.encode() };
         // From here on a step is never given up half-way: what follows runs to its end.
         for share in &mut shares {
             share.queue_rest(&tx.effects);

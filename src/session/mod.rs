@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
-pub use shared::{Shared, SharedSettings};
+pub use shared::{Dice, Shared, SharedSettings};
 
 use crate::backend::{Identity, Lease};
 use crate::config::Consistency;
