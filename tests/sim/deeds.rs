@@ -82,16 +82,7 @@ impl App {
         let counter = self.dice.random_range(1..=crate::tables::COUNTERS);
         match self.dice.random_range(0..10) {
             0 | 1 => self.move_money(deed).await?,
-            2 => {
-                let (from, ..) = self.transfer();
-                self.locks = true;
-                self.ask(
-                    &format!("SELECT balance FROM account WHERE id = {from} FOR UPDATE"),
-                    None,
-                )
-                .await?;
-                self.move_money(deed).await?;
-            }
+            2 => self.move_what_was_read(deed).await?,
             3 => {
                 self.ask(&format!("UPDATE counter SET n = n + 1 WHERE id = {counter}"), None)
                     .await?;
@@ -144,6 +135,21 @@ impl App {
             self.ask(&sql, None).await?;
         }
         deed.deltas.extend(parts.map(|(id, amount)| Delta::Account(id, amount)));
+        Ok(())
+    }
+
+    /// Writes what it has worked out from a row that it has locked: right only while nobody else
+    /// changes that row.
+    async fn move_what_was_read(&mut self, deed: &mut Deed) -> Result<(), Trouble> {
+        let (from, to, amount) = self.transfer();
+        self.locks = true;
+        let read = format!("SELECT balance FROM account WHERE id = {from} FOR UPDATE");
+        let balance = self.ask(&read, None).await?.rows[0][0];
+        let rest = balance - amount;
+        self.ask(&format!("UPDATE account SET balance = {rest} WHERE id = {from}"), None).await?;
+        let sql = format!("UPDATE account SET balance = balance + {amount} WHERE id = {to}");
+        self.ask(&sql, None).await?;
+        deed.deltas.extend([Delta::Account(from, -amount), Delta::Account(to, amount)]);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lockstep::exchange::TxState;
+use lockstep::store::journal::Record;
 use tokio::time::Instant;
 
 use crate::locks::Mode;
@@ -79,12 +80,7 @@ impl Server {
             }
             Request::Record { token, record } => {
                 self.check_token(token)?;
-                self.take(pid, (JOURNAL, record.seq), Mode::Exclusive).await?;
-                if self.lock().disk.journal.contains_key(&record.seq) {
-                    return Err(duplicate("journal", record.seq));
-                }
-                self.with_tx(pid, |tx| tx.records.push(record.clone()));
-                Ok(Answer::new("SELECT"))
+                self.record(pid, record).await
             }
             Request::Follow(_) | Request::LockTimeout(_) => {
                 if let Some(seat) = self.lock().seats.get_mut(&pid) {
@@ -98,6 +94,23 @@ impl Server {
             }
             Request::Commit | Request::Rollback => Ok(Answer::new("")),
         }
+    }
+
+    /// Puts a record into the transaction, or into one of its own where none is open.
+    async fn record(&self, pid: u64, record: &Record) -> Done {
+        let alone = self.with_tx(pid, |_| ()).is_none();
+        if alone && let Some(seat) = self.lock().seats.get_mut(&pid) {
+            seat.tx = Some(Tx::default());
+        }
+        self.take(pid, (JOURNAL, record.seq), Mode::Exclusive).await?;
+        if self.lock().disk.journal.contains_key(&record.seq) {
+            return Err(duplicate("journal", record.seq));
+        }
+        self.with_tx(pid, |tx| tx.records.push(record.clone()));
+        if alone {
+            self.commit(pid);
+        }
+        Ok(Answer::new("SELECT"))
     }
 
     /// Sequences move outside of transactions.
