@@ -73,6 +73,9 @@ impl<P: Protocol> Session<P> {
             };
             if (block || many) && self.tx.is_none() && !matches!(statement.class, Class::Tx(_)) {
                 self.open_block(false, TxMode::default());
+                if let Some(tx) = &mut self.tx {
+                    tx.streams = true;
+                }
             }
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work, text, plan: &plan };
