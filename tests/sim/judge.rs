@@ -33,7 +33,7 @@ impl World {
         let (number, members) = newest_view(self);
         for server in self.servers.iter().filter(|s| members.contains(&s.name)) {
             let state = server.lock();
-            if !is_there(&state.disk, mark) && !state.lost.contains(&mark) {
+            if !state.disk.marks().contains(&mark) && !state.lost.contains(&mark) {
                 drop(state);
                 let name = &server.name;
                 self.complain(format!(
@@ -62,13 +62,6 @@ impl Scenario {
             _ => false,
         }
     }
-}
-
-/// Whether a transaction's mark is on a disk.
-fn is_there(disk: &Disk, mark: i64) -> bool {
-    disk.tables["note"].contains_key(&mark)
-        || disk.tables["event"].values().any(|row| row[2] == mark)
-        || disk.tables["job"].values().any(|row| row[1] == mark)
 }
 
 /// Waits until every backend is active again, and judges what they hold.
@@ -170,8 +163,9 @@ fn check_deeds(world: &World, disk: &Disk, notes: &[Notes]) {
         counters: (1..=COUNTERS).map(|id| (id, 0)).collect(),
         ..Sums::default()
     };
+    let marks = disk.marks();
     for deed in notes.iter().flat_map(|notes| &notes.deeds) {
-        let there = is_there(disk, deed.mark);
+        let there = marks.contains(&deed.mark);
         match deed.outcome {
             Outcome::Acknowledged if !there => {
                 world.complain(format!("{} was acknowledged and is lost", deed.mark));

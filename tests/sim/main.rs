@@ -8,7 +8,7 @@
 //! ```text
 //! cargo test --test sim                               seeds.txt and the first few hundred seeds
 //! LOCKSTEP_SIM_SEED=7 cargo test --test sim           one seed; its trace goes to target/sim-7.txt
-//! make sim SEEDS=5000                                 many
+//! LOCKSTEP_SIM_THEME=Lazy make sim SEEDS=5000         many, or only those about one thing
 //! ```
 
 // A test that cannot go on must stop with the line that failed.
@@ -119,7 +119,11 @@ fn seeds() -> Vec<u64> {
     let count = count.map_or(SEEDS, |count| count.parse().expect("LOCKSTEP_SIM_SEEDS is a number"));
     let failed = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
     let failed = failed.filter_map(|line| line.split_whitespace().next());
-    failed.map(|seed| seed.parse().expect("a seed")).chain(1..=count).collect()
+    let all = failed.map(|seed| seed.parse().expect("a seed")).chain(1..=count);
+    match std::env::var("LOCKSTEP_SIM_THEME") {
+        Ok(theme) => all.filter(|s| format!("{:?}", Scenario::of(*s).theme) == theme).collect(),
+        Err(_) => all.collect(),
+    }
 }
 
 #[test]

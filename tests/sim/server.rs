@@ -127,7 +127,7 @@ pub(crate) struct State {
     pub(crate) dice: StdRng,
     /// Former states of a disk that is not flushed, the newest last.
     history: Vec<Disk>,
-    /// Keys of `note` that were committed here once and lost with the flushes.
+    /// Marks of transactions that were committed here once and lost with the flushes.
     pub(crate) lost: Vec<i64>,
 }
 
@@ -219,8 +219,8 @@ impl Server {
         if lose > 0 && !state.history.is_empty() {
             let at = state.history.len().saturating_sub(lose);
             let old = state.history.swap_remove(at);
-            let gone = |id: &&i64| !old.tables["note"].contains_key(id);
-            let lost: Vec<i64> = state.disk.tables["note"].keys().filter(gone).copied().collect();
+            let kept = old.marks();
+            let lost: Vec<i64> = state.disk.marks().difference(&kept).copied().collect();
             state.lost.extend(lost);
             state.disk = old;
         }

@@ -1,7 +1,7 @@
 //! What a fake server keeps on its disk: tables of integers with a key, sequences, and everything
 //! that the schema `lockstep` holds on a real one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep::store::control::Control;
 use lockstep::store::journal::Record;
@@ -116,6 +116,16 @@ impl Disk {
             control,
             token: String::new(),
         }
+    }
+
+    /// The marks of all transactions that are here: what each is known by stands in one of three
+    /// tables.
+    pub(crate) fn marks(&self) -> BTreeSet<i64> {
+        let column = |table: &str, at: usize| -> Vec<i64> {
+            self.tables[table].values().map(|row| row[at]).collect()
+        };
+        let all = [column("note", 0), column("event", 2), column("job", 1)];
+        all.into_iter().flatten().filter(|mark| *mark != 0).collect()
     }
 
     pub(crate) fn row(&self, place: Place) -> Option<&Row> {
