@@ -153,9 +153,12 @@ async fn align<P: Protocol>(
     let newest = found.seen.iter().flatten().map(|s| s.newest).max().unwrap_or(0);
     shared.ledger.start_after(newest);
     level_sequences(shared, &there).await?;
+    // Nobody is served before statements can be classified: without a catalog all of them count as
+    // the worst they could be, and tie their sessions to one connection.
+    let leader = *there.first().ok_or_else(|| "no member is left".to_owned())?;
+    let epoch = shared.catalogs.outdate();
+    shared.catalogs.install(epoch, shared.controls[leader].catalog().await?);
     shared.keeper.settled(found.number, there, found.cluster).await;
-    shared.catalogs.outdate();
-    shared.reload_catalog().await;
     Ok(())
 }
 
