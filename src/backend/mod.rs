@@ -154,7 +154,7 @@ impl<L: crate::exchange::Link> Backend<L> {
         }
     }
 
-    /// Notes when the server was started, after a look at its journal.
+    /// Notes when the server was started, before its journal is compared.
     pub fn note_start(&self, started: &str) {
         let mut known = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.clone_into(&mut known);

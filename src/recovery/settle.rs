@@ -124,6 +124,9 @@ async fn align<P: Protocol>(
     let mut there: Vec<usize> =
         found.members.iter().copied().filter(|m| found.seen[*m].is_some()).collect();
     for &member in &there {
+        // Whoever restarts from here on is not the one whose journal is compared.
+        let started = found.seen[member].as_ref().map_or("", |seen| &seen.started);
+        shared.backends[member].note_start(started);
         let control = &shared.controls[member];
         control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
         control.fence(settings.users.clone()).await?;
