@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::sql::{Catalog, Class, Hold, Scope, Script, Sequences, Statement, Touched, analyze};
 
@@ -56,7 +56,9 @@ pub struct Catalogs {
     current: ArcSwap<(u64, Snapshot)>,
     /// Raised before DDL commits.
     epoch: AtomicU64,
-    loaded: watch::Sender<u64>,
+    /// Wakes whoever waits for a newer catalog. Unlike a `watch` it wakes them in an order that can
+    /// be repeated.
+    loaded: Notify,
 }
 
 impl Default for Catalogs {
@@ -64,7 +66,7 @@ impl Default for Catalogs {
         Self {
             current: ArcSwap::from_pointee((0, Snapshot::default())),
             epoch: AtomicU64::new(1),
-            loaded: watch::channel(0).0,
+            loaded: Notify::new(),
         }
     }
 }
@@ -84,11 +86,7 @@ impl Catalogs {
     pub fn install(&self, epoch: u64, snapshot: Snapshot) {
         if self.current.load().0 < epoch {
             self.current.store(Arc::new((epoch, snapshot)));
-            self.loaded.send_if_modified(|loaded| {
-                let newer = *loaded < epoch;
-                *loaded = (*loaded).max(epoch);
-                newer
-            });
+            self.loaded.notify_waiters();
         }
     }
 
@@ -104,9 +102,14 @@ impl Catalogs {
 
     /// Waits until a catalog of at least the given epoch is there.
     pub async fn wait_for(&self, epoch: u64) {
-        let mut loaded = self.loaded.subscribe();
-        // The sender lives as long as this value: the wait cannot fail.
-        let _ = loaded.wait_for(|loaded| *loaded >= epoch).await;
+        loop {
+            // Asked for before the look, so that what comes in between is not missed.
+            let loaded = self.loaded.notified();
+            if self.current.load().0 >= epoch {
+                return;
+            }
+            loaded.await;
+        }
     }
 
     /// The classification of a text, made anew only when the catalog or the scope has changed.

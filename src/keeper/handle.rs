@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
 use super::Verdict;
 use crate::cluster::{Phase, State, View};
@@ -39,7 +40,9 @@ pub(super) enum Message {
 pub struct Handle {
     view: ArcSwap<View>,
     cluster: ArcSwap<String>,
-    changed: watch::Sender<u64>,
+    /// Wakes whoever waits for another view. Unlike a `watch` it wakes them in an order that can be
+    /// repeated.
+    changed: Notify,
     inbox: mpsc::Sender<Message>,
     /// Every commit holds it shared from its number to its end; whoever needs a moment without
     /// commits takes it whole.
@@ -51,7 +54,7 @@ impl Handle {
         Self {
             view: ArcSwap::from_pointee(view),
             cluster: ArcSwap::from_pointee(cluster),
-            changed: watch::channel(0).0,
+            changed: Notify::new(),
             inbox,
             gate: Arc::new(RwLock::new(())),
         }
@@ -59,7 +62,7 @@ impl Handle {
 
     pub(super) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
-        self.changed.send_modify(|n| *n += 1);
+        self.changed.notify_waiters();
     }
 
     pub(super) fn set_cluster(&self, cluster: &str) {
@@ -76,19 +79,20 @@ impl Handle {
         self.view.load_full()
     }
 
-    /// Changes with every new snapshot.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Ends with the next snapshot. Taken before a look at the view, it misses none.
+    pub fn next_change(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Waits until the cluster serves, for at most `limit`. False when it does not by then.
     pub async fn wait_serving(&self, limit: Duration) -> bool {
-        let mut changes = self.changes();
         let serving = async {
-            while self.view.load().phase != Phase::Serving {
-                if changes.changed().await.is_err() {
+            loop {
+                let changed = self.next_change();
+                if self.view.load().phase == Phase::Serving {
                     return;
                 }
+                changed.await;
             }
         };
         tokio::time::timeout(limit, serving).await.is_ok()

@@ -236,27 +236,23 @@ impl<L: Link> Keeper<L> {
         self.publish(view);
     }
 
-    /// Whether a backend answers, is the server it was, and has the newest commit that was acknowledged.
+    /// Whether a backend answers, runs as it did, and has the newest commit that was acknowledged.
     async fn is_well(&self, backend: usize) -> bool {
-        let seen = self.look(backend).await;
-        let Ok(seen) = seen else { return false };
-        if !seen.writable {
+        let Ok(seen) = self.look_closely(backend).await else {
             return false;
-        }
+        };
         let newest = self.ledger.last_acknowledged();
         let complete = newest <= seen.control.as_ref().map_or(0, |c| c.complete_to);
-        let well = complete || matches!(self.controls[backend].has_record(newest).await, Ok(true));
-        if well {
-            self.backends[backend].note_start(&seen.started);
-        }
-        well
+        complete || matches!(self.controls[backend].has_record(newest).await, Ok(true))
     }
 
-    /// Notes since when the server of a member runs whose journal has just been compared.
-    async fn note_start(&self, backend: usize) {
-        if let Ok(seen) = self.look(backend).await {
-            self.backends[backend].note_start(&seen.started);
-        }
+    /// Looks at a member, and takes none that was restarted: with lazy flushes it may lack any commit
+    /// of the last moments, an earlier one than the newest, or the proxy's secrets. Whoever brings it
+    /// back compares its whole journal.
+    async fn look_closely(&self, backend: usize) -> Result<Examination, String> {
+        let seen = self.look(backend).await?;
+        self.backends[backend].judge(&seen.started, seen.writable)?;
+        Ok(seen)
     }
 
     async fn look(&self, backend: usize) -> Result<Examination, String> {
@@ -274,10 +270,10 @@ impl<L: Link> Keeper<L> {
             let view = self.handle.view();
             let rest: Vec<usize> =
                 view.order.iter().copied().filter(|b| !lost.contains(b)).collect();
-            let answers = join_all(rest.iter().map(|b| self.look(*b))).await;
+            let answers = join_all(rest.iter().map(|b| self.look_closely(*b))).await;
             for (backend, answer) in rest.iter().zip(answers) {
                 if let Err(why) = answer {
-                    tracing::warn!(backend = %self.backends[*backend].name, %why, "does not answer");
+                    tracing::warn!(backend = %self.backends[*backend].name, %why, "is lost too");
                     lost.push(*backend);
                 }
             }
@@ -392,9 +388,6 @@ impl<L: Link> Keeper<L> {
         }
         self.persist(&view).await;
         let failed = self.write_to_members(&view).await;
-        for &member in &order {
-            self.note_start(member).await;
-        }
         if failed.len() == order.len() {
             tracing::warn!("the members went away while they were settled");
             return;
@@ -418,7 +411,6 @@ impl<L: Link> Keeper<L> {
         let names = self.names(&next.order);
         self.controls[backend].write_view(next.number, names).await?;
         self.persist(&next).await;
-        self.note_start(backend).await;
         self.backends[backend].refresh();
         let failed = self.write_to_members(&next).await;
         let name = &self.backends[backend].name;

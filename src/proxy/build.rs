@@ -39,8 +39,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
     let file = StateFile::open(&config.cluster.state_dir, &config.cluster.name)
         .map_err(|e| format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display()))?;
     let remembered = file.load().map_err(|e| e.to_string())?;
-    let metrics = Arc::new(Metrics::new());
-    let catalogs = Arc::new(Catalogs::default());
+    let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::default()));
     let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs.clone()));
     let (token, capture_token) = (secret(), secret());
     let shared_links = Arc::new(LinkShared {
@@ -88,6 +87,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         admission: Arc::default(),
         wanted: Wanted::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
+        dice: Box::new(rand::random),
     });
     let recovery = recovery(config, remembered.is_some(), cluster, token, capture_token);
     Ok(Parts { shared, keeper, recovery, logins, door: door(config, statements)? })

@@ -24,8 +24,9 @@ struct Record {
 }
 
 impl Record {
-    fn of<L: Link>(tx: &Transaction<L>, user: &str) -> Self {
-        let id = tx.identity.as_ref().map_or_else(rand::random, |drawn| drawn.identity.id);
+    /// The record of a transaction, under `id` unless it has been given an identity before.
+    fn of<L: Link>(tx: &Transaction<L>, user: &str, id: i64) -> Self {
+        let id = tx.identity.as_ref().map_or(id, |drawn| drawn.identity.id);
         let entry = Entry {
             user: user.to_owned(),
             settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -163,7 +164,7 @@ impl<P: Protocol> Session<P> {
         }
         let gate = shared.keeper.gate.read().await;
         let ticket = shared.ledger.begin(tx.writes.clone());
-        let record = Record::of(tx, &self.user);
+        let record = Record::of(tx, &self.user, shared.new_record_id());
         // From here on a step is never given up half-way: what follows runs to its end.
         for share in &mut shares {
             share.queue_rest(&tx.effects);

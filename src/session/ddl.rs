@@ -267,7 +267,7 @@ impl<P: Protocol> Session<P> {
         shared.catalogs.outdate();
         let ticket = shared.ledger.begin(Touched::Unknown);
         let view = shared.keeper.view();
-        let id = rand::random::<i64>();
+        let id = shared.new_record_id();
         for &backend in &view.order {
             let generation = shared.backends[backend].generation();
             let recorded = async {

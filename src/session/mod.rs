@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use identity::Identities;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
-pub use shared::{Shared, SharedSettings, Wanted};
+pub use shared::{Dice, Shared, SharedSettings, Wanted};
 
 use crate::backend::{Identity, Lease};
 use crate::config::Consistency;

@@ -94,7 +94,7 @@ impl<P: Protocol> Session<P> {
             return Ok(None);
         };
         let identity = tx.identity.get_or_insert_with(|| {
-            let drawn = TransactionId::new(&cluster, after, rand::random());
+            let drawn = TransactionId::new(&cluster, after, self.shared.new_record_id());
             self.shared.identities.note(drawn, &self.user)
         });
         Ok(Some(identity.identity.to_string()))

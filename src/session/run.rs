@@ -32,6 +32,11 @@ impl<P: Protocol> Session<P> {
             let why = "the state of its server session (temporary tables, locks) is gone";
             return Err(Failure::retry(why).into());
         }
+        if !self.shared.catalogs.is_loaded() {
+            // A statement that is judged before the catalog is there counts as the worst it could
+            // be, and would tie the session to one connection.
+            self.wait_serving().await?;
+        }
         for item in &batch.items {
             match &item.text {
                 Some(text) => self.item(item, text, executed > 1 || partial).await?,
@@ -73,6 +78,9 @@ impl<P: Protocol> Session<P> {
             };
             if (block || many) && self.tx.is_none() && !matches!(statement.class, Class::Tx(_)) {
                 self.open_block(false, TxMode::default());
+                if let Some(tx) = &mut self.tx {
+                    tx.streams = true;
+                }
             }
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work, text, plan: &plan };

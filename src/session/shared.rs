@@ -73,6 +73,8 @@ pub struct Shared<P: Protocol> {
     pub wanted: Wanted,
     /// Counts choices of a backend for a read.
     pub turn: std::sync::atomic::AtomicUsize,
+    /// Where chance comes from: the choice of a reader, the identity of a record.
+    pub dice: Dice,
 }
 
 /// Backends that an operator wants back, for whoever brings them.
@@ -104,10 +106,18 @@ impl Wanted {
     }
 }
 
+/// Gives random numbers.
+pub type Dice = Box<dyn Fn() -> u64 + Send + Sync>;
+
 impl<P: Protocol> Shared<P> {
     /// The settings in force.
     pub fn settings(&self) -> SharedSettings {
         **self.current.load()
+    }
+
+    /// An identity for a record, by which two of the same number are told apart.
+    pub fn new_record_id(&self) -> i64 {
+        (self.dice)().cast_signed()
     }
 
     /// Reads the catalog again after it has changed. Tries until a leader gives it.

@@ -74,6 +74,10 @@ pub(super) struct Lock<W> {
 pub(super) struct Transaction<L: Link> {
     /// Opened by the application, not by us around a single statement or a pipeline.
     pub explicit: bool,
+    /// More statements follow: what each has done is sent at once, so that the transaction can be
+    /// carried over when the leader dies under the next one. A single statement sends it with its
+    /// commit.
+    pub streams: bool,
     /// How it was opened.
     pub mode: TxMode,
     /// A statement has failed: only its end, or a return to a savepoint, can follow.
@@ -117,6 +121,7 @@ impl<L: Link> Transaction<L> {
     pub(super) fn new(explicit: bool, mode: TxMode, before: (Settings, Arc<Scope>)) -> Self {
         Self {
             explicit,
+            streams: explicit,
             mode,
             failed: false,
             place: Place::Nowhere,

@@ -241,7 +241,7 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        if (!tx.explicit && !opened) || tx.effects.len() == from || tx.writing == 0 {
+        if (!tx.streams && !opened) || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
         if !opened {
