@@ -49,8 +49,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         follower_lock: config.timeouts.follower_lock,
         dead_after: config.timeouts.dead_after,
     });
-    let mut backends = Vec::new();
-    let mut controls: Vec<Arc<dyn Control>> = Vec::new();
+    let (mut backends, mut controls) = (Vec::new(), Vec::<Arc<dyn Control>>::new());
     for (index, backend) in config.backends.iter().enumerate() {
         backends.push(Arc::new(connect(config, index, backend, &metrics, &shared_links)?));
         let limit = config.timeouts.probe_timeout;
@@ -86,6 +85,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         registry: Registry::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
+        schema: Arc::default(),
         activate: tokio::sync::Notify::new(),
         turn: std::sync::atomic::AtomicUsize::new(0),
     });

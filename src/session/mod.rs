@@ -12,6 +12,7 @@ mod bulk;
 mod commit;
 mod ddl;
 mod leader;
+pub(crate) mod outside;
 mod read;
 mod registry;
 mod run;

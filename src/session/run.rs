@@ -162,7 +162,7 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
-            Class::Maintenance(kind) => self.maintenance(step, *kind).await,
+            Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,
             Class::Deallocate(name) => self.deallocate(step, name.as_deref()).await,
@@ -251,6 +251,7 @@ impl<P: Protocol> Session<P> {
                 shares::abandon(&self.shared, shares).await;
             }
             Place::Leading { mut leader, shares, .. } => {
+                tx.schema = None;
                 leader.queue_rollback();
                 let (ended, ()) =
                     tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));

@@ -47,6 +47,9 @@ pub struct Shared<P: Protocol> {
     pub brake_us: std::sync::atomic::AtomicU32,
     /// Held shared by every transaction on the leader, whole by an operator's pause.
     pub admission: Arc<tokio::sync::RwLock<()>>,
+    /// Held shared by every transaction that changes the schema, whole by a statement that does so
+    /// outside a transaction, on one backend after the other.
+    pub schema: Arc<tokio::sync::RwLock<()>>,
     /// Wakes whoever brings backends back.
     pub activate: tokio::sync::Notify,
     /// Counts choices of a backend for a read.

@@ -81,6 +81,8 @@ pub(super) struct Transaction<L: Link> {
     pub place: Place<L>,
     /// Its right to be on the leader: an operator's pause waits for all of them.
     pub admission: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
+    /// Its right to change the schema: a statement outside transactions waits for all of them.
+    pub schema: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     /// What the followers get, in order.
     pub effects: Vec<Effect>,
     /// How many of the effects write.
@@ -118,6 +120,7 @@ impl<L: Link> Transaction<L> {
             failed: false,
             place: Place::Nowhere,
             admission: None,
+            schema: None,
             effects: Vec::new(),
             writing: 0,
             context: Vec::new(),
@@ -227,6 +230,9 @@ fn size(effect: &Effect) -> usize {
         Effect::Bound { sql, bind, .. } => sql.len() + bind.len(),
         Effect::Rows { old, new, .. } => rows(old) + rows(new),
         Effect::Bulk { sql, data, .. } => sql.len() + data.len(),
+        Effect::Intended(task) | Effect::Finished { task, .. } | Effect::Withdrawn { task, .. } => {
+            task.weight()
+        }
         Effect::Advance { .. } | Effect::ResetSequence { .. } => 0,
     }
 }

@@ -16,6 +16,6 @@ mod statement;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Password,
-    Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
+    Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Outside,
+    Password, Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
 };

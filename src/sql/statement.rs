@@ -327,12 +327,26 @@ pub struct Password {
 }
 
 /// What may not run in a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Maintenance {
     /// No logical content: best effort on the followers.
     Everywhere,
-    /// Changes the schema: between an intent and a done record, one backend at a time.
-    Journaled,
+    /// Changes the schema: between an intent and its outcome, one backend at a time.
+    Journaled(Outside),
+}
+
+/// What is changed step by step, each step committed by itself, so that an interruption leaves a
+/// half behind. Names are as the application wrote them, in quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outside {
+    /// CREATE INDEX CONCURRENTLY on this table.
+    CreateIndex(String),
+    /// DROP INDEX CONCURRENTLY of this index.
+    DropIndex(String),
+    /// REINDEX CONCURRENTLY of whatever.
+    Reindex,
+    /// DETACH PARTITION CONCURRENTLY of this table.
+    Detach(String),
 }
 
 /// SET and RESET.

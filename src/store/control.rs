@@ -4,7 +4,7 @@
 //! on what users have put into the database.
 
 use super::capture::quoted;
-use super::journal::Record;
+use super::journal::{OUTSIDE_VERSION, Record};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error};
@@ -199,6 +199,18 @@ pub async fn read_records_by_seq(client: &Client, seqs: &[i64]) -> Result<Vec<Re
         .query(
             "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq = ANY ($1) ORDER BY seq",
             &[&seqs],
+        )
+        .await?;
+    Ok(rows.iter().map(record).collect())
+}
+
+/// The records after one that are about statements outside a transaction, in order.
+pub async fn outside_records(client: &Client, after: i64) -> Result<Vec<Record>, Error> {
+    let rows = client
+        .query(
+            "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq > $1 \
+             AND pg_catalog.get_byte(pg_catalog.substring(entry, 1, 1), 0) = $2 ORDER BY seq",
+            &[&after, &i32::from(OUTSIDE_VERSION)],
         )
         .await?;
     Ok(rows.iter().map(record).collect())

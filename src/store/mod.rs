@@ -21,3 +21,5 @@ pub mod journal;
 pub mod changes;
 
 pub mod capture;
+
+pub mod outside;

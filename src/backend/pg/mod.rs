@@ -218,9 +218,11 @@ impl Link for PgLink {
                 client::copy_data(&mut self.outgoing, data);
                 client::copy_done(&mut self.outgoing);
             }
-            Effect::Outside { sql } => {
-                self.queue_query(sql, "statement outside a transaction", None)
-            }
+            // Not a part of any transaction: whoever brings a backend to the outcome runs it apart.
+            Effect::Outside { .. }
+            | Effect::Intended(_)
+            | Effect::Finished { .. }
+            | Effect::Withdrawn { .. } => {}
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod concurrency;
 mod ddl;
+mod outside;
 mod refused;
 mod returned;
 mod roles;
