@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::backend::{Lease, Purpose};
 use crate::exchange::{Link, Protocol, Settings};
 use crate::session::Shared;
+use crate::session::deep;
 use crate::session::outside::{Job, bring, record_on};
 use crate::store::journal::{Effect, Entry, Record};
 use crate::store::outside::{Fate, Task};
@@ -104,22 +105,17 @@ async fn together<P: Protocol>(
     lease.begin_share(&settings_of(&entries[0]));
     for (record, entry) in records.iter().zip(entries) {
         for effect in &entry.effects {
-            lease.queue_effect(effect);
+            match deep::apply(&mut *lease, effect).await {
+                Ok(None) => {}
+                Ok(Some(mishap)) => return give_up(lease, mishap.what).await,
+                Err(broken) => return Err(broken.to_string()),
+            }
         }
         lease.queue_record(record.seq, record.id, user, &record.entry);
     }
     match lease.drain().await {
         Ok(None) => {}
-        Ok(Some(error)) => {
-            lease.queue_rollback();
-            return match lease.drain().await {
-                Ok(_) => {
-                    lease.release();
-                    Err(error.what)
-                }
-                Err(broken) => Err(broken.to_string()),
-            };
-        }
+        Ok(Some(error)) => return give_up(lease, error.what).await,
         Err(broken) => return Err(broken.to_string()),
     }
     lease.queue_commit();
@@ -129,6 +125,18 @@ async fn together<P: Protocol>(
             Ok(())
         }
         Ok(Some(error)) => Err(error.what),
+        Err(broken) => Err(broken.to_string()),
+    }
+}
+
+/// Undoes what was applied, and says why.
+async fn give_up<L: Link>(mut lease: Lease<L>, why: String) -> Result<(), String> {
+    lease.queue_rollback();
+    match lease.drain().await {
+        Ok(_) => {
+            lease.release();
+            Err(why)
+        }
         Err(broken) => Err(broken.to_string()),
     }
 }

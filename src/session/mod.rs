@@ -11,6 +11,7 @@ mod block;
 mod bulk;
 mod commit;
 mod ddl;
+pub(crate) mod deep;
 mod leader;
 pub(crate) mod outside;
 mod read;

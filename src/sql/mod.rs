@@ -17,5 +17,6 @@ pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Outside,
-    Password, Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
+    Password, Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched,
+    TxOp,
 };

@@ -11,11 +11,17 @@ use tokio_postgres::{Client, Error};
 
 /// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
 /// and event triggers in place afterwards.
-pub const SCHEMA_SQL: &str =
-    concat!(include_str!("schema.sql"), include_str!("apply.sql"), include_str!("watch.sql"));
+pub const SCHEMA_SQL: &str = concat!(
+    include_str!("schema.sql"),
+    include_str!("apply.sql"),
+    include_str!("fingerprint_head.sql"),
+    include_str!("compare.sql"),
+    include_str!("fingerprint_tail.sql"),
+    include_str!("watch.sql")
+);
 
 /// What the comment on the schema says when it is of this version.
-pub const SCHEMA_VERSION: &str = "lockstep schema 1";
+pub const SCHEMA_VERSION: &str = "lockstep schema 2";
 
 /// The control row.
 #[derive(Clone, Debug, PartialEq, Eq)]

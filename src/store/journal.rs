@@ -10,6 +10,7 @@
 pub use super::capture::Op;
 use super::changes::Change;
 use super::outside::Task;
+use super::witness::Witness;
 use serde::{Deserialize, Serialize};
 
 /// The first byte of an encoded entry. Version 1 knew fewer effects; what it knew has the same form.
@@ -57,6 +58,11 @@ pub const MARK_TYPES: [u32; 2] = [25, 25];
 pub const FOLLOW_SQL: &str = "SELECT lockstep.follow($1,$2)";
 /// Types of the parameters of [`FOLLOW_SQL`].
 pub const FOLLOW_TYPES: [u32; 2] = [25, 16];
+
+/// `$1` token, `$2` names of tables whose rows no trigger has seen. What became of the catalog, in one word.
+pub const FINGERPRINT_SQL: &str = "SELECT lockstep.fingerprint($1,$2)";
+/// Types of the parameters of [`FINGERPRINT_SQL`].
+pub const FINGERPRINT_TYPES: [u32; 2] = [25, 1009];
 
 /// Turns the capture on for the statements that follow in this transaction, and numbers their rows from 1.
 pub const CAPTURE_ON_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
@@ -146,6 +152,13 @@ pub enum Effect {
         intent: i64,
         /// What it was.
         task: Task,
+    },
+    /// A statement that every backend runs for itself, because it changes the catalog out of sight.
+    Deep {
+        /// The statement.
+        effect: Box<Self>,
+        /// What it did on the leader, and must do everywhere.
+        witness: Witness,
     },
 }
 
@@ -259,6 +272,13 @@ impl Entry {
                     Effect::Intended(task)
                     | Effect::Finished { task, .. }
                     | Effect::Withdrawn { task, .. } => task.weight(),
+                    Effect::Deep { effect, witness } => match &**effect {
+                        Effect::Bound { sql, types, bind, .. } => {
+                            sql.len() + types.len() * 5 + bind.len() + witness.weight()
+                        }
+                        Effect::Text { sql, .. } => sql.len() + witness.weight(),
+                        _ => witness.weight(),
+                    },
                 })
                 .sum::<usize>()
     }

@@ -23,3 +23,5 @@ pub mod changes;
 pub mod capture;
 
 pub mod outside;
+
+pub mod witness;

@@ -3,6 +3,7 @@
 
 mod concurrency;
 mod ddl;
+mod deep;
 mod outside;
 mod refused;
 mod returned;
