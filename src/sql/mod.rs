@@ -13,6 +13,8 @@ mod pg;
 mod scope;
 mod statement;
 
+mod schema;
+
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use scope::{ParseError, Scope};
 pub use statement::{

@@ -296,7 +296,9 @@ impl Link for PgLink {
         self.spent = true;
         self.follow(false);
         self.queue_own(&CAPTURE, &bind_rest(&[]));
+        self.close_request();
         self.queue_effect(effect);
+        self.close_request();
         let watch = Watch { rows: true, ..Watch::default() };
         let after = self.queue_watched(watch);
         self.follow(true);
@@ -316,6 +318,7 @@ impl Link for PgLink {
     ) -> Result<Result<String, ServerError>, Broken> {
         let token = self.shared.token.clone();
         let filled = text_array(filled);
+        self.close_request();
         self.queue_own(
             &FINGERPRINT,
             &bind_rest(&[(0, Some(token.as_bytes())), (1, Some(&filled))]),

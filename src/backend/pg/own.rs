@@ -171,7 +171,7 @@ pub(super) const FOLLOW: Own = Own {
 };
 
 pub(super) const FINGERPRINT: Own = Own {
-    id: u64::MAX - 8,
+    id: u64::MAX - 10,
     name: "lockstep_fingerprint",
     sql: journal::FINGERPRINT_SQL,
     types: &journal::FINGERPRINT_TYPES,
