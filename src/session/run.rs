@@ -63,7 +63,13 @@ impl<P: Protocol> Session<P> {
         if statements.is_empty() {
             return self.prepared_only(&item.work).await;
         }
-        for statement in statements {
+        for at in 0..statements.len() {
+            // What came before in the same text may have changed what names mean: SET search_path, a
+            // temporary table.
+            let plan = self.shared.catalogs.plan(text, &self.scope);
+            let Some(statement) = plan.script.statements.get(at) else {
+                return Err(internal("a text falls into other statements than before").into());
+            };
             let part;
             let work = if many {
                 part = item.work.part(&text.sql, statement.range.clone());
