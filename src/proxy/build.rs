@@ -50,8 +50,8 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         follower_lock: config.timeouts.follower_lock,
         dead_after: config.timeouts.dead_after,
     });
-    let (mut backends, mut logins) = (Vec::new(), Vec::new());
-    let mut controls: Vec<Arc<dyn Control>> = Vec::new();
+    let (mut backends, mut controls) = (Vec::new(), Vec::<Arc<dyn Control>>::new());
+    let mut logins = Vec::new();
     for (index, backend) in config.backends.iter().enumerate() {
         let own = Arc::new(Logins::from_pointee(logins_of(config, backend)));
         backends.push(Arc::new(connect(config, index, backend, &metrics, &shared_links, &own)?));
@@ -86,6 +86,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
         wanted: Wanted::default(),
+        schema: Arc::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
         dice: Box::new(rand::random),
     });

@@ -68,7 +68,13 @@ impl<P: Protocol> Session<P> {
         if statements.is_empty() {
             return self.prepared_only(&item.work).await;
         }
-        for statement in statements {
+        for at in 0..statements.len() {
+            // What came before in the same text may have changed what names mean: SET search_path, a
+            // temporary table.
+            let plan = self.shared.catalogs.plan(text, &self.scope);
+            let Some(statement) = plan.script.statements.get(at) else {
+                return Err(internal("a text falls into other statements than before").into());
+            };
             let part;
             let work = if many {
                 part = item.work.part(&text.sql, statement.range.clone());
@@ -174,7 +180,7 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
-            Class::Maintenance(kind) => self.maintenance(step, *kind).await,
+            Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,
             Class::Deallocate(name) => self.deallocate(step, name.as_deref()).await,
@@ -261,6 +267,7 @@ impl<P: Protocol> Session<P> {
                 shares::abandon(&self.shared, shares).await;
             }
             Place::Leading { mut leader, shares, .. } => {
+                tx.schema = None;
                 leader.queue_rollback();
                 let (ended, ()) =
                     tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));

@@ -15,10 +15,13 @@ mod refusal;
 mod scope;
 mod statement;
 
+mod schema;
+
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Password,
-    Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
+    Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Outside,
+    Password, Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched,
+    TxOp,
 };
