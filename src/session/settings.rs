@@ -55,15 +55,16 @@ impl<P: Protocol> Session<P> {
             }
             SetOp::Assign { key, local, value, list } => {
                 self.establish(step).await?;
+                let statement = follows(step.sql, key, value.as_deref(), *local);
                 if *local {
                     if let Some(tx) = &mut self.tx {
-                        tx.add_context(step.sql);
+                        tx.add_context(&statement);
                     }
                     self.adjust_scope(key, value.as_deref(), list);
                     return Ok(());
                 }
-                self.keep(key, Some(step.sql.to_owned()), value.as_deref(), list);
-                self.note_context(step.sql);
+                self.keep(key, Some(statement.clone()), value.as_deref(), list);
+                self.note_context(&statement);
                 Ok(())
             }
             SetOp::Reset { key } => {
@@ -71,6 +72,7 @@ impl<P: Protocol> Session<P> {
                     let value = statement_value(&first);
                     self.keep(key, Some(first.clone()), value.as_deref(), &[]);
                     self.note_context(&first);
+                    self.report_settings().await?;
                     return self.answered(step, "RESET");
                 }
                 self.establish(step).await?;
@@ -136,6 +138,7 @@ impl<P: Protocol> Session<P> {
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let statement =
             format!("SELECT pg_catalog.set_config({}, {}, {local})", literal(key), literal(value));
+        let statement = follows(&statement, key, Some(value), *local);
         let list: Vec<String> = split_list(value);
         if *local {
             if let Some(tx) = &mut self.tx {
@@ -308,6 +311,18 @@ fn characteristics(modes: Modes) -> Vec<(&'static str, String)> {
         }
     }
     found
+}
+
+/// The statement by which a setting follows its session. Connections look for the one that says how
+/// they are to write texts, and know one form of it.
+fn follows(sql: &str, key: &str, value: Option<&str>, local: bool) -> String {
+    match (key, value) {
+        ("client_encoding", Some(value)) => {
+            let statement = startup_statement(key, value);
+            if local { statement.replacen("SET ", "SET LOCAL ", 1) } else { statement }
+        }
+        _ => sql.to_owned(),
+    }
 }
 
 /// Under which key a prepared statement follows its session.

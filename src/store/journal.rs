@@ -333,6 +333,14 @@ pub fn armoured(text: &str) -> String {
     hex
 }
 
+/// The text in either form; `None` when it is neither.
+pub fn unarmoured(text: &str) -> Option<String> {
+    match text.strip_prefix("\\x") {
+        Some(hex) => String::from_utf8(super::capture::unhex(hex.as_bytes())?).ok(),
+        None => Some(text.to_owned()),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // A test fails by panicking.
 mod tests {
@@ -419,5 +427,8 @@ mod tests {
     #[test]
     fn armour_is_hexadecimal() {
         assert_eq!(armoured("(ä)"), "\\x28c3a429");
+        assert_eq!(unarmoured("\\x28c3a429").as_deref(), Some("(ä)"));
+        assert_eq!(unarmoured("(ä)").as_deref(), Some("(ä)"));
+        assert_eq!((unarmoured("\\xc3"), unarmoured("\\x2")), (None, None));
     }
 }

@@ -15,7 +15,10 @@ use lockstep_protocol::pg::{client, frame, server};
 use tokio_util::sync::CancellationToken;
 
 use super::own::Own;
-use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
+use super::relay::read_error;
+use super::written::{SETTING, written};
+use crate::encoding::Encoding;
+use crate::exchange::{Broken, Mishap, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::pg::{Prepared, Reference, Statements, Step};
 
@@ -85,6 +88,9 @@ pub struct PgLink {
     pub(super) shared: Arc<Shared>,
     pub(super) canceller: Canceller,
     pub(super) parameters: std::collections::BTreeMap<String, String>,
+    /// In which encoding the server reads what is queued next, and in which one it did at first.
+    pub(super) encoding: Encoding,
+    pub(super) own_encoding: Encoding,
     pub(super) gone: CancellationToken,
     pub(super) settings: Settings,
     pub(super) tx: u8,
@@ -127,7 +133,10 @@ impl PgLink {
         parameters: std::collections::BTreeMap<String, String>,
         gone: CancellationToken,
     ) -> Self {
+        let encoding = Encoding::named(parameters.get(SETTING).map_or("", String::as_str));
         Self {
+            encoding,
+            own_encoding: encoding,
             stream,
             incoming,
             outgoing: BytesMut::with_capacity(4096),
@@ -185,7 +194,8 @@ impl PgLink {
     /// Queues a simple query.
     pub(super) fn queue_query(&mut self, sql: &str, what: &'static str, rows: Option<u64>) {
         self.close_request();
-        client::query(&mut self.outgoing, sql);
+        client::query(&mut self.outgoing, written(self.encoding, sql));
+        self.foresee(sql);
         self.simple_query_queued(what, rows);
     }
 
@@ -202,7 +212,7 @@ impl PgLink {
     pub(super) fn queue_unnamed(&mut self, sql: &str, bind_rest: &[u8]) {
         self.close_request();
         self.unnamed = None;
-        client::parse(&mut self.outgoing, "", sql, &[]);
+        client::parse(&mut self.outgoing, "", written(self.encoding, sql), &[]);
         self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
         self.queue_execution("", bind_rest, "question", None);
         self.close_request();
@@ -223,7 +233,8 @@ impl PgLink {
     fn ensure_prepared(&mut self, prepared: &Prepared) -> String {
         let name = server_name(prepared.id);
         if self.prepared.insert(prepared.id) {
-            client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, &name, text, &prepared.types);
             self.open.fates.push_back((ParseFate::Swallow, prepared.id));
         }
         name
@@ -289,10 +300,12 @@ impl PgLink {
                 return;
             }
             let name = server_name(prepared.id);
-            client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, &name, text, &prepared.types);
             self.open.fates.push_back((ParseFate::HandOn, prepared.id));
         } else {
-            client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, "", text, &prepared.types);
             self.unnamed = Some(prepared.id);
             self.open.fates.push_back((ParseFate::HandOn, UNNAMED));
         }
@@ -304,7 +317,8 @@ impl PgLink {
         }
         if self.unnamed != Some(reference.prepared.id) {
             let prepared = &reference.prepared;
-            client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, "", text, &prepared.types);
             self.unnamed = Some(prepared.id);
             self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
         }
@@ -456,6 +470,7 @@ impl PgLink {
         {
             self.parameters.insert(name.to_owned(), value.to_owned());
         }
+        self.note_encoding();
     }
 
     /// The first error among the answers since the last call.
@@ -474,22 +489,4 @@ impl PgLink {
 
 fn server_name(id: u64) -> String {
     format!("ls_{id}")
-}
-
-/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
-pub(super) fn read_error(message: &[u8]) -> ServerError {
-    let wire = bytes::Bytes::copy_from_slice(message);
-    let parsed = server::ErrorFields::parse(&message[5..]);
-    let (code, text, severity) = parsed.map_or_else(
-        |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
-        |fields| {
-            (
-                fields.code().to_owned(),
-                fields.message().into_owned(),
-                fields.severity().into_owned(),
-            )
-        },
-    );
-    let fatal = matches!(severity.as_str(), "FATAL" | "PANIC");
-    ServerError { code, message: text, fatal, wire }
 }

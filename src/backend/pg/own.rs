@@ -54,7 +54,10 @@ pub(super) const RESET_SEQUENCE: Own = Own {
 pub(super) const SEQUENCES: Own = Own {
     id: u64::MAX - 4,
     name: "lockstep_sequences",
-    sql: "SELECT name, value, increment FROM lockstep.sequences($1,$2)",
+    // Not every name of the database can be written in every encoding that a session may have.
+    sql: "SELECT CASE pg_catalog.current_setting('client_encoding') WHEN 'UTF8' THEN name \
+          ELSE '\\x' || pg_catalog.encode(pg_catalog.convert_to(name, 'UTF8'), 'hex') END, \
+          value, increment FROM lockstep.sequences($1,$2)",
     types: &[25, 1009],
 };
 pub(super) const CAPTURE: Own =
@@ -81,12 +84,6 @@ impl PgLink {
         self.queue_own(&FOLLOW, &bind_rest(&[(0, Some(token.as_bytes())), (0, Some(word))]));
     }
 
-    /// Whether the client's encoding cannot carry UTF-8 as it is.
-    pub(super) fn wants_armour(&self) -> bool {
-        let encoding = self.settings.get("client_encoding");
-        encoding.is_some_and(|statement| !statement.to_ascii_lowercase().contains("utf"))
-    }
-
     pub(super) fn queue_rows(
         &mut self,
         relation: &str,
@@ -95,7 +92,10 @@ impl PgLink {
         new: &[String],
     ) {
         let token = self.shared.token.clone();
-        let (old, new) = (text_array(old), text_array(new));
+        // Rows are UTF-8 whatever the client's encoding is: elsewhere they travel in hexadecimal.
+        let (old, new) = (self.armour_all(old), self.armour_all(new));
+        let (old, new) = (text_array(&old), text_array(&new));
+        let relation = self.armour(relation);
         let rest = bind_rest(&[
             (0, Some(token.as_bytes())),
             (0, Some(relation.as_bytes())),
@@ -117,7 +117,7 @@ impl PgLink {
         let names = match watch.sequences {
             None | Some(Sequences::None) => return queued,
             Some(Sequences::Any) => None,
-            Some(Sequences::Named(names)) => Some(text_array(names)),
+            Some(Sequences::Named(names)) => Some(text_array(&self.armour_all(names))),
         };
         let token = self.shared.token.clone();
         let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, names.as_deref())]);
@@ -152,7 +152,7 @@ impl PgLink {
             };
             for row in rows {
                 let mut columns = row.into_iter().flatten();
-                let name = columns.next();
+                let name = columns.next().and_then(|name| journal::unarmoured(&name));
                 let mut number = || columns.next().and_then(|t| t.parse::<i64>().ok());
                 if let (Some(name), Some(value), Some(step)) = (name, number(), number()) {
                     outcome.sequences.push((name, value, step));

@@ -8,7 +8,7 @@ use std::hash::Hasher;
 use bytes::Buf;
 use lockstep_protocol::pg::{frame, server};
 
-use super::link::{ParseFate, PgLink, read_error};
+use super::link::{ParseFate, PgLink};
 use crate::exchange::{Broken, Outcome, ServerError, Sink, TextRows};
 use crate::store::capture::{self, Captured};
 
@@ -147,7 +147,7 @@ impl PgLink {
             while let Some(header) = self.peek()? {
                 let message = &self.incoming[..header.total];
                 match header.tag {
-                    b'D' => rows.push(super::row::text_row(&message[5..])?),
+                    b'D' => rows.push(super::row::text_row(&message[5..], self.encoding)?),
                     b'E' => {
                         let e = read_error(message);
                         if e.fatal {
@@ -193,4 +193,22 @@ impl PgLink {
         }
         Ok(())
     }
+}
+
+/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
+pub(super) fn read_error(message: &[u8]) -> ServerError {
+    let wire = bytes::Bytes::copy_from_slice(message);
+    let parsed = server::ErrorFields::parse(&message[5..]);
+    let (code, text, severity) = parsed.map_or_else(
+        |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
+        |fields| {
+            (
+                fields.code().to_owned(),
+                fields.message().into_owned(),
+                fields.severity().into_owned(),
+            )
+        },
+    );
+    let fatal = matches!(severity.as_str(), "FATAL" | "PANIC");
+    ServerError { code, message: text, fatal, wire }
 }
