@@ -16,6 +16,9 @@ use super::statement::{Class, Hold, Maintenance, Refusal, Script, Sequences, Set
 use super::walk::Walker;
 use super::{copy, create, ddl, keyed, own, returned, session};
 
+/// Before a read: it is to run on the leader.
+const LEADER_HINT: &str = "/*NO LOAD BALANCE*/";
+
 /// Cuts a client's string into statements and classifies each.
 pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, ParseError> {
     let names = Names { catalog, scope };
@@ -64,7 +67,18 @@ fn range_of(text: &str, location: i32, len: i32) -> Range<usize> {
 /// Classifies one statement and gives it its place.
 pub(super) fn statement(piece: Piece<'_, '_>, node: &NodeEnum) -> Statement {
     let range = piece.range.clone();
-    Statement { range, ..classify(&piece, node) }
+    let mut statement = classify(&piece, node);
+    if statement.class == Class::Read && wants_leader(&piece) {
+        statement.class = Class::LeaderRead { hold: Hold::Statement };
+    }
+    Statement { range, ..statement }
+}
+
+/// Whether a statement comes behind the hint that its users know from pgpool.
+fn wants_leader(piece: &Piece<'_, '_>) -> bool {
+    let before = piece.text.get(..piece.range.start).unwrap_or_default().trim_end();
+    let hint = before.len().checked_sub(LEADER_HINT.len()).and_then(|at| before.get(at..));
+    hint.is_some_and(|hint| hint.eq_ignore_ascii_case(LEADER_HINT))
 }
 
 fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
