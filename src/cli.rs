@@ -148,7 +148,7 @@ async fn check(config: Config) -> Result<(), String> {
             Err(why) => {
                 unreachable += 1;
                 println!("error    {}: cannot be reached: {why}", backend.name);
-                println!("         remedy: start it, and check address, [admin] and pg_hba.conf");
+                println!("         remedy: {}", remedy(&why));
             }
         }
     }
@@ -171,11 +171,25 @@ async fn check(config: Config) -> Result<(), String> {
     Ok(())
 }
 
+/// What to do about a backend that cannot be connected to.
+fn remedy(why: &str) -> &'static str {
+    if why.contains("certificate") {
+        "its certificate has to name the host in `url` and be signed by an authority in `tls_ca`; \
+         mend the one that is wrong, or choose `tls = \"verify-ca\"` to do without the name"
+    } else if why.contains("TLS") {
+        "turn `ssl` on in its postgresql.conf, or check `tls` of this backend"
+    } else {
+        "start it, and check address, [admin] and pg_hba.conf"
+    }
+}
+
 async fn prepare(config: Config, source: Option<String>, discard: bool) -> Result<(), String> {
     let mut targets = Vec::new();
     for backend in &config.backends {
         let connected = Address::of(&config, backend)?.connect().await;
-        let client = connected.map_err(|why| format!("backend {}: {why}", backend.name))?;
+        let client = connected.map_err(|why| {
+            format!("backend {}: {why}\n  remedy: {}", backend.name, remedy(&why))
+        })?;
         let url_for_tools = config.tools_url(backend);
         targets.push(Target { name: backend.name.clone(), client, url_for_tools });
     }
