@@ -153,6 +153,13 @@ pub enum Effect {
         /// What it was.
         task: Task,
     },
+    /// A statement that gives rows back, which must be the leader's.
+    Checked {
+        /// The statement.
+        effect: Box<Self>,
+        /// The hash of the rows that the leader gave back.
+        digest: u64,
+    },
     /// A statement that every backend runs for itself, because it changes the catalog out of sight.
     Deep {
         /// The statement.
@@ -172,6 +179,25 @@ impl Effect {
                 | Self::Finished { .. }
                 | Self::Withdrawn { .. }
         )
+    }
+
+    /// About how many bytes it takes.
+    pub fn weight(&self) -> usize {
+        let texts = |rows: &[String]| rows.iter().map(|row| row.len() + 5).sum::<usize>();
+        match self {
+            Self::Text { sql, .. } | Self::Outside { sql } => sql.len() + 16,
+            Self::Bound { sql, types, bind, .. } => sql.len() + types.len() * 5 + bind.len() + 24,
+            Self::Rows { relation, old, new, .. } => relation.len() + texts(old) + texts(new) + 24,
+            Self::Advance { sequence, .. } | Self::ResetSequence { sequence, .. } => {
+                sequence.len() + 24
+            }
+            Self::Bulk { sql, data, .. } => sql.len() + data.len() + 24,
+            Self::Intended(task) | Self::Finished { task, .. } | Self::Withdrawn { task, .. } => {
+                task.weight()
+            }
+            Self::Checked { effect, .. } => effect.weight() + 16,
+            Self::Deep { effect, witness } => effect.weight() + witness.weight(),
+        }
     }
 }
 
@@ -252,35 +278,8 @@ impl Entry {
 
     /// About how many bytes the entry takes, so that encoding allocates once and limits can be checked beforehand.
     pub fn weight(&self) -> usize {
-        let texts = |rows: &[String]| rows.iter().map(|row| row.len() + 5).sum::<usize>();
         self.settings.iter().map(|(key, set)| key.len() + set.len() + 4).sum::<usize>()
-            + self
-                .effects
-                .iter()
-                .map(|effect| match effect {
-                    Effect::Text { sql, .. } | Effect::Outside { sql } => sql.len() + 16,
-                    Effect::Bound { sql, types, bind, .. } => {
-                        sql.len() + types.len() * 5 + bind.len() + 24
-                    }
-                    Effect::Rows { relation, old, new, .. } => {
-                        relation.len() + texts(old) + texts(new) + 24
-                    }
-                    Effect::Advance { sequence, .. } | Effect::ResetSequence { sequence, .. } => {
-                        sequence.len() + 24
-                    }
-                    Effect::Bulk { sql, data, .. } => sql.len() + data.len() + 24,
-                    Effect::Intended(task)
-                    | Effect::Finished { task, .. }
-                    | Effect::Withdrawn { task, .. } => task.weight(),
-                    Effect::Deep { effect, witness } => match &**effect {
-                        Effect::Bound { sql, types, bind, .. } => {
-                            sql.len() + types.len() * 5 + bind.len() + witness.weight()
-                        }
-                        Effect::Text { sql, .. } => sql.len() + witness.weight(),
-                        _ => witness.weight(),
-                    },
-                })
-                .sum::<usize>()
+            + self.effects.iter().map(Effect::weight).sum::<usize>()
     }
 }
 
