@@ -4,6 +4,7 @@
 mod concurrency;
 mod ddl;
 mod deep;
+mod meaning;
 mod outside;
 mod refused;
 mod returned;
