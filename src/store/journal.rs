@@ -64,9 +64,37 @@ pub const FINGERPRINT_SQL: &str = "SELECT lockstep.fingerprint($1,$2)";
 /// Types of the parameters of [`FINGERPRINT_SQL`].
 pub const FINGERPRINT_TYPES: [u32; 2] = [25, 1009];
 
+/// How many rows of the catalogs of roles, memberships and role settings this session has changed: an event trigger
+/// does not see these, since they are no database's own.
+macro_rules! roles_changed {
+    () => {
+        "(pg_catalog.pg_stat_get_xact_tuples_inserted(1260) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_updated(1260) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_deleted(1260) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_inserted(1261) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_updated(1261) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_deleted(1261) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_inserted(2964) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_updated(2964) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_deleted(2964))::pg_catalog.text"
+    };
+}
+
 /// Turns the capture on for the statements that follow in this transaction, and numbers their rows from 1.
-pub const CAPTURE_ON_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
-     pg_catalog.set_config('lockstep.serial','0',true)";
+pub const CAPTURE_ON_SQL: &str = concat!(
+    "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
+     pg_catalog.set_config('lockstep.serial','0',true), \
+     pg_catalog.set_config('lockstep.roles',",
+    roles_changed!(),
+    ",true)"
+);
+/// Ends what [`CAPTURE_ON_SQL`] began: how many rows are still there, and whether roles were changed.
+pub const CAPTURE_END_SQL: &str = concat!(
+    "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0'), \
+     CASE WHEN pg_catalog.current_setting('lockstep.roles', true) OPERATOR(pg_catalog.=) ",
+    roles_changed!(),
+    " THEN 'same' ELSE 'changed' END, pg_catalog.set_config('lockstep.capture', 'off', true)"
+);
 /// Turns the capture off for what follows in this transaction.
 pub const CAPTURE_OFF_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','off',true)";
 /// How many of the rows captured since [`CAPTURE_ON_SQL`] are still there: what `Changes::settle` needs.
