@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use super::leader::ATTEMPTS;
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::PREPARED;
-use crate::exchange::{Broken, Link, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Link, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp, Statement};
 use crate::store::capture::quoted;
 
@@ -185,25 +186,15 @@ impl<P: Protocol> Session<P> {
             return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
         }
         let settings = self.settings.clone();
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             let mut lease = match self.held.take() {
                 Some(lease) => lease,
                 None => self.read_lease().await?,
             };
             lease.adopt(&settings);
-            let mark = self.client.buffer().len();
-            match lease.run(step.work, Watch::default(), &mut self.client).await {
-                Ok(outcome) => {
-                    self.last = Some(lease);
-                    return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
-                }
-                Err(Broken::Client(_)) => return Err(Stop::Gone),
-                Err(broken) => {
-                    self.client.buffer().truncate(mark);
-                    let (backend, generation) = (lease.backend().index, lease.generation());
-                    drop(lease);
-                    self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
-                }
+            if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
+                self.last = Some(lease);
+                return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
             }
         }
         Err(super::leader::unavailable().into())

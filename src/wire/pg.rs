@@ -243,6 +243,10 @@ impl Work for PgWork {
         Some(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
     }
 
+    fn answers_in_text(&self) -> bool {
+        matches!(self, Self::Query(_))
+    }
+
     fn needs_backend(&self) -> bool {
         let closes = |step: &Step| matches!(step, Step::CloseStatement);
         !matches!(self, Self::Steps(steps) if steps.iter().all(closes))

@@ -52,6 +52,10 @@ impl Work for SimWork {
         true
     }
 
+    fn answers_in_text(&self) -> bool {
+        true
+    }
+
     fn is_partial(&self) -> bool {
         false
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::ConnectError;
 use super::link::{Canceller, PgLink, Shared};
-use super::relay::read_error;
+use super::row::read_error;
 use crate::config::Secret;
 use crate::net::Stream;
 use crate::tls::BackendConnector;

@@ -7,15 +7,18 @@
 //! passes over the rest.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::Hasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use lockstep_protocol::pg::{client, frame, server};
+use siphasher::sip::SipHasher13;
 use tokio_util::sync::CancellationToken;
 
 use super::own::Own;
-use super::relay::read_error;
+use super::request::{ParseFate, Part, Request};
+use super::row::read_error;
 use super::written::{SETTING, written};
 use crate::encoding::Encoding;
 use crate::exchange::{Broken, Mishap, Settings, TxState};
@@ -47,38 +50,6 @@ pub struct Canceller {
     pub(super) secret: bytes::Bytes,
 }
 
-/// What becomes of the answer to a Parse.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ParseFate {
-    /// The application asked for it.
-    HandOn,
-    /// We added it.
-    Swallow,
-    /// The application asked for it, but the server knows the statement already. In its place
-    /// travels a Close of nothing, whose answer comes where the answer to the Parse belongs.
-    Invent,
-    /// The application closed something.
-    Close,
-}
-
-/// One statement of a request.
-#[derive(Debug)]
-struct Part {
-    /// Rows that the leader had, for an effect.
-    rows: Option<u64>,
-    /// For error messages.
-    what: &'static str,
-}
-
-/// One request: what is answered with one ReadyForQuery.
-#[derive(Debug, Default)]
-struct Request {
-    /// Its statements, in order. Those that are answered are taken off.
-    parts: VecDeque<Part>,
-    /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
-    fates: VecDeque<(ParseFate, u64)>,
-}
-
 /// One connection to a PostgreSQL server.
 #[derive(Debug)]
 pub struct PgLink {
@@ -103,7 +74,7 @@ pub struct PgLink {
     /// What the capture triggers sign their reports on this connection with.
     pub(super) mark: String,
     /// Hashes the rows of the answer being handed on.
-    pub(super) digest: std::hash::DefaultHasher,
+    pub(super) digest: SipHasher13,
     pub(super) wants_digest: bool,
     /// The bulk load under way was opened by an extended query.
     pub(super) bulk_by_steps: bool,
@@ -150,7 +121,7 @@ impl PgLink {
             reader: false,
             follows: false,
             mark: String::new(),
-            digest: std::hash::DefaultHasher::new(),
+            digest: SipHasher13::new(),
             wants_digest: false,
             bulk_by_steps: false,
             share: None,
@@ -179,7 +150,7 @@ impl PgLink {
     pub(super) fn simple_query_queued(&mut self, what: &'static str, rows: Option<u64>) {
         // A simple query ends the life of the unnamed statement.
         self.unnamed = None;
-        let parts = VecDeque::from([Part { rows, what }]);
+        let parts = VecDeque::from([Part { rows, digest: None, what }]);
         self.expected.push_back(Request { parts, fates: VecDeque::new() });
     }
 
@@ -227,7 +198,7 @@ impl PgLink {
     fn queue_execution(&mut self, name: &str, bind: &[u8], what: &'static str, rows: Option<u64>) {
         client::bind(&mut self.outgoing, "", name, bind);
         client::execute(&mut self.outgoing, "", 0);
-        self.open.parts.push_back(Part { rows, what });
+        self.open.parts.push_back(Part { rows, digest: None, what });
     }
 
     fn ensure_prepared(&mut self, prepared: &Prepared) -> String {
@@ -286,7 +257,7 @@ impl PgLink {
                 }
             }
         }
-        self.open.parts.push_back(Part { rows: None, what: "statement" });
+        self.open.parts.push_back(Part { rows: None, digest: None, what: "statement" });
         self.close_request();
         before
     }
@@ -400,6 +371,19 @@ impl PgLink {
         Ok(true)
     }
 
+    fn front_part(&self) -> Option<&Part> {
+        self.expected.front()?.parts.front()
+    }
+
+    /// The rows that the newest statement gives back must have this hash.
+    pub(super) fn expect_digest(&mut self, digest: u64) {
+        let open = self.open.parts.back_mut();
+        let part = open.or_else(|| self.expected.back_mut()?.parts.back_mut());
+        if let Some(part) = part {
+            part.digest = Some(digest);
+        }
+    }
+
     /// Looks at a message nobody but us is interested in. True at the end of a request.
     fn take_own(&mut self, header: frame::Header) -> Result<bool, Broken> {
         let body = &self.incoming[5..header.total];
@@ -414,23 +398,21 @@ impl PgLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
-                let part = self.expected.front().and_then(|request| request.parts.front());
+                self.digest = SipHasher13::new();
                 if self.first_error.is_none() {
-                    let what = part.map_or("request", |part| part.what);
+                    let what = self.front_part().map_or("request", |part| part.what);
                     let what = format!("{what}: {error}");
                     self.first_error = Some(Mishap { code: error.code, what });
                 }
             }
+            b'D' if self.front_part().is_some_and(|part| part.digest.is_some()) => {
+                self.digest.write(body);
+            }
             b'C' => {
                 let rows = server::command_tag(body).ok().and_then(server::tag_rows);
                 let part = self.expected.front_mut().and_then(|request| request.parts.pop_front());
-                let wanted = part.and_then(|part| part.rows);
-                if let Some(wanted) = wanted
-                    && rows != Some(wanted)
-                    && self.first_error.is_none()
-                {
-                    let got = rows.map_or("none".to_owned(), |r| r.to_string());
-                    let what = format!("{wanted} rows on the leader, {got} on the follower");
+                let difference = part.and_then(|part| part.difference(rows, &mut self.digest));
+                if let Some(what) = difference.filter(|_| self.first_error.is_none()) {
                     self.first_error = Some(Mishap { code: String::new(), what });
                 }
             }

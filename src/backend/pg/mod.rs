@@ -5,6 +5,7 @@ mod dial;
 mod link;
 mod own;
 mod relay;
+mod request;
 mod returned;
 mod row;
 mod written;
@@ -224,6 +225,10 @@ impl Link for PgLink {
             | Effect::Intended(_)
             | Effect::Finished { .. }
             | Effect::Withdrawn { .. } => {}
+            Effect::Checked { effect, digest } => {
+                self.queue_effect(effect);
+                self.expect_digest(*digest);
+            }
             Effect::Deep { effect, .. } => self.queue_effect(effect),
         }
     }

@@ -6,6 +6,7 @@ use lockstep_protocol::pg::client;
 use super::link::PgLink;
 use crate::exchange::{Broken, Outcome, Standing, Watch};
 use crate::sql::Sequences;
+use crate::store::capture::Captured;
 use crate::store::journal;
 
 /// One of the proxy's own statements, prepared at its first use on a connection.
@@ -63,13 +64,8 @@ pub(super) const SEQUENCES: Own = Own {
 pub(super) const CAPTURE: Own =
     Own { id: u64::MAX - 5, name: "lockstep_capture", sql: journal::CAPTURE_ON_SQL, types: &[] };
 /// Counts the captured rows and turns the capture off again.
-pub(super) const CAPTURED: Own = Own {
-    id: u64::MAX - 6,
-    name: "lockstep_captured",
-    sql: "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0'), \
-          pg_catalog.set_config('lockstep.capture', 'off', true)",
-    types: &[],
-};
+pub(super) const CAPTURED: Own =
+    Own { id: u64::MAX - 6, name: "lockstep_captured", sql: journal::CAPTURE_END_SQL, types: &[] };
 
 impl PgLink {
     /// Makes the server's session a follower's, on which nothing fires that has fired on the leader
@@ -82,6 +78,8 @@ impl PgLink {
         let token = self.shared.token.clone();
         let word: &[u8] = if follower { b"t" } else { b"f" };
         self.queue_own(&FOLLOW, &bind_rest(&[(0, Some(token.as_bytes())), (0, Some(word))]));
+        // A BEGIN in the same request would take it into its transaction, and a ROLLBACK back.
+        self.close_request();
     }
 
     pub(super) fn queue_rows(
@@ -135,8 +133,12 @@ impl PgLink {
         if watch.rows {
             match self.collect().await? {
                 Ok(rows) => {
-                    let count = rows.into_iter().flatten().flatten().next();
-                    outcome.counted = count.and_then(|text| text.parse().ok());
+                    let mut columns = rows.into_iter().flatten().flatten();
+                    outcome.counted = columns.next().and_then(|text| text.parse().ok());
+                    if columns.next().as_deref() != Some("same") {
+                        let tag = "a change of roles".to_owned();
+                        outcome.captured.push(Captured::Ddl { tag, temporary: false });
+                    }
                 }
                 // After an error of the statement itself this one only repeats it.
                 Err(error) => outcome.error = outcome.error.take().or(Some(error)),

@@ -7,8 +7,11 @@ use std::hash::Hasher;
 
 use bytes::Buf;
 use lockstep_protocol::pg::{frame, server};
+use siphasher::sip::SipHasher13;
 
-use super::link::{ParseFate, PgLink};
+use super::link::PgLink;
+use super::request::ParseFate;
+use super::row::read_error;
 use crate::exchange::{Broken, Outcome, ServerError, Sink, TextRows};
 use crate::store::capture::{self, Captured};
 
@@ -16,7 +19,7 @@ impl PgLink {
     /// Hands the answer of the newest request to `sink`, message by message, until its end.
     pub(super) async fn relay<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
         let mut outcome = Outcome::default();
-        self.digest = std::hash::DefaultHasher::new();
+        self.digest = SipHasher13::new();
         loop {
             if self.relay_chunk(sink, &mut outcome)? {
                 outcome.digest = self.digest.finish();
@@ -193,22 +196,4 @@ impl PgLink {
         }
         Ok(())
     }
-}
-
-/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
-pub(super) fn read_error(message: &[u8]) -> ServerError {
-    let wire = bytes::Bytes::copy_from_slice(message);
-    let parsed = server::ErrorFields::parse(&message[5..]);
-    let (code, text, severity) = parsed.map_or_else(
-        |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
-        |fields| {
-            (
-                fields.code().to_owned(),
-                fields.message().into_owned(),
-                fields.severity().into_owned(),
-            )
-        },
-    );
-    let fatal = matches!(severity.as_str(), "FATAL" | "PANIC");
-    ServerError { code, message: text, fatal, wire }
 }

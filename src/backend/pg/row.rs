@@ -1,7 +1,9 @@
-//! Rows for the proxy itself, in text form.
+//! Answers for the proxy itself: rows in text form, and errors.
+
+use lockstep_protocol::pg::server;
 
 use crate::encoding::Encoding;
-use crate::exchange::Broken;
+use crate::exchange::{Broken, ServerError};
 
 /// Reads the body of a DataRow whose columns are all in text form.
 pub(super) fn text_row(body: &[u8], encoding: Encoding) -> Result<Vec<Option<String>>, Broken> {
@@ -23,6 +25,24 @@ fn read(mut body: &[u8], encoding: Encoding) -> Option<Vec<Option<String>>> {
         });
     }
     Some(row)
+}
+
+/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
+pub(super) fn read_error(message: &[u8]) -> ServerError {
+    let wire = bytes::Bytes::copy_from_slice(message);
+    let parsed = server::ErrorFields::parse(&message[5..]);
+    let (code, text, severity) = parsed.map_or_else(
+        |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
+        |fields| {
+            (
+                fields.code().to_owned(),
+                fields.message().into_owned(),
+                fields.severity().into_owned(),
+            )
+        },
+    );
+    let fatal = matches!(severity.as_str(), "FATAL" | "PANIC");
+    ServerError { code, message: text, fatal, wire }
 }
 
 #[cfg(test)]

@@ -173,26 +173,27 @@ fn finish(
 fn modify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
     let names = piece.names;
     let mut walker = Walker::new(names);
-    let (tag, keyed, returning) = match node {
+    let (tag, keyed, relation, returning) = match node {
         NodeEnum::InsertStmt(insert) => {
             walker.insert(insert);
-            ("insert", keyed::insert(names, insert), insert.returning_clause.is_some())
+            ("insert", keyed::insert(names, insert), &insert.relation, &insert.returning_clause)
         }
         NodeEnum::UpdateStmt(update) => {
             walker.update(update);
-            ("update", keyed::update(names, update), update.returning_clause.is_some())
+            ("update", keyed::update(names, update), &update.relation, &update.returning_clause)
         }
         NodeEnum::DeleteStmt(delete) => {
             walker.delete(delete);
-            ("delete", keyed::delete(names, delete), delete.returning_clause.is_some())
+            ("delete", keyed::delete(names, delete), &delete.relation, &delete.returning_clause)
         }
         NodeEnum::MergeStmt(merge) => {
             walker.merge(merge);
-            ("merge", None, merge.returning_clause.is_some())
+            ("merge", None, &merge.relation, &merge.returning_clause)
         }
         _ => return Statement::opaque("other"),
     };
-    let mut statement = finish(names, walker, tag, returning);
+    let mut statement = finish(names, walker, tag, returning.is_some());
+    statement.portable = keyed.is_some() && keyed::portable(names, relation, returning);
     statement.returned = match node {
         NodeEnum::InsertStmt(insert) => returned::insert(piece, insert, &statement),
         NodeEnum::UpdateStmt(update) => returned::update(piece, update, &statement),
