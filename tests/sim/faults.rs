@@ -132,7 +132,15 @@ fn faults(theme: Theme, dice: &mut StdRng) -> Vec<Fault> {
         Theme::Calm => Vec::new(),
         Theme::FollowerCrash => many(1..=1, &[(Who::Follower, crash)]),
         Theme::LeaderCrash => many(1..=1, &[(Who::Leader, crash)]),
-        Theme::Sessions => many(1..=5, &[(Who::Here, Harm::Kill)]),
+        Theme::Sessions => {
+            let mut kills = many(2..=9, &[(Who::Here, Harm::Kill)]);
+            // Between the single COMMITs is where it hurts most.
+            kills.iter_mut().step_by(2).for_each(|kill| {
+                (kill.kind, kill.done) = (Some(Kind::Commit), false);
+                kill.count = kill.count % 90 + 1;
+            });
+            kills
+        }
         Theme::Hang => many(1..=2, &[(Who::Leader, Harm::Hang), (Who::Here, Harm::Hang)]),
         Theme::Slow => many(1..=3, &[(Who::Leader, Harm::Slow), (Who::Follower, Harm::Slow)]),
         Theme::Refuse => many(1..=2, &[(Who::Leader, Harm::Refuse), (Who::Follower, Harm::Refuse)]),
