@@ -136,7 +136,8 @@ impl Touched {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds those of another set.
+    pub fn merge(&mut self, other: &Self) {
         match other {
             Self::None => {}
             Self::Tables(tables) => tables.iter().for_each(|table| self.add(table)),
