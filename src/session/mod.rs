@@ -24,6 +24,7 @@ mod settings;
 mod shared;
 mod shares;
 mod transaction;
+mod unconfirmed;
 mod write;
 
 use std::collections::BTreeSet;
