@@ -23,3 +23,13 @@ pub mod mysql;
 pub mod pg;
 
 pub use error::DecodeError;
+
+/// The protocols, each with the SQL that is spoken over it. A cluster is of one dialect, fixed at
+/// its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL.
+    Postgres,
+    /// MariaDB and MySQL.
+    MySql,
+}

@@ -73,7 +73,7 @@ pub trait Control: Send + Sync {
     /// Ends the sessions of the given users that are not ours, and waits until they are gone.
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
     /// The catalog as it is now.
-    fn catalog(&self) -> Answer<'_, crate::catalog::Snapshot>;
+    fn catalog(&self) -> Answer<'_, Box<dyn crate::sql::Judge>>;
 }
 
 /// What the keeper says to a report.

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_protocol::Dialect;
+
 use super::Pg;
 use crate::backend::pg::{Login, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{Backend, Limits as PoolLimits};
@@ -38,7 +40,7 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         .map_err(|e| format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display()))?;
     let remembered = file.load().map_err(|e| e.to_string())?;
     let metrics = Arc::new(Metrics::new());
-    let catalogs = Arc::new(Catalogs::default());
+    let catalogs = Arc::new(Catalogs::new(Dialect::Postgres));
     let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs.clone()));
     let (token, capture_token) = (secret(), secret());
     let shared_links = Arc::new(LinkShared {

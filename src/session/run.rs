@@ -11,7 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{
     Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work,
 };
-use crate::sql::{Catalog, Class, Discard, Hold, Statement, TxOp, analyze};
+use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -211,8 +211,9 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = &mut tx.place else {
             return Ok(None);
         };
-        let mut answers = std::collections::BTreeMap::new();
-        for (name, sql) in Catalog::queries() {
+        let catalogs = self.shared.catalogs.clone();
+        let mut answers = Answers::new();
+        for (name, sql) in catalogs.questions() {
             match leader.ask(sql, &[]).await {
                 Ok(Ok(rows)) => answers.insert(*name, rows),
                 Ok(Err(error)) => return Err(Stop::Server(error)),
@@ -222,8 +223,8 @@ impl<P: Protocol> Session<P> {
                 }
             };
         }
-        let catalog = Catalog::from_rows(&answers).map_err(|e| internal(&e))?;
-        let Ok(script) = analyze(&step.text.sql, &catalog, &self.scope) else {
+        let judged = catalogs.judge_with(&answers, &step.text.sql, &self.scope);
+        let Some(script) = judged.map_err(|e| internal(&e))? else {
             return Ok(None);
         };
         let mut statements = script.statements.into_iter();

@@ -7,12 +7,14 @@
 //! that nobody thought of counts as the worst it could be.
 //!
 //! What a statement is called is common to all databases (`statement`, `scope`); how it is judged
-//! is each one's own (a folder a dialect). The whole folder is pure: no clock, no randomness, no I/O.
+//! is each one's own (a folder a dialect), behind one trait (`judge`). The whole folder is pure: no clock, no randomness, no I/O.
 
+mod judge;
 mod pg;
 mod scope;
 mod statement;
 
+pub use judge::{Answers, Judge, ignorant, informed, questions};
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use scope::{ParseError, Scope};
 pub use statement::{

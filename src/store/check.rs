@@ -1,6 +1,6 @@
 //! Looks for what would keep backends from being one database, before it does.
 //!
-//! What is asked stands in [`super::questions`]; here it is asked, and what depends on the configuration is added.
+//! What is asked stands in `questions`; here it is asked, and what depends on the configuration is added.
 
 use super::control::SCHEMA_VERSION;
 use super::questions::{QUESTIONS, SETTINGS};

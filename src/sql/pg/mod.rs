@@ -37,7 +37,7 @@ mod trees;
 mod value;
 mod walk;
 
-use super::{scope, statement};
+use super::{judge, scope, statement};
 
 pub use analyze::analyze;
 pub use catalog::Catalog;

@@ -1,0 +1,65 @@
+//! What every dialect offers: questions to a database, and a judge of statements who knows the answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lockstep_protocol::Dialect;
+
+use super::pg;
+use super::scope::{ParseError, Scope};
+use super::statement::Script;
+
+/// The rows of each question, by its name; every column as text.
+pub type Answers<'r> = BTreeMap<&'r str, Vec<Vec<Option<String>>>>;
+
+/// Knows one database's catalog as it once was, and judges statements with it.
+pub trait Judge: fmt::Debug + Send + Sync {
+    /// Cuts a client's string into statements and classifies each.
+    ///
+    /// # Errors
+    /// When the text cannot be read.
+    fn judge(&self, sql: &str, scope: &Scope) -> Result<Script, ParseError>;
+    /// Whether any constraint may be checked as late as at the commit.
+    fn checks_late(&self) -> bool;
+}
+
+/// What to ask a backend about itself: names and texts.
+pub fn questions(dialect: Dialect) -> &'static [(&'static str, &'static str)] {
+    match dialect {
+        Dialect::Postgres => pg::Catalog::queries(),
+        Dialect::MySql => &[],
+    }
+}
+
+/// The judge who knows these answers.
+///
+/// # Errors
+/// When a question was not asked, or an answer has another shape than expected.
+pub fn informed(dialect: Dialect, answers: &Answers<'_>) -> Result<Box<dyn Judge>, String> {
+    match dialect {
+        Dialect::Postgres => Ok(Box::new(pg::Catalog::from_rows(answers)?)),
+        Dialect::MySql => Err("no judge for this dialect".into()),
+    }
+}
+
+/// The judge who knows of nothing: whatever names anything at all is a write of everything.
+pub fn ignorant(dialect: Dialect) -> Box<dyn Judge> {
+    match dialect {
+        Dialect::Postgres => Box::new(pg::Catalog::default()),
+        Dialect::MySql => Box::new(Nobody),
+    }
+}
+
+/// Reads nothing, so that everything counts as a write of everything.
+#[derive(Debug)]
+struct Nobody;
+
+impl Judge for Nobody {
+    fn judge(&self, _sql: &str, _scope: &Scope) -> Result<Script, ParseError> {
+        Err(ParseError { message: "nobody reads this dialect".into(), position: None })
+    }
+
+    fn checks_late(&self) -> bool {
+        true
+    }
+}
