@@ -25,6 +25,23 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     type Client: Client<Work = Self::Work>;
     /// The conversation with a database.
     type Link: Link<Work = Self::Work>;
+    /// How its statements and transactions go together.
+    const MANNERS: Manners;
+}
+
+/// How statements and transactions go together in a dialect.
+#[derive(Clone, Copy, Debug)]
+pub struct Manners {
+    /// An error fails the whole transaction; else it undoes its own statement and no more.
+    pub error_fails_transaction: bool,
+    /// The statements of one batch are one transaction; else each is one of its own.
+    pub batch_is_transaction: bool,
+    /// What may not run in a transaction is refused in one; else it commits the one that is open.
+    pub ddl_keeps_transaction: bool,
+    /// The settings that choose the isolation level of transactions that do not choose one.
+    pub isolation_keys: &'static [&'static str],
+    /// The level where they choose none.
+    pub isolation: crate::sql::Isolation,
 }
 
 /// One statement as it travels on the wire.
@@ -45,6 +62,8 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn is_partial(&self) -> bool;
     /// The statement that is described or bound here, whether or not it is run.
     fn described(&self) -> Option<&str>;
+    /// Whether it asks for nothing but the session as it was after the login.
+    fn resets(&self) -> bool;
 }
 
 /// Bytes on their way to an application.
@@ -199,6 +218,12 @@ pub struct Outcome {
     pub bulk: bool,
     /// A cursor is still open on the connection.
     pub suspended: bool,
+    /// The statement that fixes what this one's meaning depended on besides its text (the clock,
+    /// the next generated number): a follower runs it right before the same text.
+    pub context: Option<String>,
+    /// What the statement left in the server's session, to follow the application's: the key of a
+    /// setting and the statement that establishes it.
+    pub left: Vec<(&'static str, String)>,
 }
 
 /// An error that a database answered.
@@ -276,6 +301,8 @@ pub struct Watch<'a> {
     pub digest: bool,
     /// The statement opens a bulk load: nothing can be asked before that has ended.
     pub bulk: bool,
+    /// The same text will run elsewhere: what its meaning depends on is fixed and reported.
+    pub context: bool,
 }
 
 /// How a transaction is opened.
@@ -291,6 +318,9 @@ pub struct TxMode {
 
 /// The start of the key of a prepared statement among the settings; its quoted name follows.
 pub const PREPARED: &str = "prepared ";
+
+/// The name under which a client is told whether each statement is a transaction of its own.
+pub const AUTOCOMMIT: &str = "autocommit";
 
 /// Session settings: for each key the statement that establishes it.
 pub type Settings = Arc<std::collections::BTreeMap<String, String>>;
@@ -359,7 +389,6 @@ pub trait Link: Send + 'static {
     fn ask(
         &mut self,
         sql: &str,
-        params: &[Option<&str>],
     ) -> impl Future<Output = Result<Result<TextRows, ServerError>, Broken>> + Send;
     /// Waits for something the database says unasked; hands it to the sink.
     fn idle<S: Sink>(&mut self, sink: &mut S) -> impl Future<Output = Result<(), Broken>> + Send;

@@ -14,9 +14,10 @@ use crate::backend::pg::PgLink;
 use crate::client::pg::PgClient;
 use crate::cluster::Phase;
 use crate::config::Config;
-use crate::exchange::Protocol;
+use crate::exchange::{Manners, Protocol};
 use crate::monitor::{self, Keep};
 use crate::session::Shared;
+use crate::sql::Isolation;
 use crate::status::{self, StatusSource};
 use crate::trace::Level;
 use crate::wire::pg::PgWork;
@@ -32,6 +33,13 @@ impl Protocol for Pg {
     type Work = PgWork;
     type Client = PgClient;
     type Link = PgLink;
+    const MANNERS: Manners = Manners {
+        error_fails_transaction: true,
+        batch_is_transaction: true,
+        ddl_keeps_transaction: true,
+        isolation_keys: &["default_transaction_isolation"],
+        isolation: Isolation::ReadCommitted,
+    };
 }
 
 /// What the process around the proxy gives it.

@@ -5,8 +5,8 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Protocol, TxMode, Watch};
-use crate::sql::TxOp;
+use crate::exchange::{AUTOCOMMIT, Client, Link, Protocol, Sink, TxMode, Watch};
+use crate::sql::{Class, TxOp};
 
 impl<P: Protocol> Session<P> {
     /// Runs a statement that opens, ends or divides a transaction.
@@ -32,6 +32,32 @@ impl<P: Protocol> Session<P> {
             TxOp::Savepoint(name) => self.savepoint(step, name).await,
             TxOp::Release(name) => self.release(step, name).await,
             TxOp::RollbackTo(name) => self.return_to(step, name).await,
+            TxOp::Autocommit(on) => self.autocommit(step, *on).await,
+        }
+    }
+
+    async fn autocommit(&mut self, step: &Step<'_, P::Work>, on: bool) -> Result<(), Stop> {
+        if on && self.manual {
+            self.commit().await?;
+        }
+        self.manual = !on;
+        self.client.report(AUTOCOMMIT, if on { "on" } else { "off" });
+        self.answered(step, "SET")
+    }
+
+    /// Where statements are not transactions of their own, the first of them opens one.
+    pub(super) fn open_where_manual(&mut self, class: &Class) {
+        let opens = matches!(
+            class,
+            Class::Read
+                | Class::LeaderRead { .. }
+                | Class::Keyed
+                | Class::Captured { .. }
+                | Class::CopyIn(_)
+                | Class::Execute(_)
+        );
+        if self.manual && self.tx.is_none() && opens {
+            self.open_block(true, TxMode::default());
         }
     }
 
@@ -96,7 +122,7 @@ impl<P: Protocol> Session<P> {
         self.on_leader_checked(step).await?;
         let (settings, scope) = (self.settings.clone(), self.scope.clone());
         if let Some(tx) = &mut self.tx {
-            tx.mark(name, settings, scope);
+            tx.mark(name, step.sql, settings, scope);
         }
         self.tell_shares(step.sql).await;
         Ok(())

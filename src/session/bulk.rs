@@ -34,6 +34,7 @@ impl<P: Protocol> Session<P> {
             sequences: capture.then_some(&step.statement.sequences),
             digest: false,
             bulk: true,
+            context: false,
         };
         let outcome = self.on_leader(step.work, watch).await?;
         if let Some(error) = outcome.error {
@@ -68,7 +69,7 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = &mut tx.place else {
             return Ok(());
         };
-        match leader.ask(lock, &[]).await {
+        match leader.ask(lock).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stop::Server(error)),
             Err(broken) => {

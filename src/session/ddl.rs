@@ -16,6 +16,9 @@ use crate::store::journal::{Effect, Entry};
 /// Rounds of PBKDF2 in a verifier, as the server's own default.
 const SCRAM_ITERATIONS: u32 = 4096;
 
+/// How long DDL waits for the transactions that are open, while others wait for it.
+const ALONE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// How long DDL that must not race with commits waits for a lock.
 const ALONE_LOCK: &str = "SET LOCAL lock_timeout = '3s'";
 
@@ -85,6 +88,7 @@ impl<P: Protocol> Session<P> {
                 sequences: Some(&step.statement.sequences),
                 digest: false,
                 bulk: false,
+                context: false,
             };
             let outcome = self.on_leader(&work, watch).await?;
             if let Some(error) = outcome.error {
@@ -117,7 +121,7 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = &mut tx.place else {
             return Ok(());
         };
-        match leader.ask(sql, &[]).await {
+        match leader.ask(sql).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stop::Server(error)),
             Err(broken) => {
@@ -182,6 +186,7 @@ impl<P: Protocol> Session<P> {
             sequences: Some(&step.statement.sequences),
             digest: false,
             bulk: false,
+            context: false,
         };
         let outcome = self.on_leader(&fill, watch).await?;
         if let Some(error) = outcome.error {
@@ -201,9 +206,34 @@ impl<P: Protocol> Session<P> {
         kind: Maintenance,
     ) -> Result<(), Stop> {
         if self.tx.is_some() {
-            // The server says that it cannot run inside a transaction block.
-            return self.leader_read(step, Hold::Statement).await;
+            if P::MANNERS.ddl_keeps_transaction {
+                // The server says that it cannot run inside a transaction block.
+                return self.leader_read(step, Hold::Statement).await;
+            }
+            self.commit().await?;
         }
+        // Where every change of the schema comes this way, no transaction may see half of it: a
+        // write that the leader ran with the new tables would meet the old ones on a follower.
+        let whole = !P::MANNERS.ddl_keeps_transaction && kind == Maintenance::Journaled;
+        let alone = if whole { Some(self.stand_alone().await?) } else { None };
+        let done = self.maintain(step, kind).await;
+        drop(alone);
+        done
+    }
+
+    /// Waits until no transaction is on the leader, and keeps others from coming there.
+    async fn stand_alone(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>, Stop> {
+        let all = self.shared.admission.clone().write_owned();
+        tokio::time::timeout(ALONE_WAIT, all).await.map_err(|_| {
+            Failure::new(Kind::Refused, "transactions are open that the change might cut in two")
+                .code("HY000")
+                .number(1205)
+                .hint("run it again when they have ended")
+                .into()
+        })
+    }
+
+    async fn maintain(&mut self, step: &Step<'_, P::Work>, kind: Maintenance) -> Result<(), Stop> {
         let outcome = self.leader_alone(step.work).await?;
         self.settle_last();
         if let Some(error) = outcome.error {
@@ -250,7 +280,7 @@ impl<P: Protocol> Session<P> {
             let mut lease =
                 pool.checkout().await.map_err(|error| (follower, format!("{error:?}")))?;
             lease.adopt(&self.settings);
-            match lease.ask(sql, &[]).await {
+            match lease.ask(sql).await {
                 Ok(Ok(_)) => {
                     lease.release();
                     Ok(())

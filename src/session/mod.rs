@@ -99,6 +99,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// Statements are not transactions of their own: the first one opens a transaction.
+    manual: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
     state_lost: bool,
     /// The connection on which this session last drew from a sequence.
@@ -144,6 +146,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            manual: false,
             state_lost: false,
             drawn: None,
             figures: std::collections::HashMap::new(),
@@ -293,7 +296,7 @@ impl<P: Protocol> Session<P> {
 
     /// The isolation level of transactions that do not choose one.
     fn default_isolation(&self) -> Isolation {
-        settings::default_isolation(&self.settings)
+        settings::default_isolation(&self.settings, &P::MANNERS)
     }
 
     /// Waits while no backend is active, up to the limit.

@@ -9,7 +9,7 @@ use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work,
+    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, TxState, Watch, Work,
 };
 use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
 
@@ -56,8 +56,10 @@ impl<P: Protocol> Session<P> {
         let plan = self.shared.catalogs.plan(text, &self.scope);
         let statements = &plan.script.statements;
         let many = statements.len() > 1;
+        let together = P::MANNERS.batch_is_transaction;
         let reads = statements.iter().all(|s| matches!(s.class, Class::Read));
-        if reads && self.tx.is_none() && !item.work.is_partial() {
+        let alone = self.tx.is_none() && !self.manual && !item.work.is_partial();
+        if reads && alone && (together || !many) {
             return self.read_alone(statements, &item.work).await;
         }
         if statements.is_empty() {
@@ -71,18 +73,28 @@ impl<P: Protocol> Session<P> {
             } else {
                 &item.work
             };
-            if (block || many) && self.tx.is_none() && !matches!(statement.class, Class::Tx(_)) {
+            let control = matches!(statement.class, Class::Tx(_));
+            if together && (block || many) && self.tx.is_none() && !control {
                 self.open_block(false, TxMode::default());
             }
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work, text, plan: &plan };
             self.statement(&step).await?;
+            if many && !together && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+                self.commit().await?;
+            }
         }
         Ok(())
     }
 
     /// Runs messages that execute nothing. Their failure fails the transaction like any other.
     async fn prepared_only(&mut self, work: &P::Work) -> Result<(), Stop> {
+        if work.resets() {
+            self.undo().await;
+            self.begin_anew().await?;
+            self.client.answer(work, "");
+            return Ok(());
+        }
         if !work.needs_backend() {
             // Drivers close statements behind their user's back, and nobody reads of a failure there.
             self.client.answer(work, "");
@@ -109,6 +121,7 @@ impl<P: Protocol> Session<P> {
             )
             .into());
         }
+        self.open_where_manual(&step.statement.class);
         let done = match self.check_drawn(step).await {
             Ok(()) => self.dispatch(step).await,
             Err(stop) => Err(stop),
@@ -214,7 +227,7 @@ impl<P: Protocol> Session<P> {
         let catalogs = self.shared.catalogs.clone();
         let mut answers = Answers::new();
         for (name, sql) in catalogs.questions() {
-            match leader.ask(sql, &[]).await {
+            match leader.ask(sql).await {
                 Ok(Ok(rows)) => answers.insert(*name, rows),
                 Ok(Err(error)) => return Err(Stop::Server(error)),
                 Err(broken) => {
@@ -243,6 +256,18 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else { return };
         if !tx.explicit {
             return; // Undone as a whole at the end of the batch.
+        }
+        if !P::MANNERS.error_fails_transaction {
+            // Only a server's word that its transaction is gone ends ours: a deadlock, most likely.
+            let ended = match &tx.place {
+                Place::Nowhere => tx.writing > 0 || tx.ran,
+                Place::Reading(lease) => lease.tx_state() == TxState::Idle,
+                Place::Leading { leader, .. } => tx.ran && leader.tx_state() == TxState::Idle,
+            };
+            if ended {
+                self.undo().await;
+            }
+            return;
         }
         tx.failed = true;
         let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
@@ -408,15 +433,21 @@ impl<P: Protocol> Session<P> {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
         }
+        self.begin_anew().await?;
+        self.answered(step, "DISCARD ALL")
+    }
+
+    /// The session as it was after the login.
+    async fn begin_anew(&mut self) -> Result<(), Stop> {
         // The server's session goes with everything in it; a pooled one takes its place.
         self.held = None;
         self.stays = super::Stays::default();
+        self.manual = false;
         self.prepared.clear();
         self.client.forget_prepared(None);
         self.settings = self.initial.clone();
         self.scope = self.initial_scope();
-        self.report_settings().await?;
-        self.answered(step, "DISCARD ALL")
+        self.report_settings().await
     }
 }
 

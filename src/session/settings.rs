@@ -9,7 +9,7 @@ use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::PREPARED;
-use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Broken, Client, Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp, Statement};
 use crate::store::capture::quoted;
 
@@ -20,9 +20,10 @@ const CONSISTENCY: &str = "lockstep.consistency";
 pub(super) const SHOW_CONSISTENCY: &str = "show lockstep.consistency";
 
 /// The isolation level of transactions that do not choose one.
-pub(super) fn default_isolation(settings: &Settings) -> Isolation {
-    let Some(statement) = settings.get("default_transaction_isolation") else {
-        return Isolation::ReadCommitted;
+pub(super) fn default_isolation(settings: &Settings, manners: &Manners) -> Isolation {
+    let chosen = manners.isolation_keys.iter().find_map(|key| settings.get(*key));
+    let Some(statement) = chosen else {
+        return manners.isolation;
     };
     let statement = statement.to_ascii_lowercase();
     // Unknown words count as the strictest level: that only costs portability.
@@ -228,6 +229,19 @@ impl<P: Protocol> Session<P> {
             tx.sets = true;
         } else if let Some(lease) = &mut self.last {
             lease.assume(self.settings.clone());
+        }
+    }
+
+    /// What a statement left in the server's session follows the application's from now on.
+    pub(super) fn note_left(&mut self, outcome: &Outcome) {
+        for (key, statement) in &outcome.left {
+            self.keep(key, Some(statement.clone()), None, &[]);
+            // Not even a rollback takes it back.
+            if let Some(tx) = &mut self.tx {
+                let mut before = (*tx.before.0).clone();
+                before.insert((*key).to_owned(), statement.clone());
+                tx.before.0 = Settings::new(before);
+            }
         }
     }
 

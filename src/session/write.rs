@@ -41,6 +41,7 @@ impl<P: Protocol> Session<P> {
             sequences: (!keyed).then_some(&step.statement.sequences),
             digest: false,
             bulk: false,
+            context: keyed,
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;
@@ -51,6 +52,7 @@ impl<P: Protocol> Session<P> {
             return self.write_again(step, hold, mark).await;
         }
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
+        self.note_left(&outcome);
         if keyed {
             self.add_keyed(step, &outcome)?;
         } else {
@@ -120,6 +122,9 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
+        if let Some(sql) = &outcome.context {
+            tx.add(Effect::Text { sql: sql.clone(), rows: None }, false);
+        }
         tx.add(effect, true);
         tx.touch(&step.statement.writes);
         self.check_size()
@@ -219,8 +224,7 @@ impl<P: Protocol> Session<P> {
     /// A statement that was taken for a read and writes: the server refused it on a reader.
     pub(super) async fn write_misjudged(&mut self, work: &P::Work) -> Result<(), Stop> {
         self.open_block(false, TxMode::default());
-        let watch =
-            Watch { rows: true, sequences: Some(&Sequences::Any), digest: false, bulk: false };
+        let watch = Watch { rows: true, sequences: Some(&Sequences::Any), ..Watch::default() };
         let outcome = self.on_leader(work, watch).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));

@@ -352,6 +352,9 @@ pub enum TxOp {
     Release(String),
     /// ROLLBACK TO.
     RollbackTo(String),
+    /// Whether each statement is a transaction of its own from now on. Where it is not, the next
+    /// statement opens one; where it becomes so again, the open one is committed.
+    Autocommit(bool),
 }
 
 /// The modes of a transaction, where they were given.
