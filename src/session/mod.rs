@@ -99,6 +99,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// Whether each statement is a transaction unless one was opened.
+    autocommit: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
     state_lost: bool,
     /// The connection on which this session last drew from a sequence.
@@ -144,6 +146,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            autocommit: true,
             state_lost: false,
             drawn: None,
             figures: std::collections::HashMap::new(),

@@ -56,6 +56,7 @@ impl<P: Protocol> Session<P> {
         let plan = self.shared.catalogs.plan(text, &self.scope);
         let statements = &plan.script.statements;
         let many = statements.len() > 1;
+        self.open_unasked(statements);
         let reads = statements.iter().all(|s| matches!(s.class, Class::Read));
         if reads && self.tx.is_none() && !item.work.is_partial() {
             return self.read_alone(statements, &item.work).await;
@@ -109,10 +110,7 @@ impl<P: Protocol> Session<P> {
             )
             .into());
         }
-        let done = match self.check_drawn(step).await {
-            Ok(()) => self.dispatch(step).await,
-            Err(stop) => Err(stop),
-        };
+        let done = self.run_step(step).await;
         self.settle_last();
         let metrics = self.figures(step.statement.tag);
         match &done {
@@ -124,6 +122,14 @@ impl<P: Protocol> Session<P> {
             self.after_error().await;
         }
         done
+    }
+
+    async fn run_step(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if step.statement.commits {
+            self.commit_before().await?;
+        }
+        self.check_drawn(step).await?;
+        self.dispatch(step).await
     }
 
     /// currval() and lastval() are right only on the connection where this session drew last.

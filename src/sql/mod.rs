@@ -18,6 +18,6 @@ pub use judge::{Answers, Judge, ignorant, informed, questions};
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, DdlStep, Discard, Hold, Isolation, Maintenance, Modes, Password, Refusal,
-    Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
+    Class, Context, CopyIn, Ddl, DdlStep, Discard, Hold, Isolation, Maintenance, Modes, Password,
+    Refusal, Script, Sequences, SetOp, Setting, Split, Statement, TimeParam, Told, Touched, TxOp,
 };

@@ -54,6 +54,24 @@ pub struct Statement {
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
+    /// What of the leader's session a follower is given before it repeats the same bytes.
+    pub context: Context,
+    /// It ends the transaction that is open, as a COMMIT before it would.
+    pub commits: bool,
+}
+
+/// What of a server session the effect of a keyed statement depends on, besides its settings and
+/// the clock. The leader's values go to the followers in front of the statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
+    pub insert_id: bool,
+    /// It reads `LAST_INSERT_ID()`.
+    pub last_insert_id: bool,
+    /// It calls `RAND()`: the seeds, chosen before the leader runs it.
+    pub rand_seeds: bool,
+    /// User variables that it reads, in lower case and without the `@`.
+    pub user_variables: Vec<String>,
 }
 
 /// A parameter that goes into a column of a date/time type.
@@ -322,6 +340,29 @@ pub enum SetOp {
     Characteristics,
     /// SET CONSTRAINTS.
     Constraints,
+    /// Several settings of the session at once, in this order.
+    Each(Vec<Setting>),
+}
+
+/// What one of several assignments leaves in the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The setting, in lower case.
+    pub key: String,
+    /// How another connection gets it.
+    pub told: Told,
+}
+
+/// How a setting follows its session from one connection to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// By this statement, which sets this constant. No constant: the server's default.
+    Constant(String, Option<String>),
+    /// By the statement that is the answer to this query, in the session that has the setting; the
+    /// answer's second column is the value.
+    Asked(String),
+    /// Not at all: another setting has taken its place.
+    Dropped,
 }
 
 /// Transaction control.
@@ -352,6 +393,9 @@ pub enum TxOp {
     Release(String),
     /// ROLLBACK TO.
     RollbackTo(String),
+    /// From now on every statement is a transaction (true), or opens one if none is open (false).
+    /// Turned on, it ends the transaction that is open.
+    Autocommit(bool),
 }
 
 /// The modes of a transaction, where they were given.
@@ -400,6 +444,8 @@ impl Statement {
             modes: None,
             keyed_if: Vec::new(),
             cursor: None,
+            context: Context::default(),
+            commits: false,
         }
     }
 
