@@ -9,6 +9,7 @@
 //! What a statement is called is common to all databases (`statement`, `scope`); how it is judged
 //! is each one's own (a folder a dialect), behind one trait (`judge`). The whole folder is pure: no clock, no randomness, no I/O.
 
+mod control;
 mod judge;
 mod pg;
 mod scope;
