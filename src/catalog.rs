@@ -12,8 +12,8 @@ use lockstep_protocol::Dialect;
 use tokio::sync::watch;
 
 use crate::sql::{
-    Answers, Class, Hold, Judge, Scope, Script, Sequences, Statement, Touched, ignorant, informed,
-    questions,
+    Answers, Class, Context, Hold, Judge, Scope, Script, Sequences, Statement, Touched, ignorant,
+    informed, questions,
 };
 
 /// A text's classification, with what it depended on.
@@ -163,6 +163,8 @@ fn unreadable(sql: &str) -> Script {
         modes: None,
         cursor: None,
         keyed_if: Vec::new(),
+        context: Context::default(),
+        commits: false,
     };
     Script { statements: vec![statement] }
 }

@@ -36,8 +36,6 @@ pub struct Manners {
     pub error_fails_transaction: bool,
     /// The statements of one batch are one transaction; else each is one of its own.
     pub batch_is_transaction: bool,
-    /// What may not run in a transaction is refused in one; else it commits the one that is open.
-    pub ddl_keeps_transaction: bool,
     /// The settings that choose the isolation level of transactions that do not choose one.
     pub isolation_keys: &'static [&'static str],
     /// The level where they choose none.
@@ -301,8 +299,8 @@ pub struct Watch<'a> {
     pub digest: bool,
     /// The statement opens a bulk load: nothing can be asked before that has ended.
     pub bulk: bool,
-    /// The same text will run elsewhere: what its meaning depends on is fixed and reported.
-    pub context: bool,
+    /// The same text will run elsewhere: what its meaning depends on besides is fixed and reported.
+    pub context: Option<&'a crate::sql::Context>,
 }
 
 /// How a transaction is opened.

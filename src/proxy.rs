@@ -36,7 +36,6 @@ impl Protocol for Pg {
     const MANNERS: Manners = Manners {
         error_fails_transaction: true,
         batch_is_transaction: true,
-        ddl_keeps_transaction: true,
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::ReadCommitted,
     };

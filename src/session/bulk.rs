@@ -34,7 +34,7 @@ impl<P: Protocol> Session<P> {
             sequences: capture.then_some(&step.statement.sequences),
             digest: false,
             bulk: true,
-            context: false,
+            context: None,
         };
         let outcome = self.on_leader(step.work, watch).await?;
         if let Some(error) = outcome.error {

@@ -88,7 +88,7 @@ impl<P: Protocol> Session<P> {
                 sequences: Some(&step.statement.sequences),
                 digest: false,
                 bulk: false,
-                context: false,
+                context: None,
             };
             let outcome = self.on_leader(&work, watch).await?;
             if let Some(error) = outcome.error {
@@ -186,7 +186,7 @@ impl<P: Protocol> Session<P> {
             sequences: Some(&step.statement.sequences),
             digest: false,
             bulk: false,
-            context: false,
+            context: None,
         };
         let outcome = self.on_leader(&fill, watch).await?;
         if let Some(error) = outcome.error {
@@ -206,15 +206,12 @@ impl<P: Protocol> Session<P> {
         kind: Maintenance,
     ) -> Result<(), Stop> {
         if self.tx.is_some() {
-            if P::MANNERS.ddl_keeps_transaction {
-                // The server says that it cannot run inside a transaction block.
-                return self.leader_read(step, Hold::Statement).await;
-            }
-            self.commit().await?;
+            // The server says that it cannot run inside a transaction block.
+            return self.leader_read(step, Hold::Statement).await;
         }
         // Where every change of the schema comes this way, no transaction may see half of it: a
         // write that the leader ran with the new tables would meet the old ones on a follower.
-        let whole = !P::MANNERS.ddl_keeps_transaction && kind == Maintenance::Journaled;
+        let whole = step.statement.commits && kind == Maintenance::Journaled;
         let alone = if whole { Some(self.stand_alone().await?) } else { None };
         let done = self.maintain(step, kind).await;
         drop(alone);

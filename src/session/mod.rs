@@ -99,8 +99,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
-    /// Statements are not transactions of their own: the first one opens a transaction.
-    manual: bool,
+    /// Whether each statement is a transaction unless one was opened.
+    autocommit: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
     state_lost: bool,
     /// The connection on which this session last drew from a sequence.
@@ -146,7 +146,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
-            manual: false,
+            autocommit: true,
             state_lost: false,
             drawn: None,
             figures: std::collections::HashMap::new(),

@@ -57,8 +57,9 @@ impl<P: Protocol> Session<P> {
         let statements = &plan.script.statements;
         let many = statements.len() > 1;
         let together = P::MANNERS.batch_is_transaction;
+        self.open_unasked(statements);
         let reads = statements.iter().all(|s| matches!(s.class, Class::Read));
-        let alone = self.tx.is_none() && !self.manual && !item.work.is_partial();
+        let alone = self.tx.is_none() && !item.work.is_partial();
         if reads && alone && (together || !many) {
             return self.read_alone(statements, &item.work).await;
         }
@@ -121,11 +122,7 @@ impl<P: Protocol> Session<P> {
             )
             .into());
         }
-        self.open_where_manual(&step.statement.class);
-        let done = match self.check_drawn(step).await {
-            Ok(()) => self.dispatch(step).await,
-            Err(stop) => Err(stop),
-        };
+        let done = self.run_step(step).await;
         self.settle_last();
         let metrics = self.figures(step.statement.tag);
         match &done {
@@ -137,6 +134,15 @@ impl<P: Protocol> Session<P> {
             self.after_error().await;
         }
         done
+    }
+
+    async fn run_step(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if step.statement.commits {
+            self.commit_before().await?;
+        }
+        self.open_unasked(std::slice::from_ref(step.statement));
+        self.check_drawn(step).await?;
+        self.dispatch(step).await
     }
 
     /// currval() and lastval() are right only on the connection where this session drew last.
@@ -442,7 +448,7 @@ impl<P: Protocol> Session<P> {
         // The server's session goes with everything in it; a pooled one takes its place.
         self.held = None;
         self.stays = super::Stays::default();
-        self.manual = false;
+        self.autocommit = true;
         self.prepared.clear();
         self.client.forget_prepared(None);
         self.settings = self.initial.clone();

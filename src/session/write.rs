@@ -41,7 +41,7 @@ impl<P: Protocol> Session<P> {
             sequences: (!keyed).then_some(&step.statement.sequences),
             digest: false,
             bulk: false,
-            context: keyed,
+            context: keyed.then_some(&step.statement.context),
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;

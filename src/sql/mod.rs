@@ -9,6 +9,7 @@
 //! What a statement is called is common to all databases (`statement`, `scope`); how it is judged
 //! is each one's own (a folder a dialect), behind one trait (`judge`). The whole folder is pure: no clock, no randomness, no I/O.
 
+mod control;
 mod judge;
 mod pg;
 mod scope;
@@ -18,6 +19,6 @@ pub use judge::{Answers, Judge, ignorant, informed, questions};
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, DdlStep, Discard, Hold, Isolation, Maintenance, Modes, Password, Refusal,
-    Script, Sequences, SetOp, Split, Statement, TimeParam, Touched, TxOp,
+    Class, Context, CopyIn, Ddl, DdlStep, Discard, Hold, Isolation, Maintenance, Modes, Password,
+    Refusal, Script, Sequences, SetOp, Setting, Split, Statement, TimeParam, Told, Touched, TxOp,
 };
