@@ -138,6 +138,11 @@ impl<'a> Execute<'a> {
     }
 }
 
+/// Appends a parameter of text or bytes.
+pub fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
+    put_lenenc_bytes(buf, bytes);
+}
+
 /// Appends the payload of an EXECUTE.
 pub fn execute(buf: &mut BytesMut, statement: u32, cursor: u8, parameters: &[u8]) {
     buf.put_u8(STMT_EXECUTE);
