@@ -1,7 +1,9 @@
 //! The glue, and the only one: builds every part in order, binds, spawns, drains.
 
 mod build;
-mod serve;
+mod front;
+mod house;
+mod pg;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,36 +12,19 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::pg::PgLink;
-use crate::client::pg::PgClient;
 use crate::cluster::Phase;
 use crate::config::Config;
-use crate::exchange::{Manners, Protocol};
+use crate::exchange::Protocol;
 use crate::monitor::{self, Keep};
 use crate::session::Shared;
-use crate::sql::Isolation;
 use crate::status::{self, StatusSource};
 use crate::trace::Level;
-use crate::wire::pg::PgWork;
 use crate::{console, recovery};
+use front::Front;
+pub use pg::Pg;
 
 /// How often the journal is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
-
-/// PostgreSQL, on both sides.
-pub struct Pg;
-
-impl Protocol for Pg {
-    type Work = PgWork;
-    type Client = PgClient;
-    type Link = PgLink;
-    const MANNERS: Manners = Manners {
-        error_fails_transaction: true,
-        batch_is_transaction: true,
-        isolation_keys: &["default_transaction_isolation"],
-        isolation: Isolation::ReadCommitted,
-    };
-}
 
 /// What the process around the proxy gives it.
 #[derive(Default)]
@@ -57,9 +42,13 @@ pub struct Surroundings {
 /// # Errors
 /// When it cannot start: an address in use, a state folder that cannot be written, and the like.
 pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
-    let parts = build::build(&config)?;
+    serve::<Pg>(config, around).await
+}
+
+async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), String> {
+    let parts = build::build::<P>(&config)?;
     let stop = around.stop.clone();
-    let listeners = serve::bind(&config).await?;
+    let listeners = house::bind::<P>(&config).await?;
     let tasks = TaskTracker::new();
     // The keeper and those who bring backends back work to the very end: sessions depend on them.
     let end = CancellationToken::new();
@@ -85,13 +74,14 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
             }
         });
     }
-    let house = serve::House::new(parts.shared.clone(), parts.door, config.clone(), around);
-    tasks.spawn(serve::signals(house.clone(), end.clone()));
+    let house =
+        house::House::new(parts.shared.clone(), parts.door, parts.common, config.clone(), around);
+    tasks.spawn(house::signals(house.clone(), end.clone()));
     let clients = TaskTracker::new();
     for listener in listeners {
-        tasks.spawn(serve::accept(house.clone(), listener, clients.clone(), stop.clone()));
+        tasks.spawn(house::accept(house.clone(), listener, clients.clone(), stop.clone()));
     }
-    tracing::info!(listen = ?config.cluster.postgres_listen, "started");
+    tracing::info!(listen = ?P::listen(&config).1, "started");
     stop.cancelled().await;
     drain(&clients, config.timeouts.shutdown_grace).await;
     end.cancel();
@@ -108,7 +98,7 @@ async fn drain(clients: &TaskTracker, grace: Duration) {
     }
 }
 
-fn source(shared: Arc<Shared<Pg>>, config: &Config) -> StatusSource {
+fn source<P: Protocol>(shared: Arc<Shared<P>>, config: &Config) -> StatusSource {
     let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
     let ready = shared.clone();
     StatusSource {
