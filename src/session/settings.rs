@@ -93,6 +93,14 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             SetOp::Each(settings) => self.set_each(step, settings).await,
+            SetOp::Noted(settings) => {
+                for Setting { key, told } in settings {
+                    if let Told::Constant(statement, value) = told {
+                        self.keep(key, Some(statement.clone()), value.as_deref(), &[]);
+                    }
+                }
+                self.answered(step, "SET")
+            }
             SetOp::Constraints => {
                 if self.tx.is_some() {
                     self.ensure_leading().await?;
@@ -116,6 +124,11 @@ impl<P: Protocol> Session<P> {
         self.establish(step).await?;
         for Setting { key, told } in settings {
             match told {
+                Told::Constant(..) if key == "autocommit" => {
+                    if !std::mem::replace(&mut self.autocommit, true) {
+                        self.commit_before().await?;
+                    }
+                }
                 Told::Constant(statement, value) => {
                     self.keep(key, Some(statement.clone()), value.as_deref(), &[]);
                 }

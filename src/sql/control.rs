@@ -29,6 +29,8 @@ pub enum SetOp {
     Constraints,
     /// Several settings of the session at once, in this order.
     Each(Vec<Setting>),
+    /// The same, for connections to come: no server runs the statement itself.
+    Noted(Vec<Setting>),
 }
 
 /// What one of several assignments leaves in the session.

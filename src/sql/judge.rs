@@ -5,9 +5,9 @@ use std::fmt;
 
 use lockstep_protocol::Dialect;
 
-use super::pg;
 use super::scope::{ParseError, Scope};
 use super::statement::Script;
+use super::{mysql, pg};
 
 /// The rows of each question, by its name; every column as text.
 pub type Answers<'r> = BTreeMap<&'r str, Vec<Vec<Option<String>>>>;
@@ -27,7 +27,7 @@ pub trait Judge: fmt::Debug + Send + Sync {
 pub fn questions(dialect: Dialect) -> &'static [(&'static str, &'static str)] {
     match dialect {
         Dialect::Postgres => pg::Catalog::queries(),
-        Dialect::MySql => &[],
+        Dialect::MySql => mysql::Catalog::queries(),
     }
 }
 
@@ -38,7 +38,7 @@ pub fn questions(dialect: Dialect) -> &'static [(&'static str, &'static str)] {
 pub fn informed(dialect: Dialect, answers: &Answers<'_>) -> Result<Box<dyn Judge>, String> {
     match dialect {
         Dialect::Postgres => Ok(Box::new(pg::Catalog::from_rows(answers)?)),
-        Dialect::MySql => Err("no judge for this dialect".into()),
+        Dialect::MySql => Ok(Box::new(mysql::Catalog::from_answers(answers)?)),
     }
 }
 
@@ -46,20 +46,6 @@ pub fn informed(dialect: Dialect, answers: &Answers<'_>) -> Result<Box<dyn Judge
 pub fn ignorant(dialect: Dialect) -> Box<dyn Judge> {
     match dialect {
         Dialect::Postgres => Box::new(pg::Catalog::default()),
-        Dialect::MySql => Box::new(Nobody),
-    }
-}
-
-/// Reads nothing, so that everything counts as a write of everything.
-#[derive(Debug)]
-struct Nobody;
-
-impl Judge for Nobody {
-    fn judge(&self, _sql: &str, _scope: &Scope) -> Result<Script, ParseError> {
-        Err(ParseError { message: "nobody reads this dialect".into(), position: None })
-    }
-
-    fn checks_late(&self) -> bool {
-        true
+        Dialect::MySql => Box::new(mysql::Catalog::default()),
     }
 }

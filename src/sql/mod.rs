@@ -11,6 +11,7 @@
 
 mod control;
 mod judge;
+mod mysql;
 mod pg;
 mod scope;
 mod statement;
