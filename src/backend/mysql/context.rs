@@ -12,8 +12,6 @@ use crate::sql::Context;
 
 /// The setting that `LAST_INSERT_ID()` reads.
 pub(super) const LAST_INSERT_ID: &str = "last_insert_id";
-/// The setting that fixes the clock.
-const TIMESTAMP: &str = "timestamp";
 
 /// Asks for the fixed clock, and for what the last INSERT left.
 const FIXED: &str = "SELECT @@timestamp, @@last_insert_id";
@@ -58,8 +56,7 @@ impl MyLink {
     /// Queues what lets the clock go again, and asks what the statement left. Two answers.
     pub(super) fn release(&mut self) {
         self.push_text("SELECT @@last_insert_id", "context");
-        let own = self.settings.get(TIMESTAMP).cloned();
-        self.push_text(own.as_deref().unwrap_or("SET timestamp=DEFAULT"), "context");
+        self.push_text("SET timestamp=DEFAULT", "context");
     }
 
     /// Reads what the statement left, and puts the context together.
@@ -95,9 +92,7 @@ impl MyLink {
     /// Queues what makes the connection forget the context of its last effect.
     pub(super) fn unfix(&mut self) {
         if std::mem::take(&mut self.fixed) {
-            let own = self.settings.get(TIMESTAMP).cloned();
-            self.push_text(own.as_deref().unwrap_or("SET timestamp=DEFAULT"), "context");
-            self.push_text("SET insert_id=DEFAULT", "context");
+            self.push_text("SET timestamp=DEFAULT, insert_id=DEFAULT", "context");
         }
     }
 }

@@ -37,12 +37,11 @@ impl MyDial {
         let login = Login { found_rows, ..login.clone() };
         let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
         link.reader = purpose == Purpose::Read;
-        // Readers refuse writes, writers are repeatable: whatever the server's defaults are.
-        link.queue(if link.reader {
-            "SET SESSION TRANSACTION READ ONLY"
-        } else {
-            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
-        });
+        // Statements are repeatable and readers refuse writes, whatever the server's defaults are.
+        link.queue("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+        if link.reader {
+            link.queue("SET SESSION TRANSACTION READ ONLY");
+        }
         match tokio::time::timeout(self.route.timeout, link.drain()).await {
             Ok(Ok(None)) => Ok(link),
             Ok(Ok(Some(error))) => {

@@ -6,10 +6,10 @@ use crate::sql::Isolation;
 
 /// The setting that bounds a wait for a row.
 const LOCK_WAIT: &str = "innodb_lock_wait_timeout";
-/// The settings that choose an isolation level, by the names of both makes.
-pub(super) const ISOLATION: [&str; 2] = ["transaction_isolation", "tx_isolation"];
-/// The settings that make transactions read only, by the names of both makes.
-const READ_ONLY: [&str; 2] = ["transaction_read_only", "tx_read_only"];
+/// The setting that chooses an isolation level.
+const ISOLATION: &str = "default_transaction_isolation";
+/// The setting that makes transactions read only.
+const READ_ONLY: &str = "default_transaction_read_only";
 
 impl MyLink {
     /// Brings the session's settings to `wanted`.
@@ -35,24 +35,24 @@ impl MyLink {
     fn takes(&self, key: &str, statement: &str) -> bool {
         // A reader stays read-only, whatever the application has chosen for its writes.
         if self.reader {
-            return !READ_ONLY.contains(&key);
+            return key != READ_ONLY;
         }
         // Below REPEATABLE READ a statement cannot be repeated in the order of the commits.
-        !ISOLATION.contains(&key) || statement.to_ascii_uppercase().contains("SERIALIZABLE")
+        key != ISOLATION || statement.to_ascii_uppercase().contains("SERIALIZABLE")
     }
 
     fn reset_statement(&self, key: &str) -> String {
         match key {
-            "names" => "SET NAMES utf8mb4 COLLATE utf8mb4_general_ci".to_owned(),
+            "character_set_client" | "character_set_connection" | "character_set_results" => {
+                format!("SET SESSION {key}=utf8mb4")
+            }
+            "collation_connection" => format!("SET SESSION {key}=utf8mb4_general_ci"),
             "use" => format!("USE `{}`", self.canceller.login.database.replace('`', "``")),
             "last_insert_id" => "SET last_insert_id=0".to_owned(),
             _ if key.starts_with('@') => format!("SET {key}=NULL"),
-            _ if !self.reader && ISOLATION.contains(&key) => {
-                "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned()
-            }
-            _ if self.reader && READ_ONLY.contains(&key) => {
-                "SET SESSION TRANSACTION READ ONLY".to_owned()
-            }
+            ISOLATION => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+            READ_ONLY if self.reader => "SET SESSION TRANSACTION READ ONLY".to_owned(),
+            READ_ONLY => "SET SESSION TRANSACTION READ WRITE".to_owned(),
             _ => format!("SET SESSION {key}=DEFAULT"),
         }
     }

@@ -22,7 +22,7 @@ use lockstep_protocol::mysql::stmt::{Kind as ParameterKind, PrepareOk};
 use lockstep_protocol::mysql::value::kind;
 use lockstep_protocol::mysql::{packet, response};
 
-pub use charset::names_statement;
+pub use charset::charset_settings;
 pub use login::{Door, Greeting, Known};
 
 use crate::error::{Failure, Kind};
