@@ -8,7 +8,9 @@ use std::time::Duration;
 use lockstep::backend::mysql::MyLink;
 use lockstep::backend::{Dial, Purpose};
 use lockstep::client::mysql::{Bounds, Door, Known};
+use lockstep::config::ClientTls;
 use lockstep::exchange::{Client, Link, TxState, Watch};
+use lockstep::tls::ServerTls;
 use lockstep::wire::mysql::{Statements, identity};
 use lockstep_protocol::mysql::auth::{Method, Verifier};
 use tokio::net::TcpListener;
@@ -17,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::link::{dial, statements};
 use crate::server::{PASSWORD, Server, USER};
 
-fn door(statements: &Arc<Statements>, method: Option<Method>) -> Door {
+fn door(statements: &Arc<Statements>, method: Option<Method>, tls: Option<ServerTls>) -> Door {
     let known = Known { verifier: Verifier::new(PASSWORD), trusted: false };
     Door {
-        tls: None,
+        tls: tls.map(|tls| (Arc::new(tls), true)),
         users: [(USER.to_owned(), known)].into(),
         method,
         version: Arc::default(),
@@ -33,11 +35,12 @@ fn door(statements: &Arc<Statements>, method: Option<Method>) -> Door {
 }
 
 /// Serves clients, each with a connection of its own; returns the port.
-async fn serve(server: &Server, method: Option<Method>) -> u16 {
+async fn serve(server: &Server, method: Option<Method>, tls: Option<ServerTls>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let statements = statements();
-    let (dial, door) = (Arc::new(dial(server, &statements)), Arc::new(door(&statements, method)));
+    let (dial, door) =
+        (Arc::new(dial(server, &statements)), Arc::new(door(&statements, method, tls)));
     tokio::spawn(async move {
         while let Ok((tcp, peer)) = listener.accept().await {
             let (dial, door) = (dial.clone(), door.clone());
@@ -121,8 +124,8 @@ const TALK: &str = "
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_talk_is_the_servers_own() {
     let server = Server::launch();
-    let port = serve(&server, None).await;
-    let all = |port| tokio::task::spawn_blocking(move || cli(port, &["--comments"], TALK));
+    let port = serve(&server, None, None).await;
+    let all = |port| tokio::task::spawn_blocking(move || cli(port, &["--skip-ssl"], TALK));
     let straight = all(server.port).await.unwrap();
     let through = all(port).await.unwrap();
     assert!(straight.0.contains("Records: 2") && straight.1.contains("1062"), "{straight:?}");
@@ -133,9 +136,36 @@ async fn a_clients_talk_is_the_servers_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_let_in_without_the_password() {
     let server = Server::launch();
-    let port = serve(&server, None).await;
+    let port = serve(&server, None, None).await;
     let (_, refused) =
-        tokio::task::spawn_blocking(move || cli(port, &["-pwrong"], "select 1")).await.unwrap();
+        tokio::task::spawn_blocking(move || cli(port, &["--skip-ssl", "-pwrong"], "select 1"))
+            .await
+            .unwrap();
     assert!(refused.contains("1045 (28000)"), "{refused}");
     assert!(refused.contains("Access denied for user 'app'@'127.0.0.1' (using password: YES)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_methods_and_encryption() {
+    let server = Server::launch();
+    let keys = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tls/testdata");
+    let files =
+        ClientTls { cert: keys.join("server.crt"), key: keys.join("server.key"), required: true };
+    for method in [Method::Native, Method::CachingSha2] {
+        let open = serve(&server, Some(method), None).await;
+        let tls = Some(ServerTls::load(&files).unwrap());
+        let hidden = serve(&server, Some(method), tls).await;
+        let talk = move |port, ssl| {
+            tokio::task::spawn_blocking(move || {
+                cli(port, &[ssl], "select 41 + 1 as answer;\nstatus\n")
+            })
+        };
+        let (plain, complaint) = talk(open, "--skip-ssl").await.unwrap();
+        assert!(plain.contains("|     42 |"), "{plain}{complaint}");
+        let (secret, complaint) = talk(hidden, "--ssl").await.unwrap();
+        assert!(secret.contains("|     42 |"), "{secret}{complaint}");
+        assert!(secret.contains("Cipher in use is TLS"), "{secret}");
+        let (_, refused) = talk(hidden, "--skip-ssl").await.unwrap();
+        assert!(refused.contains("3159"), "{refused}");
+    }
 }

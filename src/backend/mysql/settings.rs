@@ -49,7 +49,7 @@ impl MyLink {
             "collation_connection" => format!("SET SESSION {key}=utf8mb4_general_ci"),
             "use" => format!("USE `{}`", self.canceller.login.database.replace('`', "``")),
             "last_insert_id" => "SET last_insert_id=0".to_owned(),
-            _ if key.starts_with('@') => format!("SET {key}=NULL"),
+            _ if key.starts_with('@') => format!("SET @`{}`=NULL", key[1..].replace('`', "``")),
             ISOLATION => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
             READ_ONLY if self.reader => "SET SESSION TRANSACTION READ ONLY".to_owned(),
             READ_ONLY => "SET SESSION TRANSACTION READ WRITE".to_owned(),
