@@ -200,7 +200,8 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
             .iter()
             .map(|(key, value)| (key.clone(), startup_statement(key, value)))
             .collect();
-        let login = Login { user: user.clone(), settings: Settings::new(statements) };
+        let login =
+            Login { user: user.clone(), name: user.clone(), settings: Settings::new(statements) };
         match reported(house, &user, &settings, &login.settings).await {
             Ok(reported) => {
                 let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));

@@ -11,6 +11,7 @@ mod block;
 mod bulk;
 mod commit;
 mod ddl;
+mod kill;
 mod leader;
 mod read;
 mod registry;
@@ -85,7 +86,10 @@ impl Stays {
 pub struct Session<P: Protocol> {
     shared: Arc<Shared<P>>,
     client: P::Client,
+    /// Under which its connections to the servers are kept.
     user: String,
+    /// The user as people know it.
+    name: String,
     /// The settings of the start-up message: what RESET goes back to.
     initial: Settings,
     /// The settings that the application has chosen.
@@ -118,8 +122,10 @@ pub struct Session<P: Protocol> {
 /// What a client brings along from its login.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// The user.
+    /// Under which the user's connections to the servers are kept.
     pub user: String,
+    /// The user as people know it.
+    pub name: String,
     /// Settings chosen in the start-up message.
     pub settings: Settings,
 }
@@ -138,6 +144,7 @@ impl<P: Protocol> Session<P> {
             shared,
             client,
             user: login.user,
+            name: login.name,
             initial: login.settings.clone(),
             settings: login.settings,
             scope: Arc::default(),
@@ -165,8 +172,12 @@ impl<P: Protocol> Session<P> {
             let batch = match self.next_batch().await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
-                    let farewell = Failure::new(Kind::Shutdown, "the proxy is shutting down")
-                        .hint("connect again");
+                    let farewell = if self.cancel.ended().is_cancelled() {
+                        kill::killed()
+                    } else {
+                        Failure::new(Kind::Shutdown, "the proxy is shutting down")
+                            .hint("connect again")
+                    };
                     self.client.close(&farewell).await;
                     break;
                 }
@@ -182,11 +193,13 @@ impl<P: Protocol> Session<P> {
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
     async fn next_batch(&mut self) -> Result<Option<Batch<P::Work>>, Gone> {
         loop {
-            let Self { client, held, stop, tx, .. } = &mut *self;
+            let Self { client, held, stop, tx, cancel, .. } = &mut *self;
+            let ended = cancel.ended();
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
                 return tokio::select! {
                     biased;
+                    () = ended.cancelled() => Ok(None),
                     batch = client.next() => batch.map(Some),
                     () = stop.cancelled(), if idle => Ok(None),
                 };
@@ -194,6 +207,7 @@ impl<P: Protocol> Session<P> {
             let mut said = Unasked::default();
             tokio::select! {
                 biased;
+                () = ended.cancelled() => return Ok(None),
                 batch = client.next() => return batch.map(Some),
                 () = stop.cancelled() => return Ok(None),
                 heard = lease.idle(&mut said) => {

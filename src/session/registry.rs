@@ -3,30 +3,45 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How what a session runs now is cancelled.
+use tokio_util::sync::CancellationToken;
+
+/// How what a session runs now is cancelled, and how the session is ended.
 #[derive(Debug)]
-pub struct CancelSlot<C>(Mutex<Option<C>>);
+pub struct CancelSlot<C> {
+    running: Mutex<Option<C>>,
+    ended: CancellationToken,
+}
 
 impl<C> Default for CancelSlot<C> {
     fn default() -> Self {
-        Self(Mutex::new(None))
+        Self { running: Mutex::new(None), ended: CancellationToken::new() }
     }
 }
 
 impl<C: Clone> CancelSlot<C> {
     /// A statement begins.
     pub fn set(&self, canceller: C) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
     }
 
     /// The statement has ended.
     pub fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// How to cancel what runs, if anything does.
     pub fn get(&self) -> Option<C> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the session as soon as it runs nothing.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Whether and when the session has to end.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
     }
 }
 
@@ -105,6 +120,13 @@ impl<C: Clone> Registry<C> {
     /// nothing in it when it runs nothing.
     pub fn running(&self, number: u32) -> Option<Option<C>> {
         self.lock().get(&number)?.as_ref().map(|(_, _, slot)| slot.get())
+    }
+
+    /// The slot of a client of the given user.
+    pub fn slot(&self, number: u32, user: &str) -> Option<Arc<CancelSlot<C>>> {
+        let sessions = self.lock();
+        let (_, info, slot) = sessions.get(&number)?.as_ref()?;
+        (info.user == user).then(|| slot.clone())
     }
 
     /// How many clients a user has.

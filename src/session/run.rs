@@ -205,6 +205,7 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
+            Class::Kill { number, whole } => self.kill(step, *number, *whole).await,
             Class::Refused(_) if step.sql.eq_ignore_ascii_case(settings::SHOW_CONSISTENCY) => {
                 self.show_consistency(step)
             }

@@ -219,6 +219,13 @@ pub enum Class {
     Unlisten(Option<String>),
     /// NOTIFY: on the leader alone, else each listener would hear it from every backend.
     Notify,
+    /// Cancels what another session of the same user runs.
+    Kill {
+        /// The number the session was told at its login.
+        number: u32,
+        /// The session ends, too.
+        whole: bool,
+    },
     /// Cannot be made the same on all backends.
     Refused(Refusal),
 }

@@ -1,10 +1,10 @@
 //! One real MariaDB server with its own data folder and port, gone with its value.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// The application's user, its password, and its database.
@@ -14,7 +14,10 @@ pub(crate) const DATABASE: &str = "app";
 
 const PREPARE: &str = "drop user if exists ''@localhost; create database app;
     create user app@'%' identified by 'secret'; create user app@localhost identified by 'secret';
-    grant all on app.* to app@'%'; grant all on app.* to app@localhost; flush privileges";
+    grant all on app.* to app@'%'; grant all on app.* to app@localhost; flush privileges;
+    create user admin@'%' identified by 'admin'; grant all on *.* to admin@'%' with grant option;
+    create user admin@localhost identified by 'admin';
+    grant all on *.* to admin@localhost with grant option";
 
 pub(crate) struct Server {
     pub(crate) port: u16,
@@ -23,8 +26,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// A new server, running, with users and an empty database.
     pub(crate) fn launch() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let copied =
+            Command::new("cp").arg("-r").arg(template()).arg(folder.path().join("data")).status();
+        assert!(copied.unwrap().success());
+        let server = Self { port: free_port(), folder, child: Mutex::new(None) };
+        server.start();
+        server
+    }
+
+    /// Makes a data folder for others to copy.
+    fn install(folder: tempfile::TempDir) -> Self {
         let data = folder.path().join("data");
         let installed = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=root", "--skip-test-db"])
@@ -37,6 +51,9 @@ impl Server {
         let server = Self { port: free_port(), folder, child: Mutex::new(None) };
         server.start();
         server.root(PREPARE);
+        server.root("set global innodb_fast_shutdown = 0; shutdown");
+        let mut child = server.child.lock().unwrap().take().unwrap();
+        child.wait().unwrap();
         server
     }
 
@@ -102,6 +119,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The data folder that all servers begin with, made once.
+fn template() -> &'static Path {
+    static MADE: OnceLock<Server> = OnceLock::new();
+    static DATA: OnceLock<PathBuf> = OnceLock::new();
+    DATA.get_or_init(|| {
+        let made = MADE.get_or_init(|| Server::install(tempfile::tempdir().unwrap()));
+        made.folder.path().join("data")
+    })
 }
 
 /// The server's program: Debian keeps it where only administrators look.
