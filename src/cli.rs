@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Log};
+use crate::config::{Config, Limits, Log};
 use crate::control::{Address, describe};
 use crate::demo;
 use crate::proxy::{self, Surroundings};
@@ -77,24 +77,33 @@ struct Demo {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("threads cannot be started: {error}")),
-    };
     let outcome = match command {
         Command::Proxy(file) => with_config(&file, |config, level| {
-            runtime.block_on(serve(config, file.config.clone(), level))
+            runtime(&config.limits)?.block_on(serve(config, file.config.clone(), level))
         }),
-        Command::Check(file) => with_config(&file, |config, _| runtime.block_on(check(config))),
+        Command::Check(file) => {
+            with_config(&file, |config, _| runtime(&config.limits)?.block_on(check(config)))
+        }
         Command::Init(init) => with_config(&init.file, |config, _| {
+            let runtime = runtime(&config.limits)?;
             runtime.block_on(prepare(config, init.source.clone(), init.discard))
         }),
-        Command::Demo(options) => runtime.block_on(demonstrate(options)),
+        Command::Demo(options) => {
+            runtime(&Limits::default()).and_then(|runtime| runtime.block_on(demonstrate(options)))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => complain(&problem),
     }
+}
+
+fn runtime(limits: &Limits) -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(limits.threads())
+        .enable_all()
+        .build()
+        .map_err(|error| format!("threads cannot be started: {error}"))
 }
 
 fn complain(problem: &dyn Display) -> ExitCode {
@@ -152,8 +161,7 @@ async fn check(config: Config) -> Result<(), String> {
     let mut errors = unreachable;
     for finding in &findings {
         errors += usize::from(finding.severity == Severity::Error);
-        let severity = format!("{:?}", finding.severity).to_lowercase();
-        println!("{severity:8} {}: {}", finding.backend, finding.what);
+        println!("{:8} {}: {}", finding.severity, finding.backend, finding.what);
         println!("         remedy: {}", finding.remedy);
     }
     if errors > 0 {

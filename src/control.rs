@@ -186,6 +186,12 @@ impl Control for PgControl {
         Box::pin(self.ask(move |client| async move { rows::journal_tail(&client, after).await }))
     }
 
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
+        Box::pin(
+            self.ask(move |client| async move { rows::owner_of(&client, id, after, upto).await }),
+        )
+    }
+
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
         Box::pin(
             self.ask(move |client| async move { rows::read_records_by_seq(&client, &seqs).await }),
@@ -194,6 +200,18 @@ impl Control for PgControl {
 
     fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
         Box::pin(self.ask(move |client| async move { rows::set_complete(&client, seq).await }))
+    }
+
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
+        Box::pin(self.ask(move |client| async move {
+            rows::weigh(&client, after, upto, i64::try_from(bytes).unwrap_or(i64::MAX)).await
+        }))
+    }
+
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>> {
+        Box::pin(self.ask(move |client| async move {
+            rows::first_younger(&client, age.as_secs_f64()).await
+        }))
     }
 
     fn prune(&self, seq: i64) -> Answer<'_, u64> {

@@ -54,6 +54,9 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// Whether the same bytes mean the same on every server: no bound value reads the clock, and
     /// the values that the classifier was not sure of are fixed.
     fn is_fixed(&self, doubtful: &[crate::sql::TimeParam]) -> bool;
+    /// Whether it may be run with a RETURNING list of ours behind the `shown` columns of its own: one
+    /// statement, run to its end.
+    fn may_return(&self, shown: usize) -> bool;
     /// Whether a database has any part in it: closing a statement is the application's affair alone.
     fn needs_backend(&self) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
@@ -62,6 +65,11 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn described(&self) -> Option<&str>;
     /// Whether it asks for nothing but the session as it was after the login.
     fn resets(&self) -> bool;
+    /// The texts that are prepared, bound or described here, whether or not they are run.
+    fn texts(&self) -> Vec<&Arc<Text>>;
+    /// The value bound to a parameter, counted from 1, as text: the outer `None` when there is no
+    /// such parameter, the inner one for NULL.
+    fn parameter(&self, number: u32) -> Option<Option<String>>;
 }
 
 /// Bytes on their way to an application.
@@ -159,13 +167,7 @@ pub trait Client: Sink {
     /// Answers a statement that no backend sees.
     fn answer(&mut self, work: &Self::Work, tag: &str);
     /// Answers a statement with rows of text columns.
-    fn rows(
-        &mut self,
-        work: &Self::Work,
-        columns: &[&str],
-        rows: &[Vec<Option<String>>],
-        tag: &str,
-    );
+    fn rows(&mut self, work: &Self::Work, table: &Table<'_>);
     /// Answers a statement with an error.
     fn fail(&mut self, failure: &Failure);
     /// Hands on an error as the database answered it.
@@ -182,6 +184,19 @@ pub trait Client: Sink {
     fn forget_prepared(&mut self, name: Option<&str>) -> bool;
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
+}
+
+/// Rows of the proxy's own, and the statement that they answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Table<'a> {
+    /// What the columns are called; all of them are text.
+    pub columns: &'a [&'a str],
+    /// The rows.
+    pub rows: &'a [Vec<Option<String>>],
+    /// The command tag.
+    pub tag: &'a str,
+    /// How many parameters the statement takes; all of them are text.
+    pub parameters: usize,
 }
 
 /// A piece of a bulk load.
@@ -208,6 +223,8 @@ pub struct Outcome {
     pub completion: usize,
     /// Rows that the capture triggers reported, in order.
     pub captured: Vec<crate::store::capture::Captured>,
+    /// What the followers are to repeat, made of the rows that came back ([`Watch::returned`]).
+    pub effects: Vec<Effect>,
     /// How many captured rows the server counted at the end.
     pub counted: Option<u64>,
     /// Where the watched sequences stand: name, value, increment.
@@ -293,6 +310,8 @@ impl std::fmt::Display for Broken {
 pub struct Watch<'a> {
     /// Every changed row is reported.
     pub rows: bool,
+    /// The write is captured by what it returns.
+    pub returned: Option<&'a crate::sql::Returned>,
     /// Sequences whose values are read afterwards.
     pub sequences: Option<&'a crate::sql::Sequences>,
     /// The rows of the answer are hashed.
@@ -345,8 +364,9 @@ pub trait Link: Send + 'static {
     fn forget(&mut self);
     /// Opens a transaction, without waiting for the answer.
     fn begin(&mut self, mode: &TxMode);
-    /// Opens a follower's part of a transaction, without waiting for the answer.
-    fn begin_share(&mut self);
+    /// Brings the session's settings to `settings`, apart from what limits statements, and opens a
+    /// follower's part of a transaction, without waiting for the answer.
+    fn begin_share(&mut self, settings: &Settings);
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
     /// Has deferred constraints and triggers run now, and watches what they change.

@@ -61,6 +61,8 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     let keep = Keep {
         spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),
         most: i64::try_from(config.journal.max_records).unwrap_or(i64::MAX),
+        bytes: u64::try_from(config.journal.max_bytes).unwrap_or(u64::MAX),
+        age: config.journal.keep_while_away,
     };
     tasks.spawn(monitor::housekeeping(parts.shared.clone(), keep, HOUSEKEEPING, end.clone()));
     if let Some(address) = config.http {
@@ -121,7 +123,7 @@ fn source<P: Protocol>(shared: Arc<Shared<P>>, config: &Config) -> StatusSource 
                         "name": names[n],
                         "state": member.state.word(),
                         "leader": view.leader() == Some(n),
-                        "reason": member.reason,
+                        "reason": member.why(),
                         "since_ms": member.since_ms,
                     })
                 })

@@ -192,6 +192,15 @@ fn describe(sql: &str, statement: &Statement) -> String {
             .collect();
         write!(out, " keyed-if={}", params.join(",")).unwrap();
     }
+    if let Some(returned) = &statement.returned {
+        write!(out, " followers=[{}] shown={}", returned.followers, returned.shown).unwrap();
+        for draw in &returned.draws {
+            write!(out, " draws=${}:{}", draw.place + 1, draw.sequence).unwrap();
+        }
+        if let Sequences::Named(names) = &returned.asks {
+            write!(out, " asks={}", names.join(",")).unwrap();
+        }
+    }
     if let Some(cursor) = &statement.cursor {
         write!(out, " cursor={cursor}").unwrap();
     }

@@ -7,13 +7,13 @@ use super::front::Front;
 use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::cluster::View;
-use crate::config::{self, Config, Reactivate};
+use crate::config::{self, Config};
 use crate::keeper::state::{Remembered, StateFile};
 use crate::keeper::{self, Control, Keeper, now_ms};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
-use crate::session::{Registry, Shared, SharedSettings};
+use crate::session::{Registry, Shared, Wanted};
 
 /// Pause before the first repeated attempt to bring a backend back.
 const RETRY: Duration = Duration::from_secs(1);
@@ -32,8 +32,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
     let file = StateFile::open(&config.cluster.state_dir, &config.cluster.name)
         .map_err(|e| format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display()))?;
     let remembered = file.load().map_err(|e| e.to_string())?;
-    let metrics = Arc::new(Metrics::new());
-    let catalogs = Arc::new(Catalogs::new(P::DIALECT));
+    let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::new(P::DIALECT)));
     let (token, capture_token) = (secret(), secret());
     let common = P::common(config, catalogs.clone(), &token);
     let mut backends = Vec::new();
@@ -63,32 +62,38 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         ledger,
         catalogs,
         metrics,
-        settings: SharedSettings {
-            hold: config.timeouts.hold,
-            balancer: config.reads.balancer,
-            consistency: config.reads.consistency,
-            max_effects: config.limits.max_transaction_effects_bytes,
-        },
+        current: arc_swap::ArcSwap::from_pointee(config.into()),
         registry: Registry::default(),
+        identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
-        activate: tokio::sync::Notify::new(),
+        wanted: Wanted::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
+        dice: Box::new(rand::random),
     });
-    let recovery = recovery::Settings {
-        names,
+    let recovery = recovery(config, remembered.is_some(), cluster, token, capture_token);
+    let door = P::door(config, &common)?;
+    Ok(Parts { shared, keeper, recovery, door, common })
+}
+
+fn recovery(
+    config: &Config,
+    remembers: bool,
+    cluster: Option<String>,
+    token: String,
+    capture_token: String,
+) -> recovery::Settings {
+    recovery::Settings {
+        names: config.backends.iter().map(|b| b.name.clone()).collect(),
         users: config.users.iter().map(|u| u.name.clone()).collect(),
         token,
         capture_token,
         startup_wait: config.timeouts.startup_wait,
         gate: config.timeouts.gate,
-        remembers: remembered.is_some(),
+        remembers,
         cluster,
-        automatic: config.cluster.reactivate == Reactivate::Auto,
         retry: RETRY,
-    };
-    let door = P::door(config, &common)?;
-    Ok(Parts { shared, keeper, recovery, door, common })
+    }
 }
 
 /// The view that the state file remembers; without one, all backends have to be seen first.
@@ -126,7 +131,7 @@ fn connect<P: Front>(
         lifetime: config.pool.max_lifetime,
     };
     let started = Arc::default();
-    let dial = P::dial(config, backend, common, Arc::clone(&started))?;
+    let dial = P::dial(config, index, common, Arc::clone(&started))?;
     let address = format!("{}:{}", backend.host, backend.port);
     let figures = metrics.backend(&backend.name);
     Ok(Backend::new(

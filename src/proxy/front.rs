@@ -30,17 +30,20 @@ pub(super) trait Front: Protocol {
     /// Builds what is common; `token` is what the backends know the proxy by.
     fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Self::Common;
 
-    /// How connections to a backend are opened. `started` is when its server was started, as far as
+    /// How connections to the backend at a place of the configuration are opened. `started` is when its server was started, as far as
     /// its journal has been looked at since.
     ///
     /// # Errors
     /// When the files for TLS cannot be used.
     fn dial(
         config: &Config,
-        backend: &Backend,
+        index: usize,
         common: &Self::Common,
         started: Arc<Mutex<String>>,
     ) -> Result<Box<dyn Dial<Self::Link>>, String>;
+
+    /// Takes over how users log in on the backends: passwords follow the file.
+    fn renew(config: &Config, common: &Self::Common);
 
     /// The bookkeeping on a backend.
     ///

@@ -73,6 +73,8 @@ impl<P: Front> House<P> {
         let new = Config::load(file).map_err(|e| e.to_string())?;
         let (next, changes) = self.config.load().reloaded(new);
         self.door.store(Arc::new(P::door(&next, &self.common)?));
+        P::renew(&next, &self.common);
+        self.shared.current.store(Arc::new((&next).into()));
         for (backend, settings) in self.shared.backends.iter().zip(&next.backends) {
             backend.set_weight(settings.weight);
         }
@@ -80,7 +82,7 @@ impl<P: Front> House<P> {
             level.set(&next.log.level).map_err(|e| e.to_string())?;
         }
         self.config.store(Arc::new(next));
-        Ok(format!("taken over: {:?}; needs a restart: {:?}", changes.live, changes.restart))
+        Ok(changes.to_string())
     }
 }
 

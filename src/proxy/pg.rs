@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
-use crate::backend::pg::{Login as LinkLogin, PgDial, PgLink, Route, Shared as LinkShared};
+use crate::backend::pg::{Login as LinkLogin, Logins, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{CheckoutError, ConnectError, Dial, Purpose};
 use crate::catalog::Catalogs;
 use crate::client::pg::{Bounds, Door, Greeting, Knock, Known, PgClient};
@@ -46,6 +46,8 @@ impl Protocol for Pg {
 pub(super) struct Common {
     statements: Arc<Statements>,
     links: Arc<LinkShared>,
+    /// How users log in on each backend.
+    logins: Vec<Arc<Logins>>,
     /// What the servers report to a client without settings of its own, by user.
     reported: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
 }
@@ -70,15 +72,18 @@ impl Front for Pg {
             follower_lock: config.timeouts.follower_lock,
             dead_after: config.timeouts.dead_after,
         });
-        Common { statements, links, reported: Mutex::default() }
+        let logins = config.backends.iter().map(|backend| logins_of(config, backend));
+        let logins = logins.map(|logins| Arc::new(Logins::from_pointee(logins))).collect();
+        Common { statements, links, logins, reported: Mutex::default() }
     }
 
     fn dial(
         config: &Config,
-        backend: &config::Backend,
+        index: usize,
         common: &Common,
         started: Arc<Mutex<String>>,
     ) -> Result<Box<dyn Dial<PgLink>>, String> {
+        let backend = &config.backends[index];
         let tls = BackendConnector::new(&backend.tls, &backend.host)
             .map_err(|e| format!("backend {}: {e}", backend.name))?;
         let route = Arc::new(Route {
@@ -88,19 +93,14 @@ impl Front for Pg {
             timeout: config.timeouts.connect,
             user_timeout: config.timeouts.dead_after,
         });
-        let mut logins = HashMap::new();
-        for user in &config.users {
-            if let Some(credentials) = config.credentials_of(backend, &user.name) {
-                let login = LinkLogin {
-                    user: credentials.user,
-                    password: credentials.password,
-                    database: config.database_of(backend).to_owned(),
-                    parameters: Vec::new(),
-                };
-                logins.insert(user.name.clone(), login);
-            }
+        let (shared, logins) = (common.links.clone(), common.logins[index].clone());
+        Ok(Box::new(PgDial { route, shared, logins, started }))
+    }
+
+    fn renew(config: &Config, common: &Common) {
+        for (logins, backend) in common.logins.iter().zip(&config.backends) {
+            logins.store(Arc::new(logins_of(config, backend)));
         }
-        Ok(Box::new(PgDial { route, shared: common.links.clone(), logins, started }))
     }
 
     fn control(config: &Config, backend: &config::Backend) -> Result<Arc<dyn Control>, String> {
@@ -159,6 +159,23 @@ impl Front for Pg {
             Knock::Client(greeting) => enter(&house, *greeting).await,
         }
     }
+}
+
+/// How each user logs in on a backend.
+fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, LinkLogin> {
+    let mut logins = HashMap::new();
+    for user in &config.users {
+        if let Some(credentials) = config.credentials_of(backend, &user.name) {
+            let login = LinkLogin {
+                user: credentials.user,
+                password: credentials.password,
+                database: config.database_of(backend).to_owned(),
+                parameters: Vec::new(),
+            };
+            logins.insert(user.name.clone(), login);
+        }
+    }
+    logins
 }
 
 async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
@@ -234,7 +251,7 @@ async fn reported(
             return Ok(known);
         }
     }
-    let hold = house.shared.settings.hold;
+    let hold = house.shared.settings().hold;
     let started = tokio::time::Instant::now();
     while started.elapsed() < hold {
         if !house.shared.keeper.wait_serving(hold).await {
@@ -292,10 +309,7 @@ fn is_plain((key, value): &(String, String)) -> bool {
 /// Tells a backend that cannot be reached, whose cause is returned, from one that refuses.
 fn refused_login(error: CheckoutError, backend: &str) -> Result<String, Failure> {
     match error {
-        CheckoutError::Busy(limit) => {
-            let what = format!("no server connection came free within {limit:?}");
-            Err(Failure::new(Kind::TooManyConnections, what))
-        }
+        CheckoutError::Busy(limit) => Err(CheckoutError::no_room(limit)),
         CheckoutError::Connect(ConnectError::Refused { code, message }) => Err(Failure::new(
             Kind::Refused,
             message,

@@ -67,6 +67,8 @@ pub(super) async fn catch_up<P: Protocol>(
     let control = &shared.controls[backend];
     let seen = control.examine().await?;
     identify(&seen, name, shared).await?;
+    // Whoever restarts from here on is not the one whose journal is compared.
+    shared.backends[backend].note_start(&seen.started);
     control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
     control.fence(settings.users.clone()).await?;
     // What was left over from before must not hide in a connection of ours.

@@ -84,7 +84,7 @@ async fn lease<P: Protocol>(
     user: &str,
 ) -> Result<Lease<P::Link>, String> {
     let pool = shared.backends[backend].pool(user, Purpose::Write);
-    pool.checkout().await.map_err(|e| format!("{e:?}"))
+    pool.checkout().await.map_err(|e| e.to_string())
 }
 
 fn settings_of(entry: &Entry) -> Settings {
@@ -99,8 +99,7 @@ async fn together<P: Protocol>(
 ) -> Result<(), String> {
     let user = &records[0].user;
     let mut lease = lease(shared, backend, user).await?;
-    lease.adopt(&settings_of(&entries[0]));
-    lease.begin_share();
+    lease.begin_share(&settings_of(&entries[0]));
     for (record, entry) in records.iter().zip(entries) {
         for effect in &entry.effects {
             lease.queue_effect(effect);

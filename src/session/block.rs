@@ -72,6 +72,7 @@ impl<P: Protocol> Session<P> {
             }
             Some(tx) => {
                 tx.explicit = true;
+                tx.streams = true;
                 if matches!(tx.place, Place::Nowhere) {
                     tx.mode = mode;
                 }

@@ -86,9 +86,7 @@ impl<P: Protocol> Session<P> {
             let watch = Watch {
                 rows: true,
                 sequences: Some(&step.statement.sequences),
-                digest: false,
-                bulk: false,
-                context: None,
+                ..Watch::default()
             };
             let outcome = self.on_leader(&work, watch).await?;
             if let Some(error) = outcome.error {
@@ -181,13 +179,8 @@ impl<P: Protocol> Session<P> {
             tx.add(effect, true);
             from
         };
-        let watch = Watch {
-            rows: true,
-            sequences: Some(&step.statement.sequences),
-            digest: false,
-            bulk: false,
-            context: None,
-        };
+        let watch =
+            Watch { rows: true, sequences: Some(&step.statement.sequences), ..Watch::default() };
         let outcome = self.on_leader(&fill, watch).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));
@@ -274,8 +267,7 @@ impl<P: Protocol> Session<P> {
         let view = self.shared.keeper.view();
         let runs = view.followers().iter().map(|&follower| async move {
             let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
-            let mut lease =
-                pool.checkout().await.map_err(|error| (follower, format!("{error:?}")))?;
+            let mut lease = pool.checkout().await.map_err(|error| (follower, error.to_string()))?;
             lease.adopt(&self.settings);
             match lease.ask(sql).await {
                 Ok(Ok(_)) => {
@@ -300,12 +292,12 @@ impl<P: Protocol> Session<P> {
         shared.catalogs.outdate();
         let ticket = shared.ledger.begin(Touched::Unknown);
         let view = shared.keeper.view();
-        let id = rand::random::<i64>();
+        let id = shared.new_record_id();
         for &backend in &view.order {
             let generation = shared.backends[backend].generation();
             let recorded = async {
                 let pool = shared.backends[backend].pool(&user, Purpose::Write);
-                let mut lease = pool.checkout().await.map_err(|e| format!("{e:?}"))?;
+                let mut lease = pool.checkout().await.map_err(|e| e.to_string())?;
                 lease.queue_record(ticket.seq, id, &user, &entry);
                 match lease.drain().await {
                     Ok(None) => {

@@ -9,7 +9,7 @@ use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, W
 use crate::keeper::Verdict;
 
 /// How often a statement is started again before the client is told.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 impl<P: Protocol> Session<P> {
     /// Takes a connection to the leader: the one this session stays on, or one of the pool.
@@ -49,12 +49,7 @@ impl<P: Protocol> Session<P> {
         error: CheckoutError,
     ) -> Result<(), Stop> {
         match error {
-            CheckoutError::Busy(limit) => Err(Failure::new(
-                Kind::TooManyConnections,
-                format!("no server connection came free within {limit:?}"),
-            )
-            .hint("raise `[pool] size`, or make transactions shorter")
-            .into()),
+            CheckoutError::Busy(limit) => Err(CheckoutError::no_room(limit).into()),
             CheckoutError::Connect(error) => {
                 let refused = matches!(&error, crate::backend::ConnectError::Refused { .. });
                 let verdict =

@@ -11,8 +11,10 @@ mod block;
 mod bulk;
 mod commit;
 mod ddl;
+mod identity;
 mod kill;
 mod leader;
+mod own;
 mod read;
 mod registry;
 mod run;
@@ -27,9 +29,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use identity::Identities;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
-pub use shared::{Shared, SharedSettings};
+pub use shared::{Dice, Shared, SharedSettings, Wanted};
 
 use crate::backend::{Identity, Lease};
 use crate::config::Consistency;
@@ -139,7 +142,7 @@ impl<P: Protocol> Session<P> {
         cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
         stop: CancellationToken,
     ) -> Self {
-        let consistency = shared.settings.consistency;
+        let consistency = shared.settings().consistency;
         let mut session = Self {
             shared,
             client,
@@ -193,16 +196,20 @@ impl<P: Protocol> Session<P> {
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
     async fn next_batch(&mut self) -> Result<Option<Batch<P::Work>>, Gone> {
         loop {
-            let Self { client, held, stop, tx, cancel, .. } = &mut *self;
+            let Self { shared, client, held, stop, tx, cancel, .. } = &mut *self;
             let ended = cancel.ended();
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
-                return tokio::select! {
+                let patience = shared.settings().idle_in_transaction.filter(|_| !idle);
+                tokio::select! {
                     biased;
-                    () = ended.cancelled() => Ok(None),
-                    batch = client.next() => batch.map(Some),
-                    () = stop.cancelled(), if idle => Ok(None),
-                };
+                    () = ended.cancelled() => return Ok(None),
+                    batch = client.next() => return batch.map(Some),
+                    () = stop.cancelled(), if idle => return Ok(None),
+                    () = tokio::time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
+                }
+                client.close(&fell_silent()).await;
+                return Err(Gone);
             };
             let mut said = Unasked::default();
             tokio::select! {
@@ -319,12 +326,20 @@ impl<P: Protocol> Session<P> {
         if self.shared.keeper.view().phase == Phase::Serving {
             return Ok(());
         }
-        if self.shared.keeper.wait_serving(self.shared.settings.hold).await {
+        if self.shared.keeper.wait_serving(self.shared.settings().hold).await {
             Ok(())
         } else {
             Err(leader::unavailable().into())
         }
     }
+}
+
+/// As PostgreSQL's own limit of that name ends a session: drivers know it.
+fn fell_silent() -> Failure {
+    let what = "terminating connection due to idle-in-transaction timeout";
+    Failure::new(Kind::Shutdown, what)
+        .code("25P03")
+        .hint("raise `[timeouts] idle_in_transaction`, or end transactions sooner")
 }
 
 /// Holds what a server said unasked until it can be handed on.

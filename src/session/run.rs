@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::leader::internal;
 use super::transaction::{Place, Transaction};
-use super::{Session, Stop, settings, shares};
+use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
@@ -31,6 +31,11 @@ impl<P: Protocol> Session<P> {
         if std::mem::take(&mut self.state_lost) {
             let why = "the state of its server session (temporary tables, locks) is gone";
             return Err(Failure::retry(why).into());
+        }
+        if !self.shared.catalogs.is_loaded() {
+            // A statement that is judged before the catalog is there counts as the worst it could
+            // be, and would tie the session to one connection.
+            self.wait_serving().await?;
         }
         for item in &batch.items {
             match &item.text {
@@ -77,6 +82,9 @@ impl<P: Protocol> Session<P> {
             let control = matches!(statement.class, Class::Tx(_));
             if together && (block || many) && self.tx.is_none() && !control {
                 self.open_block(false, TxMode::default());
+                if let Some(tx) = &mut self.tx {
+                    tx.streams = true;
+                }
             }
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work, text, plan: &plan };
@@ -101,7 +109,11 @@ impl<P: Protocol> Session<P> {
             self.client.answer(work, "");
             return Ok(());
         }
-        let done = self.unexecuted(work).await;
+        let done = match self.described_own(work) {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.unexecuted(work).await,
+            Err(stop) => Err(stop),
+        };
         if done.is_err() {
             self.after_error().await;
         }
@@ -206,9 +218,7 @@ impl<P: Protocol> Session<P> {
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
             Class::Kill { number, whole } => self.kill(step, *number, *whole).await,
-            Class::Refused(_) if step.sql.eq_ignore_ascii_case(settings::SHOW_CONSISTENCY) => {
-                self.show_consistency(step)
-            }
+            Class::Own(own) => self.own(step, own).await,
             Class::Refused(refusal) => {
                 if let Some(other) = self.second_look(step).await? {
                     let step = Step { statement: &other, ..*step };

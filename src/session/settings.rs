@@ -9,15 +9,12 @@ use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::PREPARED;
-use crate::exchange::{Broken, Client, Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Broken, Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Statement, Told};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
 const CONSISTENCY: &str = "lockstep.consistency";
-
-/// How a session asks for it.
-pub(super) const SHOW_CONSISTENCY: &str = "show lockstep.consistency";
 
 /// The isolation level of transactions that do not choose one.
 pub(super) fn default_isolation(settings: &Settings, manners: &Manners) -> Isolation {
@@ -221,7 +218,7 @@ impl<P: Protocol> Session<P> {
             Some("strong") => Consistency::Strong,
             Some("session") => Consistency::Session,
             Some("eventual") => Consistency::Eventual,
-            None | Some("default") => self.shared.settings.consistency,
+            None | Some("default") => self.shared.settings().consistency,
             Some(other) => {
                 return Err(Failure::new(
                     Kind::Refused,
@@ -233,18 +230,6 @@ impl<P: Protocol> Session<P> {
             }
         };
         self.answered(step, "SET")
-    }
-
-    /// Answers what the session's reads are sure to see.
-    pub(super) fn show_consistency(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
-        let word = match self.consistency {
-            Consistency::Strong => "strong",
-            Consistency::Session => "session",
-            Consistency::Eventual => "eventual",
-        };
-        let row = vec![Some(word.to_owned())];
-        self.client.rows(step.work, &[CONSISTENCY], &[row], "SHOW");
-        Ok(())
     }
 
     /// Has a server judge the statement: where the transaction is, or on any connection.

@@ -20,8 +20,7 @@ pub(super) async fn open<P: Protocol>(
     tx: &Transaction<P::Link>,
 ) -> Result<Share<P::Link>, CheckoutError> {
     let mut lease = pool.checkout().await?;
-    lease.adopt(settings);
-    lease.begin_share();
+    lease.begin_share(settings);
     for (n, effect) in tx.effects.iter().enumerate() {
         set_savepoints(&mut *lease, tx, n);
         lease.queue_effect(effect);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::identity::Identity;
 use crate::backend::Lease;
 use crate::exchange::{Link, Settings, TxMode};
 use crate::sql::{Isolation, Scope, Touched};
@@ -75,6 +76,10 @@ pub(super) struct Lock<W> {
 pub(super) struct Transaction<L: Link> {
     /// Opened by the application, not by us around a single statement or a pipeline.
     pub explicit: bool,
+    /// More statements follow: what each has done is sent at once, so that the transaction can be
+    /// carried over when the leader dies under the next one. A single statement sends it with its
+    /// commit.
+    pub streams: bool,
     /// How it was opened.
     pub mode: TxMode,
     /// A statement has failed: only its end, or a return to a savepoint, can follow.
@@ -107,6 +112,8 @@ pub(super) struct Transaction<L: Link> {
     pub locks: Vec<Lock<L::Work>>,
     /// State in the server's session that cannot be carried over to another backend.
     pub stateful: bool,
+    /// Under what its record will be found, once it has been asked for.
+    pub identity: Option<Identity>,
     /// What to go back to when it is undone.
     pub before: (Settings, Arc<Scope>),
 }
@@ -116,6 +123,7 @@ impl<L: Link> Transaction<L> {
     pub(super) fn new(explicit: bool, mode: TxMode, before: (Settings, Arc<Scope>)) -> Self {
         Self {
             explicit,
+            streams: explicit,
             mode,
             failed: false,
             place: Place::Nowhere,
@@ -132,8 +140,14 @@ impl<L: Link> Transaction<L> {
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
+            identity: None,
             before,
         }
+    }
+
+    /// Whether it leaves a record: it writes, or somebody may ask what became of it.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.writing > 0 || self.identity.is_some()
     }
 
     /// Whether it can go on elsewhere when its backend dies, as far as its level says.

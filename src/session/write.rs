@@ -36,25 +36,36 @@ impl<P: Protocol> Session<P> {
             && !changed
             && step.work.effect(step.sql, None).is_some()
             && step.work.is_fixed(doubtful);
-        let watch = Watch {
-            rows: !keyed,
-            sequences: (!keyed).then_some(&step.statement.sequences),
-            digest: false,
-            bulk: false,
-            context: keyed.then_some(&step.statement.context),
+        let returned = step.statement.returned.as_deref();
+        let returned = returned.filter(|r| !keyed && !changed && step.work.may_return(r.shown));
+        let watch = match returned {
+            Some(_) => Watch { returned, ..Watch::default() },
+            None if keyed => Watch { context: Some(&step.statement.context), ..Watch::default() },
+            None => {
+                let sequences = Some(&step.statement.sequences);
+                Watch { rows: true, sequences, ..Watch::default() }
+            }
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;
+        let proved = keyed || returned.is_some();
         if let Some(error) = outcome.error {
+            // What the proof says of the table may be what is wrong.
+            if returned.is_some() && !self.is_still_proved(step).await {
+                return self.write_again(step, hold, mark).await;
+            }
             return Err(Stop::Server(error));
         }
-        if keyed && !self.is_still_keyed(step).await {
+        if proved && !self.is_still_proved(step).await {
             return self.write_again(step, hold, mark).await;
         }
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
         self.note_left(&outcome);
         if keyed {
             self.add_keyed(step, &outcome)?;
+        } else if returned.is_some() {
+            self.add_returned(step, outcome)?;
+            self.note_draw(&step.statement.sequences);
         } else {
             let resets = step.statement.resets_sequences;
             self.add_captured(step.statement.writes.clone(), outcome, resets)?;
@@ -65,7 +76,8 @@ impl<P: Protocol> Session<P> {
         self.stream(from).await
     }
 
-    /// DDL committed while a keyed statement waited for its table: alone, it runs again, captured.
+    /// DDL committed while a statement waited for its table of which more was known than that it
+    /// writes: alone, it runs again, captured.
     async fn write_again(
         &mut self,
         step: &Step<'_, P::Work>,
@@ -81,6 +93,7 @@ impl<P: Protocol> Session<P> {
         // Captured whatever the classifier would say now: there is no third attempt.
         let mut statement = step.statement.clone();
         statement.keyed_if.clear();
+        statement.returned = None;
         let step = Step { statement: &statement, ..*step };
         Box::pin(self.write(&step, false, hold)).await
     }
@@ -95,8 +108,8 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    /// Whether a keyed statement is one still, with the newest catalog.
-    async fn is_still_keyed(&self, step: &Step<'_, P::Work>) -> bool {
+    /// Whether what was proved of a statement holds with the newest catalog.
+    async fn is_still_proved(&self, step: &Step<'_, P::Work>) -> bool {
         let epoch = self.shared.catalogs.epoch();
         if epoch == step.plan.epoch {
             return true;
@@ -108,6 +121,7 @@ impl<P: Protocol> Session<P> {
             s.class == step.statement.class
                 && s.writes == step.statement.writes
                 && s.keyed_if == step.statement.keyed_if
+                && s.returned == step.statement.returned
         })
     }
 
@@ -127,6 +141,25 @@ impl<P: Protocol> Session<P> {
         }
         tx.add(effect, true);
         tx.touch(&step.statement.writes);
+        self.check_size()
+    }
+
+    /// Takes the effects that were made of the rows that came back.
+    fn add_returned(&mut self, step: &Step<'_, P::Work>, outcome: Outcome) -> Result<(), Stop> {
+        let came = u64::try_from(outcome.effects.len()).ok();
+        if outcome.rows != came {
+            return Err(internal("not every row that was written came back").into());
+        }
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
+        if !outcome.effects.is_empty() {
+            tx.touch(&step.statement.writes);
+        }
+        for effect in outcome.effects {
+            tx.add(effect, true);
+        }
+        self.reserve(outcome.sequences, false)?;
         self.check_size()
     }
 
@@ -166,7 +199,16 @@ impl<P: Protocol> Session<P> {
                 + change.new.as_ref().map_or(0, String::len);
             push_row(&mut tx.effects, from, change);
         }
-        for (sequence, value, increment) in outcome.sequences {
+        self.reserve(outcome.sequences, resets)?;
+        self.check_size()
+    }
+
+    /// Keeps the followers' sequences ahead of what was drawn: name, value, step.
+    fn reserve(&mut self, sequences: Vec<(String, i64, i64)>, resets: bool) -> Result<(), Stop> {
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
+        for (sequence, value, increment) in sequences {
             let bound = self.shared.ledger.bound(&sequence);
             let passed = bound.is_none_or(|b| if increment > 0 { value > b } else { value < b });
             let value = value.saturating_add(increment.saturating_mul(SEQUENCE_STRIDE));
@@ -178,11 +220,11 @@ impl<P: Protocol> Session<P> {
                 tx.add(Effect::Advance { sequence, value }, true);
             }
         }
-        self.check_size()
+        Ok(())
     }
 
     pub(super) fn check_size(&self) -> Result<(), Stop> {
-        let limit = self.shared.settings.max_effects;
+        let limit = self.shared.settings().max_effects;
         if self.tx.as_ref().is_some_and(|tx| tx.size > limit) {
             return Err(Failure::new(
                 Kind::Refused,
@@ -203,7 +245,7 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        if (!tx.explicit && !opened) || tx.effects.len() == from || tx.writing == 0 {
+        if (!tx.streams && !opened) || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
         if !opened {

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
+use super::question::Own;
+pub use super::refusal::Refusal;
 
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +55,8 @@ pub struct Statement {
     /// Of a captured statement that would be keyed if only the values bound to these parameters
     /// are: it may be run as [`Class::Keyed`] when [`TimeParam::is_fixed`] holds for all of them.
     pub keyed_if: Vec<TimeParam>,
+    /// Of a captured statement whose whole outcome a RETURNING list can tell.
+    pub returned: Option<Box<Returned>>,
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
@@ -74,6 +78,35 @@ pub struct Context {
     pub rand_seeds: bool,
     /// User variables that it reads, in lower case and without the `@`.
     pub user_variables: Vec<String>,
+}
+
+/// A write that is captured by what it returns: the leader gives back the columns that the followers
+/// are sent, behind those that the client has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returned {
+    /// What the leader runs.
+    pub leader: String,
+    /// What a follower runs for each row that came back, with its columns as parameters.
+    pub followers: String,
+    /// How many columns in front are the client's own.
+    pub shown: usize,
+    /// How many columns behind them are the followers'.
+    pub columns: usize,
+    /// Which of these were drawn from a sequence.
+    pub draws: Vec<Draw>,
+    /// Other sequences that may have moved.
+    pub asks: Sequences,
+}
+
+/// A column that got its value from a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draw {
+    /// Its place among the followers' columns.
+    pub place: usize,
+    /// The sequence, as the server quotes it.
+    pub sequence: String,
+    /// Its step.
+    pub increment: i64,
 }
 
 /// A parameter that goes into a column of a date/time type.
@@ -148,6 +181,15 @@ impl Sequences {
                 }
             }
             Self::Any => {}
+        }
+    }
+
+    pub(super) fn remove(&mut self, sequence: &str) {
+        if let Self::Named(names) = self {
+            names.retain(|known| known != sequence);
+            if names.is_empty() {
+                *self = Self::None;
+            }
         }
     }
 
@@ -226,6 +268,8 @@ pub enum Class {
         /// The session ends, too.
         whole: bool,
     },
+    /// The proxy answers it: no backend knows.
+    Own(Own),
     /// Cannot be made the same on all backends.
     Refused(Refusal),
 }
@@ -239,17 +283,6 @@ pub enum Discard {
     Sequences,
     /// DISCARD TEMP.
     Temp,
-}
-
-/// A clear error: what, why, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The error's class.
-    pub sqlstate: &'static str,
-    /// What is refused and why.
-    pub message: String,
-    /// What to write instead.
-    pub hint: String,
 }
 
 /// COPY … FROM STDIN.
@@ -346,6 +379,7 @@ impl Statement {
             cursor: None,
             context: Context::default(),
             commits: false,
+            returned: None,
         }
     }
 
@@ -381,24 +415,5 @@ impl Statement {
 
     pub(super) fn refused(tag: &'static str, refusal: Refusal) -> Self {
         Self::new(tag, Class::Refused(refusal))
-    }
-}
-
-impl Refusal {
-    /// What has no way to be the same on all backends.
-    pub(super) fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { sqlstate: "0A000", message: message.into(), hint: hint.into() }
-    }
-
-    /// What belongs to the proxy alone.
-    pub(super) fn reserved(message: impl Into<String>) -> Self {
-        Self {
-            sqlstate: "42501",
-            message: message.into(),
-            hint:
-                "The schema \"lockstep\" and the settings \"lockstep.*\" keep the backends equal; \
-                   use the console's commands instead."
-                    .to_owned(),
-        }
     }
 }

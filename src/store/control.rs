@@ -17,6 +17,10 @@ pub const SCHEMA_SQL: &str =
 /// What the comment on the schema says when it is of this version.
 pub const SCHEMA_VERSION: &str = "lockstep schema 1";
 
+/// `complete_to` of a backend that was never filled: it lacks even what was there before the journal's first record, so
+/// that no journal, however far it reaches back, makes it complete.
+pub const NOTHING: i64 = -1;
+
 /// The control row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
@@ -170,6 +174,23 @@ pub async fn journal_tail(client: &Client, after: i64) -> Result<Vec<(i64, i64)>
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Whose the record with this identity is, among those after one number and up to another. There is
+/// no index on the identity: it would cost every commit, and hardly anybody asks.
+pub async fn owner_of(
+    client: &Client,
+    id: i64,
+    after: i64,
+    upto: i64,
+) -> Result<Option<String>, Error> {
+    let found = client
+        .query_opt(
+            "SELECT usr FROM lockstep.journal WHERE seq > $1 AND seq <= $2 AND id = $3 LIMIT 1",
+            &[&after, &upto, &id],
+        )
+        .await?;
+    Ok(found.map(|row| row.get(0)))
+}
+
 /// The highest sequence number in the journal, or that to which it was pruned.
 pub async fn journal_end(client: &Client) -> Result<i64, Error> {
     let row = client
@@ -214,6 +235,47 @@ pub async fn set_complete(client: &Client, seq: i64) -> Result<(), Error> {
         .execute("UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1", &[&seq])
         .await?;
     Ok(())
+}
+
+/// Records weighed at the most in one look.
+const WEIGHED_AT_ONCE: i64 = 10_000;
+/// About what a row of the journal takes besides its entry.
+const ROW_BYTES: i64 = 80;
+
+/// The records after one number and up to another, as many as have at most so many bytes on disk, and at least one:
+/// number of the last, how many, bytes. Nothing when there are none.
+pub async fn weigh(
+    client: &Client,
+    after: i64,
+    upto: i64,
+    bytes: i64,
+) -> Result<Option<(i64, u64, u64)>, Error> {
+    let row = client
+        .query_one(
+            "SELECT max(seq), count(*), coalesce(sum(size), 0)::bigint FROM ( \
+             SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total FROM ( \
+             SELECT seq, pg_catalog.pg_column_size(entry) + $4::bigint AS size FROM lockstep.journal \
+             WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $5) AS next) AS summed \
+             WHERE total - size < $3::bigint",
+            &[&after, &upto, &bytes, &ROW_BYTES, &WEIGHED_AT_ONCE],
+        )
+        .await?;
+    let last: Option<i64> = row.get(0);
+    let number = |n: i64| n.unsigned_abs();
+    Ok(last.map(|last| (last, number(row.get(1)), number(row.get(2)))))
+}
+
+/// The number of the oldest record that is younger than so many seconds, by the server's own clock.
+pub async fn first_younger(client: &Client, seconds: f64) -> Result<Option<i64>, Error> {
+    let row = client
+        .query_opt(
+            "SELECT seq FROM lockstep.journal \
+             WHERE at >= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
+             ORDER BY seq LIMIT 1",
+            &[&seconds],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins after

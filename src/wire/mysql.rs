@@ -138,6 +138,23 @@ impl Work for MyWork {
         doubtful.is_empty()
     }
 
+    fn may_return(&self, _shown: usize) -> bool {
+        false // Nothing is captured by what it returns here.
+    }
+
+    fn texts(&self) -> Vec<&Arc<Text>> {
+        match self {
+            Self::Prepare { prepared, .. } | Self::Execute { prepared, .. } => {
+                vec![&prepared.text]
+            }
+            Self::Query { .. } | Self::Columns(_) | Self::Reset => Vec::new(),
+        }
+    }
+
+    fn parameter(&self, _number: u32) -> Option<Option<String>> {
+        None // No statement of the proxy's own takes one here.
+    }
+
     fn needs_backend(&self) -> bool {
         true
     }

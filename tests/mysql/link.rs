@@ -103,7 +103,7 @@ async fn a_follower_repeats_a_statement_with_its_context() {
     let (mut leader, mut follower) = (link(&server).await, link(&server).await);
     let context = Context { insert_id: true, rand_seeds: true, ..Context::default() };
     leader.begin(&TxMode::default());
-    follower.begin_share();
+    follower.begin_share(&Settings::default());
     for text in [
         "insert into one(r) values(rand()),(rand())",
         "insert into one(id, r) values(90, rand())",
@@ -140,7 +140,7 @@ async fn a_follower_that_does_otherwise_is_noticed() {
     let server = Server::launch();
     server.root("create table app.t(id int primary key); insert into app.t values(1)");
     let mut follower = link(&server).await;
-    follower.begin_share();
+    follower.begin_share(&Settings::default());
     let text = "delete from t where id > 0";
     follower.queue_effect(&query(text).effect(text, Some(2)).expect("an effect"));
     let mishap = follower.drain().await.expect("alive").expect("a difference");
@@ -167,7 +167,7 @@ async fn prepared_statements_are_prepared_where_they_are_needed() {
     assert_eq!((outcome.rows, outcome.error.is_none()), (Some(1), true));
     leader.queue_rollback();
     assert_eq!(leader.drain().await.expect("alive"), None);
-    follower.begin_share();
+    follower.begin_share(&Settings::default());
     follower.queue_effect(&work.effect("", outcome.rows).expect("an effect"));
     follower.queue_record(1, 2, USER, b"entry");
     follower.queue_commit();

@@ -56,8 +56,10 @@ impl Link for MyLink {
         self.push_begin(mode);
     }
 
-    fn begin_share(&mut self) {
-        self.push_share_limits();
+    fn begin_share(&mut self, settings: &Settings) {
+        self.trim_prepared();
+        let limited = self.limited(settings);
+        self.adopt_settings(&limited);
         self.push_text("START TRANSACTION READ WRITE", "BEGIN");
     }
 

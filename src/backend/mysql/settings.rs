@@ -79,14 +79,13 @@ impl MyLink {
         self.push_text(text, "BEGIN");
     }
 
-    /// Queues what limits a follower's waits: a plan may lock more there than it did on the leader,
-    /// and a share that waits too long is applied again, alone.
-    pub(super) fn push_share_limits(&mut self) {
+    /// The settings of a follower's part of a transaction: a plan may lock more there than it did on
+    /// the leader, and a share that waits too long is applied again, alone.
+    pub(super) fn limited(&self, settings: &Settings) -> Settings {
         // Whole seconds, and none at all would mean not to wait.
         let seconds = self.shared.follower_lock.as_secs().max(1);
-        self.push_text(&format!("SET SESSION {LOCK_WAIT}={seconds}"), "limits");
-        let mut own = (*self.settings).clone();
-        own.insert(LOCK_WAIT.to_owned(), String::new());
-        self.settings = Settings::new(own);
+        let mut limited = (**settings).clone();
+        limited.insert(LOCK_WAIT.to_owned(), format!("SET SESSION {LOCK_WAIT}={seconds}"));
+        Settings::new(limited)
     }
 }

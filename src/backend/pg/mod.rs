@@ -5,10 +5,11 @@ mod dial;
 mod link;
 mod own;
 mod relay;
+mod returned;
 mod row;
 
 pub use connect::{Login, Route};
-pub use dial::PgDial;
+pub use dial::{Logins, PgDial};
 pub use link::{Canceller, PgLink, Shared};
 
 use lockstep_protocol::pg::client;
@@ -20,11 +21,33 @@ use crate::exchange::{
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
-use own::{ADVANCE, CAPTURE, RECORD, RESET_SEQUENCE, bind_rest};
+use own::{ADVANCE, BEGIN, BEGIN_SHARE, CAPTURE, RECORD, RESET_SEQUENCE, bind_rest};
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
     ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"];
+
+impl PgLink {
+    /// The session's settings with a share's limits among them. What limits the application's own
+    /// statements has been judged on the leader already. The limits are the session's, not the
+    /// transaction's, so that they can be taken back when this share has to lead.
+    fn limited(&mut self, settings: &Settings) -> Settings {
+        if let Some((base, limited)) = &self.share
+            && std::sync::Arc::ptr_eq(base, settings)
+        {
+            return limited.clone();
+        }
+        let mut limited = (**settings).clone();
+        for key in SHARE_LIMITS {
+            let limit =
+                if key == "lock_timeout" { self.shared.follower_lock.as_millis() } else { 0 };
+            limited.insert(key.to_owned(), format!("SET {key} = {limit}"));
+        }
+        let limited = Settings::new(limited);
+        self.share = Some((settings.clone(), limited.clone()));
+        limited
+    }
+}
 
 fn begin_text(mode: &TxMode) -> String {
     let mut text = String::from("BEGIN");
@@ -89,7 +112,11 @@ impl Link for PgLink {
 
     fn begin(&mut self, mode: &TxMode) {
         self.follow(false);
-        self.queue_query(&begin_text(mode), "BEGIN", None);
+        if *mode == TxMode::default() {
+            self.queue_own(&BEGIN, &bind_rest(&[]));
+        } else {
+            self.queue_query(&begin_text(mode), "BEGIN", None);
+        }
     }
 
     fn reported(&self) -> &std::collections::BTreeMap<String, String> {
@@ -108,21 +135,11 @@ impl Link for PgLink {
         self.forget_prepared();
     }
 
-    fn begin_share(&mut self) {
-        // What limits the application's own statements has been judged on the leader already. The
-        // limits here are the session's, not the transaction's, so that they can be taken back
-        // when this share has to lead.
-        let limits = format!(
-            "SET lock_timeout = {}; SET statement_timeout = 0; \
-             SET idle_in_transaction_session_timeout = 0",
-            self.shared.follower_lock.as_millis()
-        );
-        let mut own = (*self.settings).clone();
-        own.extend(SHARE_LIMITS.iter().map(|key| ((*key).to_owned(), String::new())));
-        self.settings = Settings::new(own);
-        self.queue_query(&limits, "limits", None);
+    fn begin_share(&mut self, settings: &Settings) {
+        let limited = self.limited(settings);
+        self.adopt(&limited);
         self.follow(true);
-        self.queue_query("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "BEGIN", None);
+        self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
     }
 
     fn lead(&mut self, settings: &Settings) {
@@ -233,22 +250,33 @@ impl Link for PgLink {
         }
         let bulk = watch.bulk;
         self.bulk_by_steps = bulk && matches!(work, PgWork::Steps(_));
-        match work {
-            PgWork::Query(text) => {
+        let before = match (work, watch.returned) {
+            (_, Some(returned)) => self.queue_returned(work, returned),
+            (PgWork::Query(text), None) => {
+                self.close_request();
                 client::query(&mut self.outgoing, text);
-                self.after_simple_query();
+                self.simple_query_queued("statement", None);
+                0
             }
-            PgWork::Steps(steps) => self.queue_steps(steps),
-        }
+            (PgWork::Steps(steps), None) => self.queue_steps(steps),
+        };
+        let watch = Self::watch_after(watch);
         // What is read afterwards travels with the statement, unless that waits for a bulk load.
         let after = if bulk { 0 } else { self.queue_watched(watch) };
         self.wants_digest = watch.digest;
         self.send().await?;
         self.settle(1 + after).await?;
+        if before > 0 && !self.settle_parts(1).await? {
+            // What was to come first has failed, and the statement has been passed over.
+            self.settle(0).await?;
+        }
         if let Some(error) = self.take_error() {
             return Err(Broken::Setup(error.to_string()));
         }
-        let mut outcome = self.relay(sink).await?;
+        let mut outcome = match watch.returned {
+            Some(returned) => self.relay_returned(work, returned, sink).await?,
+            None => self.relay(sink).await?,
+        };
         if !bulk {
             self.collect_watched(watch, &mut outcome).await?;
         }

@@ -27,7 +27,7 @@ pub use login::{Door, Greeting, Known};
 
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, TxState,
+    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TxState,
 };
 use crate::net::Stream;
 use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
@@ -240,10 +240,10 @@ impl Client for MyClient {
         self.ok();
     }
 
-    fn rows(&mut self, work: &MyWork, columns: &[&str], rows: &[Vec<Option<String>>], _tag: &str) {
+    fn rows(&mut self, work: &MyWork, table: &Table<'_>) {
         const UTF8MB4: u16 = 45;
-        self.put(Mark::Middle, |buf| response::column_count(buf, columns.len()));
-        for name in columns {
+        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
+        for name in table.columns {
             let column = response::Column {
                 name: name.as_bytes(),
                 kind: kind::VAR_STRING,
@@ -254,7 +254,7 @@ impl Client for MyClient {
         }
         self.eof(Mark::Middle);
         let binary = matches!(work, MyWork::Execute { .. });
-        for row in rows {
+        for row in table.rows {
             let values: Vec<Option<&[u8]>> =
                 row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
             self.put(Mark::Middle, |buf| {

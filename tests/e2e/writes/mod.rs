@@ -4,6 +4,7 @@
 mod concurrency;
 mod ddl;
 mod refused;
+mod returned;
 mod roles;
 mod sequences;
 mod structure;
