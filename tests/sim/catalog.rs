@@ -40,7 +40,7 @@ fn rows() -> BTreeMap<&'static str, Rows> {
     for (n, shape) in crate::tables::SHAPES.iter().enumerate() {
         let (oid, index) = ((20_000 + n * 10).to_string(), (20_001 + n * 10).to_string());
         let full = format!("public.{}", shape.name);
-        let flags = ["false", "false", "false", "app"];
+        let flags = ["false", "false", "false", "app", "true"];
         relations
             .push(row(&[&[oid.as_str(), "public", shape.name, &full, "r"], &flags[..]].concat()));
         for (place, column) in shape.columns.iter().enumerate() {

@@ -110,7 +110,8 @@ impl Control for SimControl {
 
     fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
         self.ask(move |_, state| {
-            let mut among = state.disk.journal.range(after + 1..=upto);
+            let mut among =
+                state.disk.journal.range(after + 1..).take_while(|(seq, _)| **seq <= upto);
             Ok(among.find(|(_, record)| record.id == id).map(|(_, record)| record.user.clone()))
         })
     }
@@ -119,7 +120,9 @@ impl Control for SimControl {
         self.ask(move |_, state| {
             let mut found = None;
             let (mut count, mut weight) = (0, 0);
-            for (seq, record) in state.disk.journal.range(after + 1..=upto) {
+            for (seq, record) in
+                state.disk.journal.range(after + 1..).take_while(|(seq, _)| **seq <= upto)
+            {
                 weight += record.entry.len() as u64;
                 count += 1;
                 if weight > bytes && count > 1 {
