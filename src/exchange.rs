@@ -407,6 +407,7 @@ pub trait Link: Send + 'static {
     fn ask(
         &mut self,
         sql: &str,
+        params: &[Option<&str>],
     ) -> impl Future<Output = Result<Result<TextRows, ServerError>, Broken>> + Send;
     /// Waits for something the database says unasked; hands it to the sink.
     fn idle<S: Sink>(&mut self, sink: &mut S) -> impl Future<Output = Result<(), Broken>> + Send;

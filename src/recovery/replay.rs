@@ -148,7 +148,7 @@ async fn outside<P: Protocol>(
     lease.adopt(&settings_of(entry));
     for effect in &entry.effects {
         if let Effect::Outside { sql } = effect {
-            match lease.ask(sql).await {
+            match lease.ask(sql, &[]).await {
                 Ok(Ok(_)) => {}
                 // Duplicate and undefined objects: the statement's work is done.
                 Ok(Err(error)) if matches!(error.code.as_str(), "42P07" | "42704" | "42P01") => {

@@ -68,7 +68,7 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = &mut tx.place else {
             return Ok(());
         };
-        match leader.ask(lock).await {
+        match leader.ask(lock, &[]).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stop::Server(error)),
             Err(broken) => {

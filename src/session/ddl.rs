@@ -16,9 +16,6 @@ use crate::store::journal::{Effect, Entry};
 /// Rounds of PBKDF2 in a verifier, as the server's own default.
 const SCRAM_ITERATIONS: u32 = 4096;
 
-/// How long DDL waits for the transactions that are open, while others wait for it.
-const ALONE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
-
 /// How long DDL that must not race with commits waits for a lock.
 const ALONE_LOCK: &str = "SET LOCAL lock_timeout = '3s'";
 
@@ -119,7 +116,7 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = &mut tx.place else {
             return Ok(());
         };
-        match leader.ask(sql).await {
+        match leader.ask(sql, &[]).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Stop::Server(error)),
             Err(broken) => {
@@ -202,28 +199,6 @@ impl<P: Protocol> Session<P> {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
         }
-        // Where every change of the schema comes this way, no transaction may see half of it: a
-        // write that the leader ran with the new tables would meet the old ones on a follower.
-        let whole = step.statement.commits && kind == Maintenance::Journaled;
-        let alone = if whole { Some(self.stand_alone().await?) } else { None };
-        let done = self.maintain(step, kind).await;
-        drop(alone);
-        done
-    }
-
-    /// Waits until no transaction is on the leader, and keeps others from coming there.
-    async fn stand_alone(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>, Stop> {
-        let all = self.shared.admission.clone().write_owned();
-        tokio::time::timeout(ALONE_WAIT, all).await.map_err(|_| {
-            Failure::new(Kind::Refused, "transactions are open that the change might cut in two")
-                .code("HY000")
-                .number(1205)
-                .hint("run it again when they have ended")
-                .into()
-        })
-    }
-
-    async fn maintain(&mut self, step: &Step<'_, P::Work>, kind: Maintenance) -> Result<(), Stop> {
         let outcome = self.leader_alone(step.work).await?;
         self.settle_last();
         if let Some(error) = outcome.error {
@@ -250,7 +225,7 @@ impl<P: Protocol> Session<P> {
 
     /// What failed on the leader may have left something behind there (an invalid index): the same
     /// is left behind everywhere. A follower where it succeeds differs, and leaves.
-    async fn fail_alike(&self, sql: &str) {
+    pub(super) async fn fail_alike(&self, sql: &str) {
         let failed = self.on_followers(sql).await;
         let view = self.shared.keeper.view();
         for &follower in view.followers() {
@@ -263,13 +238,13 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Runs a statement on every follower at once; those on which it failed.
-    async fn on_followers(&self, sql: &str) -> Vec<(usize, String)> {
+    pub(super) async fn on_followers(&self, sql: &str) -> Vec<(usize, String)> {
         let view = self.shared.keeper.view();
         let runs = view.followers().iter().map(|&follower| async move {
             let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
             let mut lease = pool.checkout().await.map_err(|error| (follower, error.to_string()))?;
             lease.adopt(&self.settings);
-            match lease.ask(sql).await {
+            match lease.ask(sql, &[]).await {
                 Ok(Ok(_)) => {
                     lease.release();
                     Ok(())
@@ -282,7 +257,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Records that a statement outside a transaction is done everywhere, for backends that are away.
-    async fn record_outside(&mut self, sql: &str) -> Result<(), Stop> {
+    pub(super) async fn record_outside(&mut self, sql: &str) -> Result<(), Stop> {
         let user = self.user.clone();
         let settings = self.settings.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let effects = vec![Effect::Outside { sql: sql.to_owned() }];

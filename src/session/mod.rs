@@ -7,6 +7,7 @@
 //! Rules that hold throughout: a step that was started is never given up half-way (only the wait
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
+mod alone;
 mod block;
 mod bulk;
 mod commit;

@@ -108,7 +108,7 @@ impl<P: Protocol> Session<P> {
                 continue;
             };
             // Not a query, so that the transaction can still choose its isolation level.
-            match leader.ask("SHOW transaction_read_only").await {
+            match leader.ask("SHOW transaction_read_only", &[]).await {
                 Ok(Ok(rows)) => {
                     return Ok(rows.into_iter().flatten().flatten().any(|word| word == "on"));
                 }

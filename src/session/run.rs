@@ -11,7 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{
     Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, TxState, Watch, Work,
 };
-use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
+use crate::sql::{Answers, Class, Discard, Hold, Maintenance, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -193,6 +193,7 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
+            Class::Maintenance(Maintenance::Alone) => self.everywhere_alone(step).await,
             Class::Maintenance(kind) => self.maintenance(step, *kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,
@@ -244,7 +245,7 @@ impl<P: Protocol> Session<P> {
         let catalogs = self.shared.catalogs.clone();
         let mut answers = Answers::new();
         for (name, sql) in catalogs.questions() {
-            match leader.ask(sql).await {
+            match leader.ask(sql, &[]).await {
                 Ok(Ok(rows)) => answers.insert(*name, rows),
                 Ok(Err(error)) => return Err(Stop::Server(error)),
                 Err(broken) => {

@@ -148,7 +148,7 @@ impl<P: Protocol> Session<P> {
             None => self.last.as_mut(),
         };
         let lease = lease.ok_or_else(|| super::leader::internal("no connection to ask"))?;
-        let answer = lease.ask(query).await;
+        let answer = lease.ask(query, &[]).await;
         let rows = match answer {
             Ok(rows) => rows.map_err(Stop::Server)?,
             Err(broken) => return Err(Failure::retry(broken.to_string()).into()),

@@ -353,6 +353,8 @@ pub enum Maintenance {
     Everywhere,
     /// Changes the schema: between an intent and a done record, one backend at a time.
     Journaled,
+    /// Changes the schema in one step that commits by itself, while no transaction is open.
+    Alone,
 }
 
 impl Statement {

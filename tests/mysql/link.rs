@@ -84,7 +84,7 @@ async fn run(link: &mut MyLink, text: &str) -> Outcome {
 }
 
 async fn value(link: &mut MyLink, text: &str) -> String {
-    let rows = link.ask(text).await.expect("an answer").expect("no error");
+    let rows = link.ask(text, &[]).await.expect("an answer").expect("no error");
     rows.into_iter().flatten().flatten().next().unwrap_or_else(|| "NULL".into())
 }
 

@@ -359,7 +359,11 @@ impl Link for SimLink {
         self.expected.len()
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<Result<TextRows, ServerError>, Broken> {
+    async fn ask(
+        &mut self,
+        sql: &str,
+        _params: &[Option<&str>],
+    ) -> Result<Result<TextRows, ServerError>, Broken> {
         let work = SimWork { sql: sql.to_owned() };
         let outcome = self.run(&work, Watch::default(), &mut Discard::default()).await?;
         Ok(outcome.error.map_or(Ok(Vec::new()), Err))

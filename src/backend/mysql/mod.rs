@@ -182,8 +182,12 @@ impl Link for MyLink {
         self.outstanding_requests()
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<Result<TextRows, ServerError>, Broken> {
-        self.push_text(sql, "question");
+    async fn ask(
+        &mut self,
+        sql: &str,
+        params: &[Option<&str>],
+    ) -> Result<Result<TextRows, ServerError>, Broken> {
+        self.push_text(&with_params(sql, params), "question");
         self.send().await?;
         self.settle(1).await?;
         self.collect().await
@@ -280,6 +284,32 @@ fn request(work: &MyWork) -> (Request, Option<u32>) {
             (Request::Command(payload, Asked::Results), None)
         }
     }
+}
+
+/// A question of ours with its parameters in it: in hexadecimal they mean the same in every mode of
+/// reading quotes. Our own texts have a question mark for each and none besides.
+fn with_params(sql: &str, params: &[Option<&str>]) -> String {
+    use std::fmt::Write;
+    let mut params = params.iter();
+    let mut text = String::with_capacity(sql.len());
+    for piece in sql.split_inclusive('?') {
+        match (piece.strip_suffix('?'), params.clone().next()) {
+            (Some(front), Some(param)) => {
+                params.next();
+                text.push_str(front);
+                let Some(param) = param else {
+                    text.push_str("NULL");
+                    continue;
+                };
+                text.push_str("CONVERT(x'");
+                // Writing into a String cannot fail.
+                param.bytes().for_each(|byte| drop(write!(text, "{byte:02x}")));
+                text.push_str("' USING utf8mb4)");
+            }
+            _ => text.push_str(piece),
+        }
+    }
+    text
 }
 
 /// The parameters of the journal's record, in the form of an EXECUTE.

@@ -69,7 +69,7 @@ impl PgDial {
         if known.is_empty() {
             return Ok(());
         }
-        let asked = tokio::time::timeout(self.route.timeout, link.ask(STARTED)).await;
+        let asked = tokio::time::timeout(self.route.timeout, link.ask(STARTED, &[])).await;
         let seen = match asked {
             Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
             _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
@@ -85,7 +85,7 @@ impl PgDial {
     async fn mark(&self, link: &mut PgLink) -> Result<String, ConnectError> {
         let word = format!("{:032x}", rand::random::<u128>());
         let params = [Some(self.shared.token.as_str()), Some(word.as_str())];
-        let rows = match link.ask_with(MARK_SQL, &params).await {
+        let rows = match link.ask(MARK_SQL, &params).await {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => {
                 return Err(ConnectError::Refused { code: error.code, message: error.message });

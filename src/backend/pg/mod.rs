@@ -326,8 +326,16 @@ impl Link for PgLink {
         self.outstanding_requests()
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<Result<TextRows, ServerError>, Broken> {
-        self.ask_with(sql, &[]).await
+    async fn ask(
+        &mut self,
+        sql: &str,
+        params: &[Option<&str>],
+    ) -> Result<Result<TextRows, ServerError>, Broken> {
+        let params: Vec<_> = params.iter().map(|p| (0, p.map(str::as_bytes))).collect();
+        self.queue_unnamed(sql, &bind_rest(&params));
+        self.send().await?;
+        self.settle(1).await?;
+        self.collect().await
     }
 
     async fn idle<S: Sink>(&mut self, sink: &mut S) -> Result<(), Broken> {

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use lockstep_protocol::pg::client;
 
 use super::link::PgLink;
-use crate::exchange::{Broken, Outcome, ServerError, TextRows, Watch};
+use crate::exchange::{Broken, Outcome, Watch};
 use crate::sql::Sequences;
 use crate::store::journal;
 
@@ -79,19 +79,6 @@ impl PgLink {
         let token = self.shared.token.clone();
         let word: &[u8] = if follower { b"t" } else { b"f" };
         self.queue_own(&FOLLOW, &bind_rest(&[(0, Some(token.as_bytes())), (0, Some(word))]));
-    }
-
-    /// Asks with text parameters, for the proxy itself.
-    pub(super) async fn ask_with(
-        &mut self,
-        sql: &str,
-        params: &[Option<&str>],
-    ) -> Result<Result<TextRows, ServerError>, Broken> {
-        let params: Vec<_> = params.iter().map(|p| (0, p.map(str::as_bytes))).collect();
-        self.queue_unnamed(sql, &bind_rest(&params));
-        self.send().await?;
-        self.settle(1).await?;
-        self.collect().await
     }
 
     /// Whether the client's encoding cannot carry UTF-8 as it is.
