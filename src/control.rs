@@ -13,6 +13,7 @@ use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::control as rows;
 use crate::store::journal::Record;
+use crate::store::outside::{self, Fate, Remain, Task};
 use crate::tls::{BackendConnector, ControlTls};
 
 /// Records removed from the journal in one transaction.
@@ -245,6 +246,22 @@ impl Control for PgControl {
             let fenced = rows::fence(&client, &users, self.limit).await;
             fenced.map(|_| ()).map_err(|e| e.to_string())
         })
+    }
+
+    fn remains(&self, task: Task) -> Answer<'_, Vec<Remain>> {
+        Box::pin(self.ask(move |client| async move { outside::remains(&client, &task).await }))
+    }
+
+    fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()> {
+        Box::pin(async move {
+            // A connection of its own, without a limit: it may wait for transactions.
+            let client = self.address.connect().await?;
+            outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+        })
+    }
+
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>> {
+        Box::pin(self.ask(move |client| async move { rows::outside_records(&client, after).await }))
     }
 
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {

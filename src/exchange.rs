@@ -320,7 +320,25 @@ pub struct Watch<'a> {
     pub bulk: bool,
     /// The same text will run elsewhere: what its meaning depends on besides is fixed and reported.
     pub context: Option<&'a crate::sql::Context>,
+    /// A savepoint is set before it, so that it alone can be taken back.
+    pub undoable: bool,
 }
+
+/// Where a sequence stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `"schema"."sequence"`.
+    pub name: String,
+    /// Its value.
+    pub value: i64,
+    /// Whether that value has been handed out.
+    pub called: bool,
+    /// By how much it moves.
+    pub increment: i64,
+}
+
+/// The name of the savepoint before a statement that may have to be taken back.
+pub const UNDO: &str = "lockstep_undo";
 
 /// How a transaction is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -389,6 +407,18 @@ pub trait Link: Send + 'static {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// Runs an effect in a follower's part of a transaction as the leader ran the statement: triggers
+    /// fire, and every changed row is reported. The session is nobody else's afterwards.
+    fn repeat(&mut self, effect: &Effect) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// What the transaction has made of the catalog, and of tables that were filled out of sight.
+    fn fingerprint(
+        &mut self,
+        filled: &[String],
+    ) -> impl Future<Output = Result<Result<String, ServerError>, Broken>> + Send;
+    /// Where all sequences stand, as the transaction sees them.
+    fn standing(
+        &mut self,
+    ) -> impl Future<Output = Result<Result<Vec<Standing>, ServerError>, Broken>> + Send;
     /// After a bulk load was opened: hands it on until its end.
     fn send_bulk(&mut self, piece: &BulkPiece) -> impl Future<Output = Result<(), Broken>> + Send;
     /// After the last piece: the answer of the bulk load.

@@ -249,7 +249,7 @@ fn class(sql: &str, class: &Class) -> String {
             out
         }
         Class::Maintenance(Maintenance::Everywhere) => "MAINTENANCE(everywhere)".to_owned(),
-        Class::Maintenance(Maintenance::Journaled) => "MAINTENANCE(journaled)".to_owned(),
+        Class::Maintenance(Maintenance::Journaled(what)) => format!("MAINTENANCE {what:?}"),
         Class::Set(SetOp::Transaction(modes)) => format!("SET-TRANSACTION [{modes}]"),
         Class::Set(op) => format!("SET {op:?}"),
         Class::Tx(TxOp::Begin { .. }) => "BEGIN".to_owned(),

@@ -27,6 +27,7 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::store::control::Control as ControlRow;
 use crate::store::journal::Record;
+use crate::store::outside::{Fate, Remain, Task};
 
 /// The answer of a backend's bookkeeping.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
@@ -79,6 +80,12 @@ pub trait Control: Send + Sync {
     fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()>;
     /// Ends the sessions of the given users that are not ours, and waits until they are gone.
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
+    /// What is there of a statement outside a transaction.
+    fn remains(&self, task: Task) -> Answer<'_, Vec<Remain>>;
+    /// Removes what such a statement left behind and what stands in the way of its outcome.
+    fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()>;
+    /// The records after `after` that are about statements outside a transaction.
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>>;
     /// The catalog as it is now.
     fn catalog(&self) -> Answer<'_, Box<dyn crate::sql::Judge>>;
 }

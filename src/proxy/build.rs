@@ -35,8 +35,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
     let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::new(P::DIALECT)));
     let (token, capture_token) = (secret(), secret());
     let common = P::common(config, catalogs.clone(), &token);
-    let mut backends = Vec::new();
-    let mut controls: Vec<Arc<dyn Control>> = Vec::new();
+    let (mut backends, mut controls) = (Vec::new(), Vec::<Arc<dyn Control>>::new());
     for (index, backend) in config.backends.iter().enumerate() {
         backends.push(Arc::new(connect::<P>(config, index, backend, &metrics, &common)?));
         controls.push(P::control(config, backend)?);
@@ -68,6 +67,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
         wanted: Wanted::default(),
+        schema: Arc::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
         dice: Box::new(rand::random),
     });

@@ -6,6 +6,7 @@
 //! behind the commit gate, and is a member again.
 
 mod catch_up;
+mod intents;
 mod plan;
 mod replay;
 mod settle;

@@ -5,6 +5,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::Settings;
 use super::catch_up::RESERVE;
+use super::intents::conclude_open;
 use super::plan::{self, Tail};
 use super::replay::replay;
 use crate::exchange::Protocol;
@@ -155,6 +156,7 @@ async fn align<P: Protocol>(
     }
     let newest = found.seen.iter().flatten().map(|s| s.newest).max().unwrap_or(0);
     shared.ledger.start_after(newest);
+    conclude_open(shared, &there, base).await?;
     level_sequences(shared, &there).await?;
     // Nobody is served before statements can be classified: without a catalog all of them count as
     // the worst they could be, and tie their sessions to one connection.

@@ -301,6 +301,10 @@ impl<P: Protocol> Session<P> {
         let settings: &Settings = &tx.before.0;
         let opened = shares::open::<P>(&pool, settings, tx).await;
         let mut share = opened.map_err(|e| e.to_string())?;
+        if let Some(why) = share.failed.take() {
+            shares::abandon(&self.shared, vec![share]).await;
+            return Err(why);
+        }
         share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         match share.lease.drain().await {
             Ok(None) => Ok(share),

@@ -1,7 +1,7 @@
 //! Running a transaction's statements on the leader, and carrying the transaction over when the
 //! leader dies.
 
-use super::transaction::{Lock, Place, Transaction};
+use super::transaction::{Admission, Lock, Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Identity, Lease, Purpose};
 use crate::error::{Failure, Kind};
@@ -89,7 +89,7 @@ impl<P: Protocol> Session<P> {
         if self.tx.as_ref().is_some_and(|tx| tx.admission.is_none()) {
             let admission = self.shared.admission.clone().read_owned().await;
             if let Some(tx) = &mut self.tx {
-                tx.admission = Some(admission);
+                tx.admission = Some(Admission::Shared(admission));
             }
         }
         // Whoever has written somewhere must never begin anew elsewhere: half of it would be missing.

@@ -71,7 +71,13 @@ impl<P: Protocol> Session<P> {
         if statements.is_empty() {
             return self.prepared_only(&item.work).await;
         }
-        for statement in statements {
+        for at in 0..statements.len() {
+            // What came before in the same text may have changed what names mean: SET search_path, a
+            // temporary table.
+            let plan = self.shared.catalogs.plan(text, &self.scope);
+            let Some(statement) = plan.script.statements.get(at) else {
+                return Err(internal("a text falls into other statements than before").into());
+            };
             let part;
             let work = if many {
                 part = item.work.part(&text.sql, statement.range.clone());
@@ -194,7 +200,7 @@ impl<P: Protocol> Session<P> {
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
             Class::Maintenance(Maintenance::Alone) => self.everywhere_alone(step).await,
-            Class::Maintenance(kind) => self.maintenance(step, *kind).await,
+            Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,
             Class::Deallocate(name) => self.deallocate(step, name.as_deref()).await,
@@ -295,6 +301,7 @@ impl<P: Protocol> Session<P> {
                 shares::abandon(&self.shared, shares).await;
             }
             Place::Leading { mut leader, shares, .. } => {
+                tx.schema = None;
                 leader.queue_rollback();
                 let (ended, ()) =
                     tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));

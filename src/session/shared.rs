@@ -71,6 +71,9 @@ pub struct Shared<P: Protocol> {
     pub admission: Arc<tokio::sync::RwLock<()>>,
     /// Backends that an operator wants back.
     pub wanted: Wanted,
+    /// Held shared by every transaction that changes the schema, whole by a statement that does so
+    /// outside a transaction, on one backend after the other.
+    pub schema: Arc<tokio::sync::RwLock<()>>,
     /// Counts choices of a backend for a read.
     pub turn: std::sync::atomic::AtomicUsize,
     /// Where chance comes from: the choice of a reader, the identity of a record.

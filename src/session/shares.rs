@@ -6,8 +6,8 @@
 
 use futures_util::future::join_all;
 
-use super::Shared;
 use super::transaction::{Place, Share, Transaction};
+use super::{Shared, deep};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
@@ -21,12 +21,19 @@ pub(super) async fn open<P: Protocol>(
 ) -> Result<Share<P::Link>, CheckoutError> {
     let mut lease = pool.checkout().await?;
     lease.begin_share(settings);
+    let mut failed = None;
     for (n, effect) in tx.effects.iter().enumerate() {
         set_savepoints(&mut *lease, tx, n);
-        lease.queue_effect(effect);
+        failed = match deep::apply(&mut *lease, effect).await {
+            Ok(mishap) => mishap.map(|m| m.what),
+            Err(broken) => Some(broken.to_string()),
+        };
+        if failed.is_some() {
+            break;
+        }
     }
     set_savepoints(&mut *lease, tx, tx.effects.len());
-    Ok(Share { lease, failed: None, sent: tx.effects.len() })
+    Ok(Share { lease, failed, sent: tx.effects.len() })
 }
 
 /// Sets the savepoints that the transaction has after so many effects.

@@ -23,12 +23,36 @@ impl<L: Link> Share<L> {
     /// Queues the effects that it has not been sent yet. What is sent when is a matter of speed;
     /// that nothing is left out is a matter of this number.
     pub(super) fn queue_rest(&mut self, effects: &[Effect]) {
-        if self.failed.is_none() {
-            for effect in effects.get(self.sent..).unwrap_or_default() {
+        for effect in effects.get(self.sent..).unwrap_or_default() {
+            if matches!(effect, Effect::Deep { .. }) {
+                // Its outcome has to be looked at: that is done where nothing is queued behind.
+                self.failed.get_or_insert_with(|| "a statement has to run by itself".into());
+            }
+            if self.failed.is_none() {
                 self.lease.queue_effect(effect);
             }
         }
         self.sent = effects.len();
+    }
+}
+
+/// A transaction's right to be on the leader.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// Beside others.
+    #[expect(dead_code, reason = "it is there to be held")]
+    Shared(tokio::sync::OwnedRwLockReadGuard<()>),
+    /// While nobody else is there.
+    Alone(tokio::sync::OwnedRwLockWriteGuard<()>),
+}
+
+impl Admission {
+    /// Lets others in again.
+    pub(super) fn share(self) -> Self {
+        match self {
+            Self::Alone(guard) => Self::Shared(guard.downgrade()),
+            shared @ Self::Shared(_) => shared,
+        }
     }
 }
 
@@ -87,7 +111,9 @@ pub(super) struct Transaction<L: Link> {
     /// Where it runs.
     pub place: Place<L>,
     /// Its right to be on the leader: an operator's pause waits for all of them.
-    pub admission: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
+    pub admission: Option<Admission>,
+    /// Its right to change the schema: a statement outside transactions waits for all of them.
+    pub schema: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     /// What the followers get, in order.
     pub effects: Vec<Effect>,
     /// How many of the effects write.
@@ -128,6 +154,7 @@ impl<L: Link> Transaction<L> {
             failed: false,
             place: Place::Nowhere,
             admission: None,
+            schema: None,
             effects: Vec::new(),
             writing: 0,
             context: Vec::new(),
@@ -250,6 +277,10 @@ fn size(effect: &Effect) -> usize {
         Effect::Bound { sql, bind, .. } => sql.len() + bind.len(),
         Effect::Rows { old, new, .. } => rows(old) + rows(new),
         Effect::Bulk { sql, data, .. } => sql.len() + data.len(),
+        Effect::Intended(task) | Effect::Finished { task, .. } | Effect::Withdrawn { task, .. } => {
+            task.weight()
+        }
+        Effect::Deep { effect, witness } => size(effect) + witness.weight(),
         Effect::Advance { .. } | Effect::ResetSequence { .. } => 0,
     }
 }

@@ -1,5 +1,6 @@
 //! Writes: the leader first, then the effect to everyone else (I1).
 
+use super::deep::{self, WayBack};
 use super::leader::internal;
 use super::run::Step;
 use super::transaction::Place;
@@ -7,12 +8,11 @@ use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Hold, Sequences, Touched};
-use crate::store::capture::Captured;
-use crate::store::changes::Changes;
 use crate::store::journal::{Effect, push_row};
+use crate::store::witness::Reports;
 
 /// By how many values a sequence is reserved ahead on the followers.
-const SEQUENCE_STRIDE: i64 = 64;
+pub(super) const SEQUENCE_STRIDE: i64 = 64;
 
 impl<P: Protocol> Session<P> {
     /// Runs a write on the leader and streams its effect to the followers.
@@ -38,23 +38,31 @@ impl<P: Protocol> Session<P> {
             && step.work.is_fixed(doubtful);
         let returned = step.statement.returned.as_deref();
         let returned = returned.filter(|r| !keyed && !changed && step.work.may_return(r.shown));
+        let proved = keyed || returned.is_some();
+        let way_back = if proved { WayBack::None } else { self.way_back(step) };
         let watch = match returned {
             Some(_) => Watch { returned, ..Watch::default() },
             None if keyed => Watch { context: Some(&step.statement.context), ..Watch::default() },
             None => {
                 let sequences = Some(&step.statement.sequences);
-                Watch { rows: true, sequences, ..Watch::default() }
+                let undoable = way_back == WayBack::Savepoint;
+                Watch { rows: true, sequences, undoable, ..Watch::default() }
             }
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;
-        let proved = keyed || returned.is_some();
         if let Some(error) = outcome.error {
             // What the proof says of the table may be what is wrong.
             if returned.is_some() && !self.is_still_proved(step).await {
                 return self.write_again(step, hold, mark).await;
             }
             return Err(Stop::Server(error));
+        }
+        if deep::hides_ddl(&outcome) {
+            return self.everywhere(step, hold, mark, way_back).await;
+        }
+        if watch.undoable {
+            self.forget_way_back();
         }
         if proved && !self.is_still_proved(step).await {
             return self.write_again(step, hold, mark).await;
@@ -99,7 +107,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Notes on which connection the session has drawn from a sequence: currval() knows it only there.
-    fn note_draw(&mut self, sequences: &Sequences) {
+    pub(super) fn note_draw(&mut self, sequences: &Sequences) {
         if *sequences != Sequences::None
             && let Some(tx) = &self.tx
             && let Place::Leading { leader, .. } = &tx.place
@@ -170,21 +178,13 @@ impl<P: Protocol> Session<P> {
         outcome: Outcome,
         resets: bool,
     ) -> Result<(), Stop> {
-        let mut changes = Changes::new(0);
-        for captured in outcome.captured {
-            match captured {
-                Captured::Row(row) => changes.push(row),
-                Captured::Ddl { temporary: true, .. } => self.stays.other = true,
-                Captured::Ddl { tag, .. } => return Err(hidden_ddl(&tag).into()),
-                Captured::Unreadable => {
-                    return Err(internal("a report of the capture triggers cannot be read").into());
-                }
-            }
+        let reports = Reports::read(outcome.captured, outcome.counted).map_err(|e| internal(&e))?;
+        if let Some(tag) = reports.tags.first() {
+            let why = "it was not the statement itself that ran it, or its answer was on the way";
+            return Err(deep::refused(tag, why).into());
         }
-        let Some(counted) = outcome.counted else {
-            return Err(internal("the captured rows were not counted").into());
-        };
-        let changes = changes.settle(counted).map_err(|e| internal(&e.to_string()))?;
+        self.stays.other |= reports.temporary;
+        let changes = reports.rows;
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
@@ -273,10 +273,4 @@ impl<P: Protocol> Session<P> {
         }
         self.add_captured(Touched::Unknown, outcome, false)
     }
-}
-
-fn hidden_ddl(tag: &str) -> Failure {
-    Failure::new(Kind::Refused, format!("{tag} inside a function, a procedure or a DO block"))
-        .detail("what a function changes in the catalog cannot be repeated on the other databases")
-        .hint("run the DDL as a statement of its own")
 }

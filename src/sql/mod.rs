@@ -15,6 +15,7 @@ mod mysql;
 mod pg;
 mod question;
 mod refusal;
+mod schema;
 mod scope;
 mod statement;
 
@@ -24,6 +25,6 @@ pub use question::{Argument, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes,
-    Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split, Statement, TimeParam,
-    Told, Touched, TxOp,
+    Outside, Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split, Statement,
+    TimeParam, Told, Touched, TxOp,
 };

@@ -4,18 +4,24 @@
 //! on what users have put into the database.
 
 use super::capture::quoted;
-use super::journal::Record;
+use super::journal::{OUTSIDE_VERSION, Record};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error};
 
 /// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
 /// and event triggers in place afterwards.
-pub const SCHEMA_SQL: &str =
-    concat!(include_str!("schema.sql"), include_str!("apply.sql"), include_str!("watch.sql"));
+pub const SCHEMA_SQL: &str = concat!(
+    include_str!("schema.sql"),
+    include_str!("apply.sql"),
+    include_str!("fingerprint_head.sql"),
+    include_str!("compare.sql"),
+    include_str!("fingerprint_tail.sql"),
+    include_str!("watch.sql")
+);
 
 /// What the comment on the schema says when it is of this version.
-pub const SCHEMA_VERSION: &str = "lockstep schema 1";
+pub const SCHEMA_VERSION: &str = "lockstep schema 2";
 
 /// `complete_to` of a backend that was never filled: it lacks even what was there before the journal's first record, so
 /// that no journal, however far it reaches back, makes it complete.
@@ -220,6 +226,18 @@ pub async fn read_records_by_seq(client: &Client, seqs: &[i64]) -> Result<Vec<Re
         .query(
             "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq = ANY ($1) ORDER BY seq",
             &[&seqs],
+        )
+        .await?;
+    Ok(rows.iter().map(record).collect())
+}
+
+/// The records after one that are about statements outside a transaction, in order.
+pub async fn outside_records(client: &Client, after: i64) -> Result<Vec<Record>, Error> {
+    let rows = client
+        .query(
+            "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq > $1 \
+             AND pg_catalog.get_byte(pg_catalog.substring(entry, 1, 1), 0) = $2 ORDER BY seq",
+            &[&after, &i32::from(OUTSIDE_VERSION)],
         )
         .await?;
     Ok(rows.iter().map(record).collect())

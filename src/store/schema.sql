@@ -1,4 +1,4 @@
--- lockstep schema 1
+-- lockstep schema 2
 --
 -- What every backend carries: the control row, the secrets, the journal, and the functions through which a proxy that
 -- knows the token writes. apply.sql and watch.sql belong to it and follow it. Running them again upgrades the functions
@@ -35,7 +35,7 @@ BEGIN
 END $$;
 
 CREATE SCHEMA IF NOT EXISTS lockstep;
-COMMENT ON SCHEMA lockstep IS 'lockstep schema 1';
+COMMENT ON SCHEMA lockstep IS 'lockstep schema 2';
 
 CREATE TABLE IF NOT EXISTS lockstep.control (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),

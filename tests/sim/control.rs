@@ -6,6 +6,7 @@ use std::time::Duration;
 use lockstep::keeper::{Answer, Control, Examination};
 use lockstep::sql::Judge;
 use lockstep::store::journal::Record;
+use lockstep::store::outside::{Fate, Remain, Task};
 
 use crate::faults::Kind;
 use crate::server::{Server, State};
@@ -200,6 +201,19 @@ impl Control for SimControl {
             let waited = tokio::time::timeout(PROBE, gone).await;
             waited.map_err(|_| "sessions are still there after the deadline".to_owned())
         })
+    }
+
+    fn remains(&self, _task: Task) -> Answer<'_, Vec<Remain>> {
+        self.ask(|_, _| Ok(Vec::new()))
+    }
+
+    fn clear(&self, _task: Task, _fate: Fate) -> Answer<'_, ()> {
+        self.ask(|_, _| Ok(()))
+    }
+
+    fn outside(&self, _after: i64) -> Answer<'_, Vec<Record>> {
+        // Nothing here changes the schema, inside of a transaction or outside.
+        self.ask(|_, _| Ok(Vec::new()))
     }
 
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {

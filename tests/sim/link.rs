@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lockstep::backend::{ConnectError, Dial, Dialling, Purpose};
 use lockstep::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, TextRows,
-    TxMode, TxState, Watch,
+    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
+    TextRows, TxMode, TxState, Watch,
 };
 use lockstep::sql::Sequences;
 use lockstep::store::journal::{Effect, Record};
@@ -216,6 +216,9 @@ fn server_error(answer: &Answer) -> Option<ServerError> {
     })
 }
 
+/// What these servers never do.
+const NO_SCHEMA: &str = "a simulated server changes no schema";
+
 impl Link for SimLink {
     type Work = SimWork;
     type Canceller = SimCanceller;
@@ -255,6 +258,21 @@ impl Link for SimLink {
         self.put(Request::LockTimeout(None), None);
         self.follow(false);
         self.spent = true;
+    }
+
+    async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {
+        Err(Broken::Lost(NO_SCHEMA.into()))
+    }
+
+    async fn fingerprint(
+        &mut self,
+        _filled: &[String],
+    ) -> Result<Result<String, ServerError>, Broken> {
+        Err(Broken::Lost(NO_SCHEMA.into()))
+    }
+
+    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+        Err(Broken::Lost(NO_SCHEMA.into()))
     }
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {

@@ -151,6 +151,7 @@ impl World {
             registry: Registry::default(),
             brake_us: AtomicU32::new(0),
             admission: Arc::default(),
+            schema: Arc::default(),
             wanted: Wanted::default(),
             turn: AtomicUsize::new(0),
             dice: Box::new(move || world.upgrade().map_or(0, |world| world.random())),

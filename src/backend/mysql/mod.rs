@@ -18,8 +18,8 @@ use lockstep_protocol::mysql::{command, response};
 
 use crate::error::Kind;
 use crate::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, TextRows,
-    TxMode, TxState, Watch,
+    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
+    TextRows, TxMode, TxState, Watch,
 };
 use crate::store::journal::Effect;
 use crate::wire::mysql::MyWork;
@@ -103,7 +103,11 @@ impl Link for MyLink {
             Effect::Rows { .. }
             | Effect::Advance { .. }
             | Effect::ResetSequence { .. }
-            | Effect::Bulk { .. } => self.fail("an effect of a kind that no MySQL leader has"),
+            | Effect::Bulk { .. }
+            | Effect::Intended(_)
+            | Effect::Finished { .. }
+            | Effect::Withdrawn { .. }
+            | Effect::Deep { .. } => self.fail("an effect of a kind that no MySQL leader has"),
         }
     }
 
@@ -147,6 +151,21 @@ impl Link for MyLink {
         let (mut outcome, generated) = self.relay(relay, sink).await?;
         self.read_left(context, &fixed, generated, &mut outcome).await?;
         Ok(outcome)
+    }
+
+    async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {
+        Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
+    }
+
+    async fn fingerprint(
+        &mut self,
+        _filled: &[String],
+    ) -> Result<Result<String, ServerError>, Broken> {
+        Ok(Err(refused(UNSEEN)))
+    }
+
+    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+        Ok(Ok(Vec::new())) // The numbers that rows are given follow the rows themselves.
     }
 
     async fn send_bulk(&mut self, _piece: &BulkPiece) -> Result<(), Broken> {
@@ -255,19 +274,22 @@ impl MyLink {
                 return Ok(outcome);
             }
         }
-        let what = "the statement may change rows in a way that the other databases cannot repeat";
-        let (number, state) = Kind::Refused.mysql();
-        let error = response::Err { number, state: state.as_bytes(), message: what.as_bytes() };
-        let mut wire = BytesMut::new();
-        error.encode(&mut wire);
-        let error = ServerError {
-            code: state.to_owned(),
-            message: what.to_owned(),
-            fatal: false,
-            wire: wire.freeze(),
-        };
-        Ok(Outcome { error: Some(error), ..Outcome::default() })
+        Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
     }
+}
+
+/// Why a statement that only rows could carry is not run.
+const UNSEEN: &str =
+    "the statement may change rows in a way that the other databases cannot repeat";
+
+/// An error of ours in the form of a server's.
+fn refused(what: &str) -> ServerError {
+    let (number, state) = Kind::Refused.mysql();
+    let error = response::Err { number, state: state.as_bytes(), message: what.as_bytes() };
+    let mut wire = BytesMut::new();
+    error.encode(&mut wire);
+    let (code, message) = (state.to_owned(), what.to_owned());
+    ServerError { code, message, fatal: false, wire: wire.freeze() }
 }
 
 /// What is sent for a piece of work, and the application's number for a statement it prepares.
@@ -302,8 +324,10 @@ fn with_params(sql: &str, params: &[Option<&str>]) -> String {
                     continue;
                 };
                 text.push_str("CONVERT(x'");
-                // Writing into a String cannot fail.
-                param.bytes().for_each(|byte| drop(write!(text, "{byte:02x}")));
+                for byte in param.bytes() {
+                    // Writing into a String cannot fail.
+                    let _ = write!(text, "{byte:02x}");
+                }
                 text.push_str("' USING utf8mb4)");
             }
             _ => text.push_str(piece),

@@ -16,12 +16,15 @@ use lockstep_protocol::pg::client;
 
 use crate::exchange::{
     Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
-    TextRows, TxMode, TxState, Watch,
+    Standing, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
-use own::{ADVANCE, BEGIN, BEGIN_SHARE, CAPTURE, RECORD, RESET_SEQUENCE, bind_rest};
+use own::{
+    ADVANCE, BEGIN, BEGIN_SHARE, CAPTURE, FINGERPRINT, RECORD, RESET_SEQUENCE, bind_rest,
+    text_array,
+};
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
@@ -218,9 +221,12 @@ impl Link for PgLink {
                 client::copy_data(&mut self.outgoing, data);
                 client::copy_done(&mut self.outgoing);
             }
-            Effect::Outside { sql } => {
-                self.queue_query(sql, "statement outside a transaction", None)
-            }
+            // Not a part of any transaction: whoever brings a backend to the outcome runs it apart.
+            Effect::Outside { .. }
+            | Effect::Intended(_)
+            | Effect::Finished { .. }
+            | Effect::Withdrawn { .. } => {}
+            Effect::Deep { effect, .. } => self.queue_effect(effect),
         }
     }
 
@@ -244,6 +250,9 @@ impl Link for PgLink {
     ) -> Result<Outcome, Broken> {
         if self.tx == b'I' && self.expected_is_empty() {
             self.follow(false);
+        }
+        if watch.undoable {
+            self.queue_query(&format!("SAVEPOINT {UNDO}"), "savepoint", None);
         }
         if watch.rows {
             self.queue_own(&CAPTURE, &bind_rest(&[]));
@@ -281,6 +290,57 @@ impl Link for PgLink {
             self.collect_watched(watch, &mut outcome).await?;
         }
         Ok(outcome)
+    }
+
+    async fn repeat(&mut self, effect: &Effect) -> Result<Outcome, Broken> {
+        self.spent = true;
+        self.follow(false);
+        self.queue_own(&CAPTURE, &bind_rest(&[]));
+        self.close_request();
+        self.queue_effect(effect);
+        self.close_request();
+        let watch = Watch { rows: true, ..Watch::default() };
+        let after = self.queue_watched(watch);
+        self.follow(true);
+        self.send().await?;
+        self.settle(2 + after).await?;
+        if let Some(error) = self.take_error() {
+            return Err(Broken::Setup(error.to_string()));
+        }
+        let mut outcome = self.relay(&mut Discard::default()).await?;
+        self.collect_watched(watch, &mut outcome).await?;
+        Ok(outcome)
+    }
+
+    async fn fingerprint(
+        &mut self,
+        filled: &[String],
+    ) -> Result<Result<String, ServerError>, Broken> {
+        let token = self.shared.token.clone();
+        let filled = text_array(filled);
+        self.close_request();
+        self.queue_own(
+            &FINGERPRINT,
+            &bind_rest(&[(0, Some(token.as_bytes())), (1, Some(&filled))]),
+        );
+        self.send().await?;
+        self.settle(1).await?;
+        let word = |rows: TextRows| rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        Ok(self.collect().await?.map(word))
+    }
+
+    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+        let token = self.shared.token.clone();
+        let sql = "SELECT name, value, called, increment FROM lockstep.sequences($1, NULL)";
+        let rows = match self.ask(sql, &[Some(&*token)]).await? {
+            Ok(rows) => rows,
+            Err(error) => return Ok(Err(error)),
+        };
+        let unreadable = || Broken::Lost("the server describes a sequence in another way".into());
+        rows.into_iter()
+            .map(|row| own::standing(row).ok_or_else(unreadable))
+            .collect::<Result<_, _>>()
+            .map(Ok)
     }
 
     async fn send_bulk(&mut self, piece: &BulkPiece) -> Result<(), Broken> {

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use lockstep_protocol::pg::client;
 
 use super::link::PgLink;
-use crate::exchange::{Broken, Outcome, Watch};
+use crate::exchange::{Broken, Outcome, Standing, Watch};
 use crate::sql::Sequences;
 use crate::store::journal;
 
@@ -169,6 +169,24 @@ pub(super) const FOLLOW: Own = Own {
     sql: journal::FOLLOW_SQL,
     types: &journal::FOLLOW_TYPES,
 };
+
+pub(super) const FINGERPRINT: Own = Own {
+    id: u64::MAX - 10,
+    name: "lockstep_fingerprint",
+    sql: journal::FINGERPRINT_SQL,
+    types: &journal::FINGERPRINT_TYPES,
+};
+
+/// A row of `lockstep.sequences`: name, value, whether it was called, increment.
+pub(super) fn standing(row: Vec<Option<String>>) -> Option<Standing> {
+    let mut columns = row.into_iter().flatten();
+    Some(Standing {
+        name: columns.next()?,
+        value: columns.next()?.parse().ok()?,
+        called: columns.next()? == "t",
+        increment: columns.next()?.parse().ok()?,
+    })
+}
 
 /// The body of a Bind from the format codes on: parameters in the given formats, results as text.
 pub(super) fn bind_rest(params: &[(u16, Option<&[u8]>)]) -> BytesMut {

@@ -218,6 +218,16 @@ pub(super) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
+/// A name that may have a schema, quoted whatever it is.
+pub(super) fn dotted(schema: &str, name: &str) -> String {
+    if schema.is_empty() { quote(name) } else { format!("{}.{}", quote(schema), quote(name)) }
+}
+
+/// A relation's name as it was written.
+pub(super) fn written(var: &protobuf::RangeVar) -> String {
+    dotted(&var.schemaname, &var.relname)
+}
+
 /// A qualified name as written in a literal (`'public."Order_id_seq"'`), folded as the server does.
 pub(super) fn parse_qualified(text: &str) -> Option<(String, String)> {
     let mut parts = Vec::new();

@@ -3,6 +3,8 @@
 
 mod concurrency;
 mod ddl;
+mod deep;
+mod outside;
 mod refused;
 mod returned;
 mod roles;
