@@ -20,6 +20,7 @@ mod scope;
 mod statement;
 
 pub use judge::{Answers, Judge, ignorant, informed, questions};
+pub use mysql::assignment_of;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Own, Question};
 pub use scope::{ParseError, Scope};

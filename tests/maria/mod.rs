@@ -25,6 +25,8 @@ impl Server {
         let made = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", data.display()))
+            // Two that are made at the same time would meet in the common folder.
+            .arg(format!("--tmpdir={}", home.path().display()))
             .arg(format!("--user={}", user()))
             .output()
             .unwrap();
@@ -99,6 +101,7 @@ fn spawn(home: &Path, port: u16, options: &[&str]) -> Child {
         .arg("--no-defaults")
         .arg(format!("--user={}", user()))
         .arg(format!("--datadir={}", home.join("data").display()))
+        .arg(format!("--tmpdir={}", home.display()))
         .arg(format!("--socket={}", home.join("socket").display()))
         .arg(format!("--port={port}"))
         .args(["--bind-address=127.0.0.1", "--innodb-buffer-pool-size=16M", "--skip-name-resolve"])

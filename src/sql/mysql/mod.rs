@@ -28,3 +28,4 @@ mod write;
 use super::{judge, scope, statement};
 
 pub(super) use catalog::Catalog;
+pub use settings::assignment_of;

@@ -270,16 +270,7 @@ impl Assigned<'_, '_> {
             self.settings.push(constant(&key, format!("SET {quoted} = {text}"), None));
             return;
         }
-        let number = "JSON_TYPE(JSON_EXTRACT(JSON_ARRAY({v}), '$[0]')) IN ('INTEGER', 'DOUBLE')";
-        let value = format!(
-            "IF({v} IS NULL, 'NULL', IF({number}, CONVERT({v} USING utf8mb4), \
-             IF(CHARSET({v}) = 'binary', CONCAT('x''', HEX({v}), ''''), \
-             CONCAT('CONVERT(', QUOTE(CONVERT({v} USING utf8mb4)), ' USING ', CHARSET({v}), ') COLLATE ', COLLATION({v})))))",
-            v = quoted,
-            number = number.replace("{v}", &quoted),
-        );
-        let set = format!("SET {quoted} = ").replace('\'', "''");
-        let query = format!("SELECT CONCAT('{set}', {value}), NULL");
+        let query = format!("SELECT CONCAT('SET ', {}), NULL", assignment_of(name));
         self.settings.push(Setting { key, told: Told::Asked(query) });
     }
 
@@ -442,6 +433,19 @@ impl Assigned<'_, '_> {
             ),
         }
     }
+}
+
+/// An expression whose value is the assignment that gives a user variable the value that it has:
+/// `@name = 5`, for a SET on another server. `JSON_QUOTE()` knows no numbers.
+pub fn assignment_of(variable: &str) -> String {
+    let v = format!("@`{}`", variable.replace('`', "``"));
+    let text = format!("CONVERT({v} USING utf8mb4)");
+    format!(
+        "CONCAT('{} = ', IF({v} IS NULL, 'NULL', IF(JSON_QUOTE({v}) IS NULL, {text}, \
+         IF(CHARSET({v}) = 'binary', CONCAT('x''', HEX({v}), ''''), CONCAT('CONVERT(', \
+         QUOTE({text}), ' USING ', CHARSET({v}), ') COLLATE ', COLLATION({v}))))))",
+        v.replace('\'', "''")
+    )
 }
 
 /// Whether a value names a mode of reading.
