@@ -4,6 +4,14 @@
 //! connection. An application's user may do one thing there: call `lockstep.record`, which writes the
 //! journal's row of the transaction it is called in, and only for whoever can prove to be the writer.
 
+pub mod init;
+
+pub mod fill;
+
+pub mod check;
+
+pub mod compare;
+
 pub mod control;
 
 pub mod schema;
