@@ -1,6 +1,6 @@
 # The only door. `make` alone lists what is behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test unit e2e bench check
+.PHONY: help setup build demo test unit e2e sim bench check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,6 +22,10 @@ unit: ## Run the tests that need no server
 
 e2e: setup ## Run the tests on real servers only
 	cargo test --locked --test e2e
+
+SEEDS ?= 2000
+sim: ## Simulate the write path under faults (SEEDS=5000; LOCKSTEP_SIM_SEED=7 for one)
+	LOCKSTEP_SIM_SEEDS=$(SEEDS) cargo test --locked --test sim -- --nocapture
 
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
 	python3 -B benches/compare.py $(ARGS)

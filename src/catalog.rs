@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use lockstep_protocol::Dialect;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::sql::{
     Answers, Class, Context, Hold, Judge, Scope, Script, Sequences, Statement, Touched, ignorant,
@@ -52,7 +52,9 @@ pub struct Catalogs {
     current: ArcSwap<(u64, Box<dyn Judge>)>,
     /// Raised before DDL commits.
     epoch: AtomicU64,
-    loaded: watch::Sender<u64>,
+    /// Wakes whoever waits for a newer catalog. Unlike a `watch` it wakes them in an order that can
+    /// be repeated.
+    loaded: Notify,
 }
 
 impl Catalogs {
@@ -62,7 +64,7 @@ impl Catalogs {
             dialect,
             current: ArcSwap::from_pointee((0, ignorant(dialect))),
             epoch: AtomicU64::new(1),
-            loaded: watch::channel(0).0,
+            loaded: Notify::new(),
         }
     }
 
@@ -98,11 +100,7 @@ impl Catalogs {
     pub fn install(&self, epoch: u64, judge: Box<dyn Judge>) {
         if self.current.load().0 < epoch {
             self.current.store(Arc::new((epoch, judge)));
-            self.loaded.send_if_modified(|loaded| {
-                let newer = *loaded < epoch;
-                *loaded = (*loaded).max(epoch);
-                newer
-            });
+            self.loaded.notify_waiters();
         }
     }
 
@@ -118,9 +116,14 @@ impl Catalogs {
 
     /// Waits until a catalog of at least the given epoch is there.
     pub async fn wait_for(&self, epoch: u64) {
-        let mut loaded = self.loaded.subscribe();
-        // The sender lives as long as this value: the wait cannot fail.
-        let _ = loaded.wait_for(|loaded| *loaded >= epoch).await;
+        loop {
+            // Asked for before the look, so that what comes in between is not missed.
+            let loaded = self.loaded.notified();
+            if self.current.load().0 >= epoch {
+                return;
+            }
+            loaded.await;
+        }
     }
 
     /// The classification of a text, made anew only when the catalog or the scope has changed.
@@ -165,6 +168,7 @@ fn unreadable(sql: &str) -> Script {
         keyed_if: Vec::new(),
         context: Context::default(),
         commits: false,
+        returned: None,
     };
     Script { statements: vec![statement] }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Log};
+use crate::config::{Config, Limits, Log};
 use crate::demo;
 use crate::proxy::{self, Surroundings};
 use crate::trace::{self, Level};
@@ -76,26 +76,33 @@ struct Demo {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("threads cannot be started: {error}")),
-    };
     let outcome = match command {
         Command::Proxy(file) => with_config(&file, |config, level| {
-            runtime.block_on(serve(config, file.config.clone(), level))
+            runtime(&config.limits)?.block_on(serve(config, file.config.clone(), level))
         }),
-        Command::Check(file) => {
-            with_config(&file, |config, _| runtime.block_on(cluster::check(config)))
-        }
+        Command::Check(file) => with_config(&file, |config, _| {
+            runtime(&config.limits)?.block_on(cluster::check(config))
+        }),
         Command::Init(init) => with_config(&init.file, |config, _| {
+            let runtime = runtime(&config.limits)?;
             runtime.block_on(cluster::prepare(config, init.source.clone(), init.discard))
         }),
-        Command::Demo(options) => runtime.block_on(demonstrate(options)),
+        Command::Demo(options) => {
+            runtime(&Limits::default()).and_then(|runtime| runtime.block_on(demonstrate(options)))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => complain(&problem),
     }
+}
+
+fn runtime(limits: &Limits) -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(limits.threads())
+        .enable_all()
+        .build()
+        .map_err(|error| format!("threads cannot be started: {error}"))
 }
 
 fn complain(problem: &dyn Display) -> ExitCode {

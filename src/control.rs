@@ -15,6 +15,7 @@ use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::control as rows;
 use crate::store::journal::Record;
+use crate::store::outside::{self, Fate, Remain, Task};
 use crate::tls::{BackendConnector, ControlTls};
 
 /// Records removed from the journal in one transaction.
@@ -188,6 +189,12 @@ impl Control for PgControl {
         Box::pin(self.ask(move |client| async move { rows::journal_tail(&client, after).await }))
     }
 
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
+        Box::pin(
+            self.ask(move |client| async move { rows::owner_of(&client, id, after, upto).await }),
+        )
+    }
+
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
         Box::pin(
             self.ask(move |client| async move { rows::read_records_by_seq(&client, &seqs).await }),
@@ -196,6 +203,18 @@ impl Control for PgControl {
 
     fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
         Box::pin(self.ask(move |client| async move { rows::set_complete(&client, seq).await }))
+    }
+
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
+        Box::pin(self.ask(move |client| async move {
+            rows::weigh(&client, after, upto, i64::try_from(bytes).unwrap_or(i64::MAX)).await
+        }))
+    }
+
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>> {
+        Box::pin(self.ask(move |client| async move {
+            rows::first_younger(&client, age.as_secs_f64()).await
+        }))
     }
 
     fn prune(&self, seq: i64) -> Answer<'_, u64> {
@@ -229,6 +248,22 @@ impl Control for PgControl {
             let fenced = rows::fence(&client, &users, self.limit).await;
             fenced.map(|_| ()).map_err(|e| e.to_string())
         })
+    }
+
+    fn remains(&self, task: Task) -> Answer<'_, Vec<Remain>> {
+        Box::pin(self.ask(move |client| async move { outside::remains(&client, &task).await }))
+    }
+
+    fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()> {
+        Box::pin(async move {
+            // A connection of its own, without a limit: it may wait for transactions.
+            let client = self.address.connect().await?;
+            outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+        })
+    }
+
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>> {
+        Box::pin(self.ask(move |client| async move { rows::outside_records(&client, after).await }))
     }
 
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {

@@ -25,6 +25,21 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     type Client: Client<Work = Self::Work>;
     /// The conversation with a database.
     type Link: Link<Work = Self::Work>;
+    /// How its statements and transactions go together.
+    const MANNERS: Manners;
+}
+
+/// How statements and transactions go together in a dialect.
+#[derive(Clone, Copy, Debug)]
+pub struct Manners {
+    /// An error fails the whole transaction; else it undoes its own statement and no more.
+    pub error_fails_transaction: bool,
+    /// The statements of one batch are one transaction; else each is one of its own.
+    pub batch_is_transaction: bool,
+    /// The settings that choose the isolation level of transactions that do not choose one.
+    pub isolation_keys: &'static [&'static str],
+    /// The level where they choose none.
+    pub isolation: crate::sql::Isolation,
 }
 
 /// One statement as it travels on the wire.
@@ -39,12 +54,22 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// Whether the same bytes mean the same on every server: no bound value reads the clock, and
     /// the values that the classifier was not sure of are fixed.
     fn is_fixed(&self, doubtful: &[crate::sql::TimeParam]) -> bool;
+    /// Whether it may be run with a RETURNING list of ours behind the `shown` columns of its own: one
+    /// statement, run to its end.
+    fn may_return(&self, shown: usize) -> bool;
     /// Whether a database has any part in it: closing a statement is the application's affair alone.
     fn needs_backend(&self) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
     fn is_partial(&self) -> bool;
     /// The statement that is described or bound here, whether or not it is run.
     fn described(&self) -> Option<&str>;
+    /// Whether it asks for nothing but the session as it was after the login.
+    fn resets(&self) -> bool;
+    /// The texts that are prepared, bound or described here, whether or not they are run.
+    fn texts(&self) -> Vec<&Arc<Text>>;
+    /// The value bound to a parameter, counted from 1, as text: the outer `None` when there is no
+    /// such parameter, the inner one for NULL.
+    fn parameter(&self, number: u32) -> Option<Option<String>>;
 }
 
 /// Bytes on their way to an application.
@@ -142,13 +167,7 @@ pub trait Client: Sink {
     /// Answers a statement that no backend sees.
     fn answer(&mut self, work: &Self::Work, tag: &str);
     /// Answers a statement with rows of text columns.
-    fn rows(
-        &mut self,
-        work: &Self::Work,
-        columns: &[&str],
-        rows: &[Vec<Option<String>>],
-        tag: &str,
-    );
+    fn rows(&mut self, work: &Self::Work, table: &Table<'_>);
     /// Answers a statement with an error.
     fn fail(&mut self, failure: &Failure);
     /// Hands on an error as the database answered it.
@@ -165,6 +184,19 @@ pub trait Client: Sink {
     fn forget_prepared(&mut self, name: Option<&str>) -> bool;
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
+}
+
+/// Rows of the proxy's own, and the statement that they answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Table<'a> {
+    /// What the columns are called; all of them are text.
+    pub columns: &'a [&'a str],
+    /// The rows.
+    pub rows: &'a [Vec<Option<String>>],
+    /// The command tag.
+    pub tag: &'a str,
+    /// How many parameters the statement takes; all of them are text.
+    pub parameters: usize,
 }
 
 /// A piece of a bulk load.
@@ -191,6 +223,8 @@ pub struct Outcome {
     pub completion: usize,
     /// Rows that the capture triggers reported, in order.
     pub captured: Vec<crate::store::capture::Captured>,
+    /// What the followers are to repeat, made of the rows that came back ([`Watch::returned`]).
+    pub effects: Vec<Effect>,
     /// How many captured rows the server counted at the end.
     pub counted: Option<u64>,
     /// Where the watched sequences stand: name, value, increment.
@@ -199,6 +233,12 @@ pub struct Outcome {
     pub bulk: bool,
     /// A cursor is still open on the connection.
     pub suspended: bool,
+    /// The statement that fixes what this one's meaning depended on besides its text (the clock,
+    /// the next generated number): a follower runs it right before the same text.
+    pub context: Option<String>,
+    /// What the statement left in the server's session, to follow the application's: the key of a
+    /// setting and the statement that establishes it.
+    pub left: Vec<(&'static str, String)>,
 }
 
 /// An error that a database answered.
@@ -270,13 +310,35 @@ impl std::fmt::Display for Broken {
 pub struct Watch<'a> {
     /// Every changed row is reported.
     pub rows: bool,
+    /// The write is captured by what it returns.
+    pub returned: Option<&'a crate::sql::Returned>,
     /// Sequences whose values are read afterwards.
     pub sequences: Option<&'a crate::sql::Sequences>,
     /// The rows of the answer are hashed.
     pub digest: bool,
     /// The statement opens a bulk load: nothing can be asked before that has ended.
     pub bulk: bool,
+    /// The same text will run elsewhere: what its meaning depends on besides is fixed and reported.
+    pub context: Option<&'a crate::sql::Context>,
+    /// A savepoint is set before it, so that it alone can be taken back.
+    pub undoable: bool,
 }
+
+/// Where a sequence stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// `"schema"."sequence"`.
+    pub name: String,
+    /// Its value.
+    pub value: i64,
+    /// Whether that value has been handed out.
+    pub called: bool,
+    /// By how much it moves.
+    pub increment: i64,
+}
+
+/// The name of the savepoint before a statement that may have to be taken back.
+pub const UNDO: &str = "lockstep_undo";
 
 /// How a transaction is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -291,6 +353,9 @@ pub struct TxMode {
 
 /// The start of the key of a prepared statement among the settings; its quoted name follows.
 pub const PREPARED: &str = "prepared ";
+
+/// The name under which a client is told whether each statement is a transaction of its own.
+pub const AUTOCOMMIT: &str = "autocommit";
 
 /// Session settings: for each key the statement that establishes it.
 pub type Settings = Arc<std::collections::BTreeMap<String, String>>;
@@ -317,8 +382,9 @@ pub trait Link: Send + 'static {
     fn forget(&mut self);
     /// Opens a transaction, without waiting for the answer.
     fn begin(&mut self, mode: &TxMode);
-    /// Opens a follower's part of a transaction, without waiting for the answer.
-    fn begin_share(&mut self);
+    /// Brings the session's settings to `settings`, apart from what limits statements, and opens a
+    /// follower's part of a transaction, without waiting for the answer.
+    fn begin_share(&mut self, settings: &Settings);
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
     /// Has deferred constraints and triggers run now, and watches what they change.
@@ -341,6 +407,18 @@ pub trait Link: Send + 'static {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// Runs an effect in a follower's part of a transaction as the leader ran the statement: triggers
+    /// fire, and every changed row is reported. The session is nobody else's afterwards.
+    fn repeat(&mut self, effect: &Effect) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// What the transaction has made of the catalog, and of tables that were filled out of sight.
+    fn fingerprint(
+        &mut self,
+        filled: &[String],
+    ) -> impl Future<Output = Result<Result<String, ServerError>, Broken>> + Send;
+    /// Where all sequences stand, as the transaction sees them.
+    fn standing(
+        &mut self,
+    ) -> impl Future<Output = Result<Result<Vec<Standing>, ServerError>, Broken>> + Send;
     /// After a bulk load was opened: hands it on until its end.
     fn send_bulk(&mut self, piece: &BulkPiece) -> impl Future<Output = Result<(), Broken>> + Send;
     /// After the last piece: the answer of the bulk load.

@@ -3,7 +3,7 @@
 //! A commit is under way from the moment it has a number until every active backend has it. A read
 //! that must see everything any application may have seen waits for those that touch its tables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +18,8 @@ pub struct Ledger {
     count: AtomicUsize,
     last_acknowledged: AtomicI64,
     under_way: Mutex<BTreeMap<i64, UnderWay>>,
+    /// Records that must stay within reach: their work is not done yet.
+    open: Mutex<BTreeSet<i64>>,
     /// Up to where each sequence is reserved on every follower.
     bounds: Mutex<HashMap<String, i64>>,
 }
@@ -84,12 +86,37 @@ impl Ledger {
         self.last_acknowledged.load(Ordering::SeqCst)
     }
 
-    /// Every commit up to this number has ended.
+    /// Every commit up to this number has ended, and nothing of it has to be looked at again.
     pub fn complete_to(&self) -> i64 {
         let under_way = self.lock();
-        under_way
+        let ended = under_way
             .first_key_value()
-            .map_or_else(|| self.next.load(Ordering::SeqCst), |(first, _)| first - 1)
+            .map_or_else(|| self.next.load(Ordering::SeqCst), |(first, _)| first - 1);
+        self.open().first().map_or(ended, |open| ended.min(open - 1))
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An intent is recorded under this number: it stays within reach until its outcome is.
+    pub fn keep_open(&self, intent: i64) {
+        self.open().insert(intent);
+    }
+
+    /// Whether the outcome of an intent has not been decided yet.
+    pub fn is_open(&self, intent: i64) -> bool {
+        self.open().contains(&intent)
+    }
+
+    /// The outcome of an intent is recorded.
+    pub fn close(&self, intent: i64) {
+        self.open().remove(&intent);
+    }
+
+    /// The outcomes of all intents are recorded.
+    pub fn close_all(&self) {
+        self.open().clear();
     }
 
     /// Waits until the commits under way that touch the given tables have ended.
@@ -168,8 +195,11 @@ mod tests {
             tokio::spawn(async move { waiting.wait_for_writes(&tables(&["public.a"])).await });
         tokio::task::yield_now().await;
         assert!(!read.is_finished());
+        ledger.keep_open(42);
         drop(ticket);
         read.await.expect("the read goes on");
+        assert_eq!(ledger.complete_to(), 41, "an intent without an outcome stays within reach");
+        ledger.close(42);
         assert_eq!(ledger.complete_to(), 42);
     }
 }

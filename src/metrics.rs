@@ -48,10 +48,10 @@ pub struct Metrics {
     pub journal_seq: IntGauge,
     /// Records in the journal.
     pub journal_records: IntGauge,
-    /// Bytes taken from clients.
-    pub bytes_from_clients: IntCounter,
-    /// Bytes sent to clients.
-    pub bytes_to_clients: IntCounter,
+    /// Their bytes on each active backend's disk.
+    pub journal_bytes: IntGauge,
+    /// The newest record that is no longer in the journal.
+    pub journal_pruned: IntGauge,
     statements: IntCounterVec,
     backends: BackendFamilies,
     known: Mutex<BTreeMap<String, Arc<BackendMetrics>>>,
@@ -88,6 +88,8 @@ pub struct BackendMetrics {
     pub pool_waiting: IntGauge,
     /// Journal records it still lacks.
     pub catching_up_records: IntGauge,
+    /// 1 when the journal no longer reaches back to it.
+    pub needs_copy: IntGauge,
     states: [IntGauge; BACKEND_STATES.len()],
     evictions: IntCounterVec,
 }
@@ -104,6 +106,7 @@ struct BackendFamilies {
     pool_idle: IntGaugeVec,
     pool_waiting: IntGaugeVec,
     catching_up: IntGaugeVec,
+    needs_copy: IntGaugeVec,
 }
 
 impl Default for Metrics {
@@ -138,8 +141,8 @@ impl Metrics {
             backends_active: gauge(r, "backends_active", "Backends that take part in every write."),
             journal_seq: gauge(r, "journal_seq", "The newest journal record."),
             journal_records: gauge(r, "journal_records", "Records in the journal."),
-            bytes_from_clients: counter(r, "bytes_from_clients", "Bytes taken from clients."),
-            bytes_to_clients: counter(r, "bytes_to_clients", "Bytes sent to clients."),
+            journal_bytes: gauge(r, "journal_bytes", "Bytes of the journal's records."),
+            journal_pruned: gauge(r, "journal_pruned_seq", "The newest record that was pruned."),
             statements: register(
                 r,
                 IntCounterVec::new(
@@ -244,6 +247,11 @@ impl BackendFamilies {
             pool_idle: gauges("pool_idle", "Server connections waiting to be lent.", one),
             pool_waiting: gauges("pool_waiting", "Clients waiting for a connection.", one),
             catching_up: gauges("catching_up_records", "Journal records the backend lacks.", one),
+            needs_copy: gauges(
+                "backend_needs_copy",
+                "1 when the journal no longer reaches back to the backend.",
+                one,
+            ),
         }
     }
 
@@ -259,6 +267,7 @@ impl BackendFamilies {
             pool_idle: self.pool_idle.with_label_values(one),
             pool_waiting: self.pool_waiting.with_label_values(one),
             catching_up_records: self.catching_up.with_label_values(one),
+            needs_copy: self.needs_copy.with_label_values(one),
             states: BACKEND_STATES.map(|state| self.state.with_label_values(&[name, state])),
             evictions: self.evictions.clone(),
         }

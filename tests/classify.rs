@@ -192,6 +192,15 @@ fn describe(sql: &str, statement: &Statement) -> String {
             .collect();
         write!(out, " keyed-if={}", params.join(",")).unwrap();
     }
+    if let Some(returned) = &statement.returned {
+        write!(out, " followers=[{}] shown={}", returned.followers, returned.shown).unwrap();
+        for draw in &returned.draws {
+            write!(out, " draws=${}:{}", draw.place + 1, draw.sequence).unwrap();
+        }
+        if let Sequences::Named(names) = &returned.asks {
+            write!(out, " asks={}", names.join(",")).unwrap();
+        }
+    }
     if let Some(cursor) = &statement.cursor {
         write!(out, " cursor={cursor}").unwrap();
     }
@@ -240,7 +249,7 @@ fn class(sql: &str, class: &Class) -> String {
             out
         }
         Class::Maintenance(Maintenance::Everywhere) => "MAINTENANCE(everywhere)".to_owned(),
-        Class::Maintenance(Maintenance::Journaled) => "MAINTENANCE(journaled)".to_owned(),
+        Class::Maintenance(Maintenance::Journaled(what)) => format!("MAINTENANCE {what:?}"),
         Class::Set(SetOp::Transaction(modes)) => format!("SET-TRANSACTION [{modes}]"),
         Class::Set(op) => format!("SET {op:?}"),
         Class::Tx(TxOp::Begin { .. }) => "BEGIN".to_owned(),

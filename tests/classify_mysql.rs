@@ -195,7 +195,7 @@ fn class(class: &Class) -> String {
         Class::LeaderRead { .. } => "LEADER".to_owned(),
         Class::Keyed => "KEYED".to_owned(),
         Class::Maintenance(Maintenance::Everywhere) => "MAINTENANCE(everywhere)".to_owned(),
-        Class::Maintenance(Maintenance::Journaled) => "MAINTENANCE(journaled)".to_owned(),
+        Class::Maintenance(Maintenance::Alone) => "MAINTENANCE(alone)".to_owned(),
         Class::Set(SetOp::Each(settings)) => {
             let each = settings.iter().map(|setting| match &setting.told {
                 Told::Constant(statement, None) => format!("\n  {}: {statement}", setting.key),

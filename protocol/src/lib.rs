@@ -16,8 +16,10 @@
 //!
 //! * [`error`]: what can be wrong with bytes.
 //! * [`pg`]: PostgreSQL's protocol 3: framing, start-up, both directions of messages, authentication.
+//! * [`mysql`]: the protocol of MySQL and MariaDB: packets, handshake, commands, answers.
 
 pub mod error;
+pub mod mysql;
 pub mod pg;
 
 pub use error::DecodeError;

@@ -1,9 +1,10 @@
 //! Towards the databases: backends and their connections.
 
+pub mod mysql;
 pub mod pg;
 mod pool;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ pub use pool::{CheckoutError, Identity, Lease, Limits, Pool};
 
 /// What a connection is used for. Readers refuse writes at the server, so that a write that was
 /// taken for a read is noticed before it has happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Purpose {
     /// Transactions that may write.
     Write,
@@ -62,8 +63,8 @@ pub trait Dial<L>: Send + Sync {
     ) -> Dialling<'a, L>;
 }
 
-/// By user and purpose.
-type Pools<L> = HashMap<(String, Purpose), Arc<Pool<L>>>;
+/// By user and purpose, in an order that is the same each time.
+type Pools<L> = BTreeMap<(String, Purpose), Arc<Pool<L>>>;
 
 /// One backend: its connections and its load.
 pub struct Backend<L> {
@@ -154,7 +155,7 @@ impl<L: crate::exchange::Link> Backend<L> {
         }
     }
 
-    /// Notes when the server was started, after a look at its journal.
+    /// Notes when the server was started, before its journal is compared.
     pub fn note_start(&self, started: &str) {
         let mut known = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.clone_into(&mut known);

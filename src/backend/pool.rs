@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::{Backend, ConnectError, Purpose};
+use crate::error::{Failure, Kind};
 use crate::exchange::{Link, TxState};
 
 /// Numbers the connections of this process.
@@ -37,6 +38,32 @@ pub enum CheckoutError {
     Busy(Duration),
     /// The backend could not be connected to.
     Connect(ConnectError),
+}
+
+impl CheckoutError {
+    /// What an application is told when all connections are in use.
+    pub fn no_room(limit: Duration) -> Failure {
+        let what = format!("no server connection came free within {limit:?}");
+        Failure::new(Kind::TooManyConnections, what)
+            .hint("raise `[pool] size`, or make transactions shorter")
+    }
+}
+
+impl std::fmt::Display for CheckoutError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Busy(limit) => write!(
+                f,
+                "no connection to it came free within {limit:?}: raise `[pool] size`, or make \
+                 transactions shorter"
+            ),
+            Self::Connect(error @ ConnectError::Refused { .. }) => write!(
+                f,
+                "it refuses the login: {error}; `lockstep check` names what is missing on it"
+            ),
+            Self::Connect(error) => write!(f, "it cannot be connected to: {error}"),
+        }
+    }
 }
 
 struct Idle<L> {

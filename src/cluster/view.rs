@@ -42,6 +42,33 @@ pub struct Member {
     pub since_ms: u64,
     /// Made inactive by an operator: comes back by an operator only.
     pub held: bool,
+    /// Why the journal cannot bring it back any more, once it cannot.
+    pub left_behind: Option<String>,
+}
+
+impl Member {
+    /// Why it is in its state, for people.
+    pub fn why(&self) -> String {
+        match &self.left_behind {
+            Some(obstacle) if self.reason.is_empty() || self.reason == *obstacle => {
+                obstacle.clone()
+            }
+            Some(obstacle) => format!("{obstacle}; at last: {}", self.reason),
+            None => self.reason.clone(),
+        }
+    }
+}
+
+/// What operators are told of a backend that lacks what is no longer in the journal.
+pub fn out_of_reach(has: i64, pruned: i64) -> String {
+    if has < 0 {
+        return "it was never filled: it needs a full copy (README, \"When a server comes back\")"
+            .to_owned();
+    }
+    format!(
+        "it has everything up to record {has}, but the journal begins after {pruned}: it needs a \
+         full copy (README, \"When a server comes back\")"
+    )
 }
 
 /// Whether the cluster serves.
@@ -74,6 +101,7 @@ impl View {
             reason: "the proxy has just started".into(),
             since_ms: now_ms,
             held: false,
+            left_behind: None,
         };
         Self {
             number,
@@ -128,7 +156,13 @@ impl View {
         }
         next.set(backend, State::Active, "", now_ms);
         next.backends[backend].held = false;
+        next.backends[backend].left_behind = None;
         next
+    }
+
+    /// Notes that the journal no longer reaches back to a backend.
+    pub fn leave_behind(&mut self, backend: usize, has: i64, pruned: i64) {
+        self.backends[backend].left_behind = Some(out_of_reach(has, pruned));
     }
 
     /// Changes the state of one backend, keeping the time when it is the same state still.

@@ -4,7 +4,16 @@
 //! what has been built (sockets, the identity of the cluster, which servers belong to it) keep
 //! their value until a restart, and the operator is told so.
 
+use std::collections::BTreeSet;
+
 use super::{Backend, Config};
+
+/// Keeps the old values of some keys of a section.
+macro_rules! keep_keys {
+    ($changes:expr, $section:literal, $old:expr, $new:expr, [$($key:ident),*]) => {
+        $(keep($changes, concat!($section, ".", stringify!($key)), &$old.$key, &mut $new.$key);)*
+    };
+}
 
 /// The keys that differ, by what became of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +32,15 @@ impl Changes {
     }
 }
 
+impl std::fmt::Display for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |keys: &[String]| {
+            if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
+        };
+        write!(f, "taken over: {}; needs a restart: {}", list(&self.live), list(&self.restart))
+    }
+}
+
 impl Config {
     /// The configuration in force after `new` has been read, and what that changes.
     #[must_use]
@@ -30,6 +48,8 @@ impl Config {
         let mut changes = Changes::default();
         let mut merged = new;
         self.keep_what_is_built(&mut changes, &mut merged);
+        self.keep_tuning(&mut changes, &mut merged);
+        self.keep_users(&mut changes, &mut merged);
         self.keep_backends(&mut changes, &mut merged);
         self.note_the_rest(&mut changes, &merged);
         (merged, changes)
@@ -48,24 +68,56 @@ impl Config {
         keep(changes, "log.format", &self.log.format, &mut merged.log.format);
     }
 
+    fn keep_tuning(&self, changes: &mut Changes, merged: &mut Self) {
+        keep(changes, "admin", &self.admin, &mut merged.admin);
+        keep(changes, "pool", &self.pool, &mut merged.pool);
+        keep(changes, "journal", &self.journal, &mut merged.journal);
+        keep_keys!(
+            changes,
+            "timeouts",
+            self.timeouts,
+            merged.timeouts,
+            [
+                connect,
+                dead_after,
+                probe_interval,
+                probe_timeout,
+                follower_lock,
+                shutdown_grace,
+                startup_wait,
+                gate
+            ]
+        );
+        keep_keys!(changes, "limits", self.limits, merged.limits, [max_statement_cache]);
+    }
+
+    /// Who belongs to the cluster is part of what was built (the sessions of each are fenced); how
+    /// they prove themselves is not.
+    fn keep_users(&self, changes: &mut Changes, merged: &mut Self) {
+        let names = |config: &Self| {
+            config.users.iter().map(|user| user.name.clone()).collect::<BTreeSet<_>>()
+        };
+        if names(self) == names(merged) {
+            note(changes, "user", &self.users, &merged.users);
+        } else {
+            keep(changes, "user (added or removed)", &self.users, &mut merged.users);
+        }
+    }
+
     fn note_the_rest(&self, changes: &mut Changes, merged: &Self) {
         let (old, new) = (&self.cluster, &merged.cluster);
         note(changes, "cluster.auth", &old.auth, &new.auth);
         note(changes, "cluster.console_users", &old.console_users, &new.console_users);
         note(changes, "cluster.reactivate", &old.reactivate, &new.reactivate);
-        note(changes, "admin", &self.admin, &merged.admin);
-        note(changes, "user", &self.users, &merged.users);
-        note(changes, "pool", &self.pool, &merged.pool);
         note(changes, "reads", &self.reads, &merged.reads);
         note(changes, "timeouts", &self.timeouts, &merged.timeouts);
         note(changes, "limits", &self.limits, &merged.limits);
         note(changes, "log.level", &self.log.level, &merged.log.level);
         note(changes, "client_tls", &self.client_tls, &merged.client_tls);
-        note(changes, "journal", &self.journal, &merged.journal);
     }
 
     /// Which servers belong to the cluster, where they are and how they are reached stays; weight
-    /// and credentials follow the file.
+    /// and the users' credentials follow the file.
     fn keep_backends(&self, changes: &mut Changes, merged: &mut Self) {
         let mut backends = self.backends.clone();
         for old in &mut backends {
@@ -77,10 +129,11 @@ impl Config {
                 changes.restart.push(format!("backend.{} (address, database or tls)", old.name));
             }
             note(changes, &format!("backend.{}.weight", old.name), &old.weight, &new.weight);
-            note(changes, &format!("backend.{}.admin", old.name), &old.admin, &new.admin);
+            if old.admin != new.admin {
+                changes.restart.push(format!("backend.{}.admin", old.name));
+            }
             note(changes, &format!("backend.{}.users", old.name), &old.users, &new.users);
             old.weight = new.weight;
-            old.admin.clone_from(&new.admin);
             old.users.clone_from(&new.users);
         }
         for new in &merged.backends {

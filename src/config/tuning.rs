@@ -164,6 +164,20 @@ pub struct Limits {
     pub max_statement_cache: usize,
     /// Prepared statements of one client.
     pub max_prepared_per_client: usize,
+    /// Threads that serve clients; 0: half of the processors, and one at the least.
+    pub worker_threads: usize,
+}
+
+impl Limits {
+    /// How many threads serve clients. They do little but hand on bytes: where the databases or the
+    /// applications share the machine, more of them only take turns.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        match self.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2)),
+            given => given,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -176,6 +190,7 @@ impl Default for Limits {
             reply_buffer_bytes: 64 << 10,
             max_statement_cache: 10_000,
             max_prepared_per_client: 10_000,
+            worker_threads: 0,
         }
     }
 }

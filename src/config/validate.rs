@@ -306,6 +306,11 @@ fn sizes(config: &Config) -> Vec<Bound> {
         ("limits.max_statement_cache", limits.max_statement_cache == 0, POSITIVE),
         ("limits.max_prepared_per_client", limits.max_prepared_per_client == 0, POSITIVE),
         (
+            "limits.worker_threads",
+            limits.worker_threads > 1024,
+            "write a number up to 1024; 0 is half of the processors",
+        ),
+        (
             "limits.max_message_bytes",
             !(1 << 16..=1 << 30).contains(&limits.max_message_bytes),
             "write a size from \"64KiB\" to \"1GiB\", PostgreSQL's own limit",

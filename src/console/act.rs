@@ -104,7 +104,7 @@ async fn activate<P: Protocol>(
         let what = format!("{} takes part already", shared.backends[backend].name);
         return Ok(Reply::done("ACTIVATE").warn(what));
     }
-    shared.activate.notify_one();
+    shared.wanted.ask(backend);
     tracing::info!(backend = %shared.backends[backend].name, "an operator wants it back");
     Ok(Reply::done("ACTIVATE"))
 }

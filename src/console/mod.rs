@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use commands::markdown;
 
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, Client, End, Gone, Item, Protocol, Sink, TxState, Work};
+use crate::exchange::{self, Batch, Client, End, Gone, Item, Protocol, Sink, TxState, Work};
 use crate::session::Shared;
 use crate::store::journal::Effect;
 use crate::trace::Level;
@@ -176,7 +176,9 @@ async fn run<P: Protocol>(
             None => client.answer(&item.work, reply.tag),
             Some(table) => {
                 let columns: Vec<&str> = table.columns.iter().map(String::as_str).collect();
-                client.rows(&item.work, &columns, &table.rows, reply.tag);
+                let (columns, rows) = (columns.as_slice(), table.rows.as_slice());
+                let answer = exchange::Table { columns, rows, tag: reply.tag, parameters: 0 };
+                client.rows(&item.work, &answer);
             }
         }
     }
@@ -187,7 +189,9 @@ async fn run<P: Protocol>(
 fn describe<C: Client>(client: &mut C, work: &C::Work) -> Result<(), Failure> {
     let commands = understand(work, work.described().unwrap_or_default())?;
     match commands.first().and_then(act::columns) {
-        Some(columns) => client.rows(work, &columns, &[], ""),
+        Some(columns) => {
+            client.rows(work, &exchange::Table { columns: &columns, ..Default::default() });
+        }
         None => client.answer(work, ""),
     }
     Ok(())

@@ -40,9 +40,16 @@ pub(super) fn columns(show: Show) -> &'static [&'static str] {
             &["number", "user", "database", "address", "application", "running", "since"]
         }
         Show::Pools => &["backend", "user", "purpose", "used", "idle", "waiting"],
-        Show::Journal => {
-            &["where", "newest", "complete_to", "pruned_to", "last_acknowledged", "problem"]
-        }
+        Show::Journal => &[
+            "where",
+            "newest",
+            "complete_to",
+            "pruned_to",
+            "last_acknowledged",
+            "records",
+            "bytes",
+            "problem",
+        ],
         Show::Stats => &["name", "labels", "value"],
         Show::Config => &["key", "value"],
         Show::Version => &["version"],
@@ -90,7 +97,7 @@ fn backends<P: Protocol>(shared: &Shared<P>) -> Vec<Row> {
             text(backend.in_flight()),
             text(backend.latency_us()),
             lag(&view, index),
-            text(&member.reason),
+            text(member.why()),
             text(rfc3339(member.since_ms)),
             yes(member.held),
         ]
@@ -180,34 +187,44 @@ async fn journal<P: Protocol>(shared: &Shared<P>) -> Vec<Row> {
         text("(lockstep)"),
         text(ledger.newest()),
         text(ledger.complete_to()),
-        None,
+        text(shared.metrics.journal_pruned.get()),
         text(ledger.last_acknowledged()),
+        text(shared.metrics.journal_records.get()),
+        text(shared.metrics.journal_bytes.get()),
         None,
     ];
-    let looks = shared.backends.iter().zip(&shared.controls);
-    let looks = looks.map(|(backend, control)| journal_of(&backend.name, &**control));
+    let view = shared.keeper.view();
+    let looks = shared.backends.iter().zip(&shared.controls).zip(&view.backends);
+    let looks = looks.map(|((backend, control), member)| {
+        journal_of(&backend.name, &**control, member.left_behind.clone())
+    });
     let mut rows = vec![own];
     rows.extend(join_all(looks).await);
     rows
 }
 
-async fn journal_of(name: &str, control: &dyn Control) -> Row {
+async fn journal_of(name: &str, control: &dyn Control, left_behind: Option<String>) -> Row {
     let late = || Err(format!("no answer within {LOOK:?}"));
     let seen = tokio::time::timeout(LOOK, control.examine()).await.unwrap_or_else(|_| late());
     match seen {
         Ok(seen) => {
             let control = seen.control.as_ref();
-            let problem = control.is_none().then(|| "it is not initialised".to_owned());
+            let missing = control.is_none().then(|| "it is not initialised".to_owned());
             vec![
                 text(name),
                 control.and(text(seen.newest)),
                 control.and_then(|row| text(row.complete_to)),
                 control.and_then(|row| text(row.pruned_to)),
                 None,
-                problem,
+                None,
+                None,
+                missing.or(left_behind),
             ]
         }
-        Err(why) => vec![text(name), None, None, None, None, Some(why)],
+        Err(why) => {
+            let problem = left_behind.map_or(why.clone(), |obstacle| format!("{obstacle}; {why}"));
+            vec![text(name), None, None, None, None, None, None, Some(problem)]
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::journal::Record;
 use crate::store::mysql::control as rows;
 use crate::store::mysql::{SESSION_SQL, run_all};
+use crate::store::outside::{Fate, Remain, Task};
 
 /// Records removed from the journal in one transaction.
 const PRUNE_BATCH: u64 = 5000;
@@ -242,6 +243,52 @@ impl Control for MyControl {
             lent.keep();
             Ok(answer)
         })
+    }
+
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::owner_of(&mut lent.conn, id, after, upto)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::weigh(&mut lent.conn, after, upto, bytes)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer =
+                self.within(rows::first_younger(&mut lent.conn, age.as_secs_f64())).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::outside_records(&mut lent.conn, after)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    /// A change of the schema is whole or not there: nothing is left half done here.
+    fn remains(&self, _task: Task) -> Answer<'_, Vec<Remain>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn clear(&self, _task: Task, _fate: Fate) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
     }
 
     /// The numbers that rows are given follow the rows themselves: there is nothing to level.

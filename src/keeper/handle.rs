@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{RwLock, mpsc, oneshot, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, RwLock, mpsc, oneshot};
 
 use super::Verdict;
 use crate::cluster::{Phase, State, View};
@@ -22,6 +23,8 @@ pub(super) enum Message {
     },
     /// What an inactive backend is doing.
     Note { backend: usize, state: State, reason: String },
+    /// The journal no longer reaches back to an inactive backend.
+    LeftBehind { backend: usize, has: i64, pruned: i64 },
     /// The members have been found and are the same.
     Settled { number: i64, order: Vec<usize>, cluster: Option<String>, reply: oneshot::Sender<()> },
     /// A backend has everything; commits are held back meanwhile.
@@ -36,7 +39,10 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub struct Handle {
     view: ArcSwap<View>,
-    changed: watch::Sender<u64>,
+    cluster: ArcSwap<String>,
+    /// Wakes whoever waits for another view. Unlike a `watch` it wakes them in an order that can be
+    /// repeated.
+    changed: Notify,
     inbox: mpsc::Sender<Message>,
     /// Every commit holds it shared from its number to its end; whoever needs a moment without
     /// commits takes it whole.
@@ -44,10 +50,11 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(view: View, inbox: mpsc::Sender<Message>) -> Self {
+    pub(super) fn new(view: View, cluster: String, inbox: mpsc::Sender<Message>) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
-            changed: watch::channel(0).0,
+            cluster: ArcSwap::from_pointee(cluster),
+            changed: Notify::new(),
             inbox,
             gate: Arc::new(RwLock::new(())),
         }
@@ -55,7 +62,16 @@ impl Handle {
 
     pub(super) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
-        self.changed.send_modify(|n| *n += 1);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn set_cluster(&self, cluster: &str) {
+        self.cluster.store(Arc::new(cluster.to_owned()));
+    }
+
+    /// The identity of the cluster; known before anybody is served.
+    pub fn cluster(&self) -> Arc<String> {
+        self.cluster.load_full()
     }
 
     /// The newest view.
@@ -63,19 +79,20 @@ impl Handle {
         self.view.load_full()
     }
 
-    /// Changes with every new snapshot.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Ends with the next snapshot. Taken before a look at the view, it misses none.
+    pub fn next_change(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Waits until the cluster serves, for at most `limit`. False when it does not by then.
     pub async fn wait_serving(&self, limit: Duration) -> bool {
-        let mut changes = self.changes();
         let serving = async {
-            while self.view.load().phase != Phase::Serving {
-                if changes.changed().await.is_err() {
+            loop {
+                let changed = self.next_change();
+                if self.view.load().phase == Phase::Serving {
                     return;
                 }
+                changed.await;
             }
         };
         tokio::time::timeout(limit, serving).await.is_ok()
@@ -105,6 +122,13 @@ impl Handle {
     pub async fn note(&self, backend: usize, state: State, reason: String) {
         // Without a keeper the process is ending, and nobody looks at the note.
         let _ = self.inbox.send(Message::Note { backend, state, reason }).await;
+    }
+
+    /// Notes that a backend has everything up to one record only, and that the journal begins after
+    /// another one.
+    pub async fn left_behind(&self, backend: usize, has: i64, pruned: i64) {
+        // Without a keeper the process is ending, and nobody looks at the note.
+        let _ = self.inbox.send(Message::LeftBehind { backend, has, pruned }).await;
     }
 
     /// The members of the newest view have been found and are the same.

@@ -27,6 +27,7 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::store::control::Control as ControlRow;
 use crate::store::journal::Record;
+use crate::store::outside::{Fate, Remain, Task};
 
 /// The answer of a backend's bookkeeping.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
@@ -60,10 +61,17 @@ pub trait Control: Send + Sync {
     fn probe_write(&self) -> Answer<'_, ()>;
     /// Numbers and identities of the records after `after`.
     fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>>;
+    /// Whose the record with this identity is, looked for after one number and up to another.
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>>;
     /// The given records, in order.
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>>;
     /// Notes that every record up to `seq` is here.
     fn set_complete(&self, seq: i64) -> Answer<'_, ()>;
+    /// The records after one number and up to another that together have at most so many bytes, and
+    /// at least one: number of the last, how many, bytes.
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>>;
+    /// The number of the first record that is younger than this.
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>>;
     /// Deletes records up to `seq` that every backend has; how many.
     fn prune(&self, seq: i64) -> Answer<'_, u64>;
     /// All sequences: name, value, whether it has been called.
@@ -72,6 +80,12 @@ pub trait Control: Send + Sync {
     fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()>;
     /// Ends the sessions of the given users that are not ours, and waits until they are gone.
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
+    /// What is there of a statement outside a transaction.
+    fn remains(&self, task: Task) -> Answer<'_, Vec<Remain>>;
+    /// Removes what such a statement left behind and what stands in the way of its outcome.
+    fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()>;
+    /// The records after `after` that are about statements outside a transaction.
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>>;
     /// The catalog as it is now.
     fn catalog(&self) -> Answer<'_, Box<dyn crate::sql::Judge>>;
 }
@@ -128,7 +142,7 @@ impl<L: Link> Keeper<L> {
         limits: Limits,
     ) -> (Self, Arc<Handle>) {
         let (sender, inbox) = mpsc::channel(1024);
-        let handle = Arc::new(Handle::new(view, sender));
+        let handle = Arc::new(Handle::new(view, cluster.clone(), sender));
         let keeper = Self {
             handle: handle.clone(),
             inbox,
@@ -163,8 +177,19 @@ impl<L: Link> Keeper<L> {
                     self.publish(view);
                 }
             }
+            Message::LeftBehind { backend, has, pruned } => {
+                let mut view = (*self.handle.view()).clone();
+                if !view.is_member(backend) {
+                    view.leave_behind(backend, has, pruned);
+                    let why = view.backends[backend].why();
+                    let name = &self.backends[backend].name;
+                    tracing::warn!(backend = %name, %why, "out of the journal's reach");
+                    self.publish(view);
+                }
+            }
             Message::Settled { number, order, cluster, reply } => {
                 if let Some(cluster) = cluster {
+                    self.handle.set_cluster(&cluster);
                     self.cluster = cluster;
                 }
                 self.on_settled(number, order).await;
@@ -218,27 +243,23 @@ impl<L: Link> Keeper<L> {
         self.publish(view);
     }
 
-    /// Whether a backend answers, is the server it was, and has the newest commit that was acknowledged.
+    /// Whether a backend answers, runs as it did, and has the newest commit that was acknowledged.
     async fn is_well(&self, backend: usize) -> bool {
-        let seen = self.look(backend).await;
-        let Ok(seen) = seen else { return false };
-        if !seen.writable {
+        let Ok(seen) = self.look_closely(backend).await else {
             return false;
-        }
+        };
         let newest = self.ledger.last_acknowledged();
         let complete = newest <= seen.control.as_ref().map_or(0, |c| c.complete_to);
-        let well = complete || matches!(self.controls[backend].has_record(newest).await, Ok(true));
-        if well {
-            self.backends[backend].note_start(&seen.started);
-        }
-        well
+        complete || matches!(self.controls[backend].has_record(newest).await, Ok(true))
     }
 
-    /// Notes since when the server of a member runs whose journal has just been compared.
-    async fn note_start(&self, backend: usize) {
-        if let Ok(seen) = self.look(backend).await {
-            self.backends[backend].note_start(&seen.started);
-        }
+    /// Looks at a member, and takes none that was restarted: with lazy flushes it may lack any commit
+    /// of the last moments, an earlier one than the newest, or the proxy's secrets. Whoever brings it
+    /// back compares its whole journal.
+    async fn look_closely(&self, backend: usize) -> Result<Examination, String> {
+        let seen = self.look(backend).await?;
+        self.backends[backend].judge(&seen.started, seen.writable)?;
+        Ok(seen)
     }
 
     async fn look(&self, backend: usize) -> Result<Examination, String> {
@@ -256,10 +277,10 @@ impl<L: Link> Keeper<L> {
             let view = self.handle.view();
             let rest: Vec<usize> =
                 view.order.iter().copied().filter(|b| !lost.contains(b)).collect();
-            let answers = join_all(rest.iter().map(|b| self.look(*b))).await;
+            let answers = join_all(rest.iter().map(|b| self.look_closely(*b))).await;
             for (backend, answer) in rest.iter().zip(answers) {
                 if let Err(why) = answer {
-                    tracing::warn!(backend = %self.backends[*backend].name, %why, "does not answer");
+                    tracing::warn!(backend = %self.backends[*backend].name, %why, "is lost too");
                     lost.push(*backend);
                 }
             }
@@ -343,7 +364,14 @@ impl<L: Link> Keeper<L> {
 
     fn publish(&self, view: View) {
         for (backend, member) in view.backends.iter().enumerate() {
-            self.backends[backend].metrics.set_state(member.state.word());
+            let metrics = &self.backends[backend].metrics;
+            metrics.set_state(member.state.word());
+            metrics.needs_copy.set(i64::from(member.left_behind.is_some()));
+            let remaining = match member.state {
+                State::CatchingUp { remaining } => remaining,
+                _ => 0,
+            };
+            metrics.catching_up_records.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         }
         self.metrics.view_number.set(view.number);
         let active = if view.phase == Phase::Serving { view.order.len() } else { 0 };
@@ -367,9 +395,6 @@ impl<L: Link> Keeper<L> {
         }
         self.persist(&view).await;
         let failed = self.write_to_members(&view).await;
-        for &member in &order {
-            self.note_start(member).await;
-        }
         if failed.len() == order.len() {
             tracing::warn!("the members went away while they were settled");
             return;
@@ -393,7 +418,6 @@ impl<L: Link> Keeper<L> {
         let names = self.names(&next.order);
         self.controls[backend].write_view(next.number, names).await?;
         self.persist(&next).await;
-        self.note_start(backend).await;
         self.backends[backend].refresh();
         let failed = self.write_to_members(&next).await;
         let name = &self.backends[backend].name;

@@ -67,6 +67,8 @@ pub(super) async fn catch_up<P: Protocol>(
     let control = &shared.controls[backend];
     let seen = control.examine().await?;
     identify(&seen, name, shared).await?;
+    // Whoever restarts from here on is not the one whose journal is compared.
+    shared.backends[backend].note_start(&seen.started);
     control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
     control.fence(settings.users.clone()).await?;
     // What was left over from before must not hide in a connection of ours.
@@ -77,7 +79,7 @@ pub(super) async fn catch_up<P: Protocol>(
     let mut before = usize::MAX;
     loop {
         let missing = missing(shared, backend).await?;
-        if missing.len() <= NEARLY {
+        if missing.len() <= NEARLY && !takes_long(shared, &missing).await? {
             break;
         }
         brake.adjust(before, missing.len());
@@ -94,6 +96,9 @@ pub(super) async fn catch_up<P: Protocol>(
     let closed = Instant::now();
     let last = async {
         let missing = missing(shared, backend).await?;
+        if takes_long(shared, &missing).await? {
+            return Err("an index was built on the others in the last moment; trying again".into());
+        }
         applied += apply(shared, backend, &missing).await?;
         copy_sequences(shared, backend).await?;
         shared.keeper.join(backend).await
@@ -182,6 +187,16 @@ async fn missing<P: Protocol>(shared: &Shared<P>, backend: usize) -> Result<Vec<
     // The leader's journal is read after the other one: what is in flight is only ever in it.
     let cluster = shared.controls[leader].tail(from).await?;
     lacking(&tail, complete, &cluster, pruned).map_err(|obstacle| obstacle.to_string())
+}
+
+/// Whether a record is among them that commits must not wait for: an index takes its time.
+async fn takes_long<P: Protocol>(shared: &Shared<P>, missing: &[i64]) -> Result<bool, String> {
+    let Some(first) = missing.first() else {
+        return Ok(false);
+    };
+    let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
+    let outside = shared.controls[leader].outside(first - 1).await?;
+    Ok(outside.iter().any(|record| missing.contains(&record.seq)))
 }
 
 async fn apply<P: Protocol>(

@@ -6,6 +6,7 @@
 //! behind the commit gate, and is a member again.
 
 mod catch_up;
+mod intents;
 mod plan;
 mod replay;
 mod settle;
@@ -38,8 +39,6 @@ pub struct Settings {
     pub remembers: bool,
     /// The cluster that the state file belongs to.
     pub cluster: Option<String>,
-    /// Backends come back by themselves.
-    pub automatic: bool,
     /// Pause between two attempts at the same backend; doubles with each failure.
     pub retry: Duration,
 }
@@ -59,7 +58,8 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             let view = shared.keeper.view();
             let member = &view.backends[backend];
             let away = !view.is_member(backend) && !member.held;
-            if view.phase == Phase::Serving && away && attempts.is_due(settings.automatic) {
+            if view.phase == Phase::Serving && away && attempts.is_due(shared.settings().automatic)
+            {
                 let result = catch_up::catch_up(&shared, &settings, backend).await;
                 attempts.note(&result, settings.retry);
                 if let Err(why) = result {
@@ -70,7 +70,7 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = shared.activate.notified() => attempts.iter_mut().for_each(catch_up::Attempts::reset),
+            wanted = shared.wanted.next() => wanted.into_iter().for_each(|b| attempts[b].reset()),
             () = tokio::time::sleep(Duration::from_millis(300)) => {}
         }
     }

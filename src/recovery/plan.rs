@@ -27,11 +27,9 @@ impl std::fmt::Display for Obstacle {
                 "it has record {seq} of the journal, which the cluster does not have: it needs a full \
                  copy (README, \"When a server comes back\")"
             ),
-            Self::Pruned { complete, pruned } => write!(
-                f,
-                "it has everything up to record {complete}, but the journal begins after {pruned}: it \
-                 needs a full copy (README, \"When a server comes back\")"
-            ),
+            Self::Pruned { complete, pruned } => {
+                f.write_str(&crate::cluster::view::out_of_reach(*complete, *pruned))
+            }
         }
     }
 }

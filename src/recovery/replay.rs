@@ -8,7 +8,10 @@ use std::sync::Arc;
 use crate::backend::{Lease, Purpose};
 use crate::exchange::{Link, Protocol, Settings};
 use crate::session::Shared;
+use crate::session::deep;
+use crate::session::outside::{Job, bring, record_on};
 use crate::store::journal::{Effect, Entry, Record};
+use crate::store::outside::{Fate, Task};
 
 /// Records applied in one transaction.
 const BATCH: usize = 100;
@@ -75,7 +78,7 @@ async fn halving<P: Protocol>(
 }
 
 fn is_outside(entry: &Entry) -> bool {
-    entry.effects.iter().any(|effect| matches!(effect, Effect::Outside { .. }))
+    entry.effects.iter().any(Effect::is_outside)
 }
 
 async fn lease<P: Protocol>(
@@ -84,7 +87,7 @@ async fn lease<P: Protocol>(
     user: &str,
 ) -> Result<Lease<P::Link>, String> {
     let pool = shared.backends[backend].pool(user, Purpose::Write);
-    pool.checkout().await.map_err(|e| format!("{e:?}"))
+    pool.checkout().await.map_err(|e| e.to_string())
 }
 
 fn settings_of(entry: &Entry) -> Settings {
@@ -99,26 +102,20 @@ async fn together<P: Protocol>(
 ) -> Result<(), String> {
     let user = &records[0].user;
     let mut lease = lease(shared, backend, user).await?;
-    lease.adopt(&settings_of(&entries[0]));
-    lease.begin_share();
+    lease.begin_share(&settings_of(&entries[0]));
     for (record, entry) in records.iter().zip(entries) {
         for effect in &entry.effects {
-            lease.queue_effect(effect);
+            match deep::apply(&mut *lease, effect).await {
+                Ok(None) => {}
+                Ok(Some(mishap)) => return give_up(lease, mishap.what).await,
+                Err(broken) => return Err(broken.to_string()),
+            }
         }
         lease.queue_record(record.seq, record.id, user, &record.entry);
     }
     match lease.drain().await {
         Ok(None) => {}
-        Ok(Some(error)) => {
-            lease.queue_rollback();
-            return match lease.drain().await {
-                Ok(_) => {
-                    lease.release();
-                    Err(error.what)
-                }
-                Err(broken) => Err(broken.to_string()),
-            };
-        }
+        Ok(Some(error)) => return give_up(lease, error.what).await,
         Err(broken) => return Err(broken.to_string()),
     }
     lease.queue_commit();
@@ -132,38 +129,72 @@ async fn together<P: Protocol>(
     }
 }
 
+/// Undoes what was applied, and says why.
+async fn give_up<L: Link>(mut lease: Lease<L>, why: String) -> Result<(), String> {
+    lease.queue_rollback();
+    match lease.drain().await {
+        Ok(_) => {
+            lease.release();
+            Err(why)
+        }
+        Err(broken) => Err(broken.to_string()),
+    }
+}
+
 /// Whether an entry has statements that must not be seen by the next one.
 fn changes_settings(entry: &Entry) -> bool {
     entry.effects.iter().any(|effect| matches!(effect, Effect::Text { rows: None, .. }))
 }
 
-/// A statement that may not run in a transaction. When a crash came between it and its record, it has
-/// been done already, and says so.
+/// A statement that may not run in a transaction, or a word about one. Whatever an interruption has
+/// left, it is brought to the outcome; then the record says so.
 async fn outside<P: Protocol>(
     shared: &Shared<P>,
     backend: usize,
     record: &Record,
     entry: &Entry,
 ) -> Result<(), String> {
-    let mut lease = lease(shared, backend, &record.user).await?;
-    lease.adopt(&settings_of(entry));
+    let job = |intent: &i64, task: &Task| Job {
+        intent: *intent,
+        user: record.user.clone(),
+        settings: entry.settings.clone(),
+        task: task.clone(),
+    };
     for effect in &entry.effects {
-        if let Effect::Outside { sql } = effect {
-            match lease.ask(sql, &[]).await {
-                Ok(Ok(_)) => {}
-                // Duplicate and undefined objects: the statement's work is done.
-                Ok(Err(error)) if matches!(error.code.as_str(), "42P07" | "42704" | "42P01") => {
-                    tracing::info!(%error, seq = record.seq, "was done already");
-                }
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(broken) => return Err(broken.to_string()),
+        match effect {
+            Effect::Outside { sql } => repeat(shared, backend, record, entry, sql).await?,
+            Effect::Finished { intent, task, made } => {
+                bring(shared, backend, &job(intent, task), &Fate::Done(made.clone())).await?;
             }
+            Effect::Withdrawn { intent, task } => {
+                bring(shared, backend, &job(intent, task), &Fate::Undone).await?;
+            }
+            _ => {}
         }
     }
-    lease.queue_record(record.seq, record.id, &record.user, &record.entry);
-    match lease.drain().await {
-        Ok(None) => Ok(()),
-        Ok(Some(error)) => Err(error.what),
-        Err(broken) => Err(broken.to_string()),
+    record_on(shared, backend, record.seq, record.id, &record.user, &record.entry).await
+}
+
+/// A statement outside a transaction that was recorded without an intent. When a crash came between it
+/// and its record, it has been done already, and says so.
+async fn repeat<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    record: &Record,
+    entry: &Entry,
+    sql: &str,
+) -> Result<(), String> {
+    let mut lease = lease(shared, backend, &record.user).await?;
+    lease.adopt(&settings_of(entry));
+    match lease.ask(sql, &[]).await {
+        Ok(Ok(_)) => {}
+        // Duplicate and undefined objects: the statement's work is done.
+        Ok(Err(error)) if matches!(error.code.as_str(), "42P07" | "42704" | "42P01") => {
+            tracing::info!(%error, seq = record.seq, "was done already");
+        }
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(broken) => return Err(broken.to_string()),
     }
+    lease.release();
+    Ok(())
 }

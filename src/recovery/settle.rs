@@ -5,6 +5,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::Settings;
 use super::catch_up::RESERVE;
+use super::intents::conclude_open;
 use super::plan::{self, Tail};
 use super::replay::replay;
 use crate::exchange::Protocol;
@@ -124,6 +125,9 @@ async fn align<P: Protocol>(
     let mut there: Vec<usize> =
         found.members.iter().copied().filter(|m| found.seen[*m].is_some()).collect();
     for &member in &there {
+        // Whoever restarts from here on is not the one whose journal is compared.
+        let started = found.seen[member].as_ref().map_or("", |seen| &seen.started);
+        shared.backends[member].note_start(started);
         let control = &shared.controls[member];
         control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
         control.fence(settings.users.clone()).await?;
@@ -152,10 +156,14 @@ async fn align<P: Protocol>(
     }
     let newest = found.seen.iter().flatten().map(|s| s.newest).max().unwrap_or(0);
     shared.ledger.start_after(newest);
+    conclude_open(shared, &there, base).await?;
     level_sequences(shared, &there).await?;
+    // Nobody is served before statements can be classified: without a catalog all of them count as
+    // the worst they could be, and tie their sessions to one connection.
+    let leader = *there.first().ok_or_else(|| "no member is left".to_owned())?;
+    let epoch = shared.catalogs.outdate();
+    shared.catalogs.install(epoch, shared.controls[leader].catalog().await?);
     shared.keeper.settled(found.number, there, found.cluster).await;
-    shared.catalogs.outdate();
-    shared.reload_catalog().await;
     Ok(())
 }
 

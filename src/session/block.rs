@@ -5,7 +5,7 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Protocol, TxMode, Watch};
+use crate::exchange::{AUTOCOMMIT, Client, Link, Protocol, Sink, TxMode, Watch};
 use crate::sql::{Class, Statement, TxOp};
 
 impl<P: Protocol> Session<P> {
@@ -37,6 +37,7 @@ impl<P: Protocol> Session<P> {
                     self.commit_before().await?;
                 }
                 self.autocommit = *on;
+                self.client.report(AUTOCOMMIT, if *on { "on" } else { "off" });
                 self.answered(step, "SET")
             }
         }
@@ -71,6 +72,7 @@ impl<P: Protocol> Session<P> {
             }
             Some(tx) => {
                 tx.explicit = true;
+                tx.streams = true;
                 if matches!(tx.place, Place::Nowhere) {
                     tx.mode = mode;
                 }
@@ -124,7 +126,7 @@ impl<P: Protocol> Session<P> {
         self.on_leader_checked(step).await?;
         let (settings, scope) = (self.settings.clone(), self.scope.clone());
         if let Some(tx) = &mut self.tx {
-            tx.mark(name, settings, scope);
+            tx.mark(name, step.sql, settings, scope);
         }
         self.tell_shares(step.sql).await;
         Ok(())

@@ -32,8 +32,8 @@ impl<P: Protocol> Session<P> {
         let watch = Watch {
             rows: capture,
             sequences: capture.then_some(&step.statement.sequences),
-            digest: false,
             bulk: true,
+            ..Watch::default()
         };
         let outcome = self.on_leader(step.work, watch).await?;
         if let Some(error) = outcome.error {
@@ -82,7 +82,7 @@ impl<P: Protocol> Session<P> {
     /// Hands the stream on to the leader. What is to be repeated is kept.
     async fn pump(&mut self, keep: bool, watch: Watch<'_>) -> Result<(Vec<u8>, Outcome), Stop> {
         let mut kept = Vec::new();
-        let limit = self.shared.settings.max_effects;
+        let limit = self.shared.settings().max_effects;
         let ended = loop {
             let piece = match self.client.next_bulk().await {
                 Ok(piece) => piece,

@@ -6,6 +6,7 @@
 
 use futures_util::future::join_all;
 
+use super::identity::TransactionId;
 use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
@@ -22,6 +23,19 @@ struct Record {
     entry: Vec<u8>,
 }
 
+impl Record {
+    /// The record of a transaction, under `id` unless it has been given an identity before.
+    fn of<L: Link>(tx: &Transaction<L>, user: &str, id: i64) -> Self {
+        let id = tx.identity.as_ref().map_or(id, |drawn| drawn.identity.id);
+        let entry = Entry {
+            user: user.to_owned(),
+            settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            effects: tx.effects.clone(),
+        };
+        Self { id, entry: entry.encode() }
+    }
+}
+
 impl<P: Protocol> Session<P> {
     /// Commits the transaction.
     pub(super) async fn commit(&mut self) -> Result<(), Stop> {
@@ -29,10 +43,17 @@ impl<P: Protocol> Session<P> {
             self.undo().await;
             return Err(stop);
         }
+        // Its record needs a place even where it has changed nothing, and its backend has died.
+        if self.tx.as_ref().is_some_and(|tx| tx.identity.is_some() && tx.writing == 0)
+            && let Err(stop) = self.ensure_leading().await
+        {
+            self.undo().await;
+            return Err(stop);
+        }
         let Some(mut tx) = self.tx.take() else {
             return Ok(());
         };
-        if tx.writing > 0 {
+        if tx.is_recorded() {
             let settings = tx.before.0.clone();
             shares::open_all(&self.shared, &self.user, &settings, &mut tx).await;
         }
@@ -42,7 +63,7 @@ impl<P: Protocol> Session<P> {
                 self.end_reading(lease, tx.sets).await;
                 Ok(())
             }
-            Place::Leading { leader, shares, .. } if tx.writing == 0 => {
+            Place::Leading { leader, shares, .. } if !tx.is_recorded() => {
                 self.commit_alone(&tx, leader, shares).await
             }
             Place::Leading { leader, shares, .. } => {
@@ -143,12 +164,7 @@ impl<P: Protocol> Session<P> {
         }
         let gate = shared.keeper.gate.read().await;
         let ticket = shared.ledger.begin(tx.writes.clone());
-        let entry = Entry {
-            user: self.user.clone(),
-            settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            effects: tx.effects.clone(),
-        };
-        let record = Record { id: rand::random::<i64>(), entry: entry.encode() };
+        let record = Record::of(tx, &self.user, shared.new_record_id());
         // From here on a step is never given up half-way: what follows runs to its end.
         for share in &mut shares {
             share.queue_rest(&tx.effects);
@@ -162,7 +178,7 @@ impl<P: Protocol> Session<P> {
             }
             return Err(Failure::retry("no backend was active at its commit").into());
         }
-        let ended = self.finish(tx, &ticket, leader, shares).await;
+        let ended = self.finish(tx, &ticket, record.id, leader, shares).await;
         if ended.is_ok() {
             ticket.acknowledged();
             for (sequence, bound) in &tx.bounds {
@@ -284,7 +300,11 @@ impl<P: Protocol> Session<P> {
         let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
         let settings: &Settings = &tx.before.0;
         let opened = shares::open::<P>(&pool, settings, tx).await;
-        let mut share = opened.map_err(|e| format!("{e:?}"))?;
+        let mut share = opened.map_err(|e| e.to_string())?;
+        if let Some(why) = share.failed.take() {
+            shares::abandon(&self.shared, vec![share]).await;
+            return Err(why);
+        }
         share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         match share.lease.drain().await {
             Ok(None) => Ok(share),
@@ -301,6 +321,7 @@ impl<P: Protocol> Session<P> {
         &mut self,
         tx: &Transaction<P::Link>,
         ticket: &Ticket,
+        id: i64,
         leader: Option<Lease<P::Link>>,
         shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
@@ -352,7 +373,7 @@ impl<P: Protocol> Session<P> {
         if absent && (confirmed > 0 || (level == Isolation::Serializable && !leads)) {
             return Ok(());
         }
-        self.resolve(ticket).await
+        self.resolve(ticket, id).await
     }
 
     /// Gives the leader's connection back after a commit, with the settings it now has.
@@ -372,13 +393,17 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Nobody confirmed: what the journals say when the backends are back is the outcome.
-    async fn resolve(&self, ticket: &Ticket) -> Result<(), Stop> {
+    async fn resolve(&self, ticket: &Ticket, id: i64) -> Result<(), Stop> {
+        let identity = TransactionId::new(&self.shared.keeper.cluster(), ticket.seq - 1, id);
         let in_doubt = || {
             Failure::new(Kind::InDoubt, "the outcome of the COMMIT is not known")
                 .detail(format!("no backend confirmed record {} of the journal", ticket.seq))
-                .hint("look for the transaction's rows once a database is active again")
+                .hint(format!(
+                    "ask SELECT lockstep.transaction_status('{identity}') once a database is active \
+                     again"
+                ))
         };
-        if !self.shared.keeper.wait_serving(self.shared.settings.hold).await {
+        if !self.shared.keeper.wait_serving(self.shared.settings().hold).await {
             return Err(in_doubt().into());
         }
         let Some(leader) = self.shared.keeper.view().leader() else {

@@ -11,7 +11,7 @@ use crate::backend::Purpose;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Link, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Ddl, Hold, Maintenance, Password, Split, Touched};
-use crate::store::journal::{Effect, Entry};
+use crate::store::journal::Effect;
 
 /// Rounds of PBKDF2 in a verifier, as the server's own default.
 const SCRAM_ITERATIONS: u32 = 4096;
@@ -25,12 +25,13 @@ impl<P: Protocol> Session<P> {
         if ddl.duplicate_trigger {
             return self.answered(step, "CREATE TRIGGER");
         }
+        if self.tx.is_none() {
+            self.open_block(false, TxMode::default());
+        }
+        self.hold_schema().await?;
         if step.statement.tag == "truncate" && !step.statement.resets_sequences {
             // What its triggers do must be seen: it is captured like any other write.
             return self.write(step, false, Hold::Statement).await;
-        }
-        if self.tx.is_none() {
-            self.open_block(false, TxMode::default());
         }
         if let Some(split) = &ddl.split {
             return self.create_and_fill(step, split).await;
@@ -83,8 +84,7 @@ impl<P: Protocol> Session<P> {
             let watch = Watch {
                 rows: true,
                 sequences: Some(&step.statement.sequences),
-                digest: false,
-                bulk: false,
+                ..Watch::default()
             };
             let outcome = self.on_leader(&work, watch).await?;
             if let Some(error) = outcome.error {
@@ -177,12 +177,8 @@ impl<P: Protocol> Session<P> {
             tx.add(effect, true);
             from
         };
-        let watch = Watch {
-            rows: true,
-            sequences: Some(&step.statement.sequences),
-            digest: false,
-            bulk: false,
-        };
+        let watch =
+            Watch { rows: true, sequences: Some(&step.statement.sequences), ..Watch::default() };
         let outcome = self.on_leader(&fill, watch).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));
@@ -194,12 +190,15 @@ impl<P: Protocol> Session<P> {
         self.answered(step, &format!("{} {rows}", split.verb))
     }
 
-    /// Runs what may not run in a transaction: on the leader, then on the followers.
+    /// Runs maintenance: on the leader, then on the followers, where a failure does no harm.
     pub(super) async fn maintenance(
         &mut self,
         step: &Step<'_, P::Work>,
-        kind: Maintenance,
+        kind: &Maintenance,
     ) -> Result<(), Stop> {
+        if let Maintenance::Journaled(what) = kind {
+            return self.outside(step, what).await;
+        }
         if self.tx.is_some() {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
@@ -207,48 +206,21 @@ impl<P: Protocol> Session<P> {
         let outcome = self.leader_alone(step.work).await?;
         self.settle_last();
         if let Some(error) = outcome.error {
-            if kind == Maintenance::Journaled {
-                self.fail_alike(step.sql).await;
-            }
             return Err(Stop::Server(error));
         }
-        let failed = self.on_followers(step.sql).await;
-        if kind == Maintenance::Everywhere {
-            for (backend, why) in failed {
-                let backend = &self.shared.backends[backend].name;
-                tracing::warn!(%backend, %why, sql = step.statement.tag, "maintenance failed on a follower");
-            }
-            return Ok(());
+        for (backend, why) in self.on_followers(step.sql).await {
+            let backend = &self.shared.backends[backend].name;
+            tracing::warn!(%backend, %why, sql = step.statement.tag, "maintenance failed on a follower");
         }
-        for (backend, why) in failed {
-            let cause = format!("did not take DDL outside a transaction: {why}");
-            let generation = self.shared.backends[backend].generation();
-            self.shared.keeper.lost(backend, generation, cause, true).await;
-        }
-        self.record_outside(step.sql).await
-    }
-
-    /// What failed on the leader may have left something behind there (an invalid index): the same
-    /// is left behind everywhere. A follower where it succeeds differs, and leaves.
-    async fn fail_alike(&self, sql: &str) {
-        let failed = self.on_followers(sql).await;
-        let view = self.shared.keeper.view();
-        for &follower in view.followers() {
-            if failed.iter().all(|(backend, _)| *backend != follower) {
-                let cause = "took DDL outside a transaction that the leader refused".to_owned();
-                let generation = self.shared.backends[follower].generation();
-                self.shared.keeper.lost(follower, generation, cause, true).await;
-            }
-        }
+        Ok(())
     }
 
     /// Runs a statement on every follower at once; those on which it failed.
-    async fn on_followers(&self, sql: &str) -> Vec<(usize, String)> {
+    pub(super) async fn on_followers(&self, sql: &str) -> Vec<(usize, String)> {
         let view = self.shared.keeper.view();
         let runs = view.followers().iter().map(|&follower| async move {
             let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
-            let mut lease =
-                pool.checkout().await.map_err(|error| (follower, format!("{error:?}")))?;
+            let mut lease = pool.checkout().await.map_err(|error| (follower, error.to_string()))?;
             lease.adopt(&self.settings);
             match lease.ask(sql, &[]).await {
                 Ok(Ok(_)) => {
@@ -260,45 +232,6 @@ impl<P: Protocol> Session<P> {
             }
         });
         join_all(runs).await.into_iter().filter_map(Result::err).collect()
-    }
-
-    /// Records that a statement outside a transaction is done everywhere, for backends that are away.
-    async fn record_outside(&mut self, sql: &str) -> Result<(), Stop> {
-        let user = self.user.clone();
-        let settings = self.settings.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let effects = vec![Effect::Outside { sql: sql.to_owned() }];
-        let entry = Entry { user: user.clone(), settings, effects }.encode();
-        let shared = self.shared.clone();
-        let gate = shared.keeper.gate.read().await;
-        shared.catalogs.outdate();
-        let ticket = shared.ledger.begin(Touched::Unknown);
-        let view = shared.keeper.view();
-        let id = rand::random::<i64>();
-        for &backend in &view.order {
-            let generation = shared.backends[backend].generation();
-            let recorded = async {
-                let pool = shared.backends[backend].pool(&user, Purpose::Write);
-                let mut lease = pool.checkout().await.map_err(|e| format!("{e:?}"))?;
-                lease.queue_record(ticket.seq, id, &user, &entry);
-                match lease.drain().await {
-                    Ok(None) => {
-                        lease.release();
-                        Ok(())
-                    }
-                    Ok(Some(error)) => Err(error.what),
-                    Err(broken) => Err(broken.to_string()),
-                }
-            };
-            if let Err(why) = recorded.await {
-                let cause = format!("did not take a record: {why}");
-                shared.keeper.lost(backend, generation, cause, true).await;
-            }
-        }
-        ticket.acknowledged();
-        drop(ticket);
-        drop(gate);
-        shared.reload_catalog().await;
-        Ok(())
     }
 }
 

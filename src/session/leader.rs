@@ -1,7 +1,7 @@
 //! Running a transaction's statements on the leader, and carrying the transaction over when the
 //! leader dies.
 
-use super::transaction::{Lock, Place, Transaction};
+use super::transaction::{Admission, Lock, Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Identity, Lease, Purpose};
 use crate::error::{Failure, Kind};
@@ -9,7 +9,7 @@ use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, W
 use crate::keeper::Verdict;
 
 /// How often a statement is started again before the client is told.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 impl<P: Protocol> Session<P> {
     /// Takes a connection to the leader: the one this session stays on, or one of the pool.
@@ -49,12 +49,7 @@ impl<P: Protocol> Session<P> {
         error: CheckoutError,
     ) -> Result<(), Stop> {
         match error {
-            CheckoutError::Busy(limit) => Err(Failure::new(
-                Kind::TooManyConnections,
-                format!("no server connection came free within {limit:?}"),
-            )
-            .hint("raise `[pool] size`, or make transactions shorter")
-            .into()),
+            CheckoutError::Busy(limit) => Err(CheckoutError::no_room(limit).into()),
             CheckoutError::Connect(error) => {
                 let refused = matches!(&error, crate::backend::ConnectError::Refused { .. });
                 let verdict =
@@ -94,7 +89,7 @@ impl<P: Protocol> Session<P> {
         if self.tx.as_ref().is_some_and(|tx| tx.admission.is_none()) {
             let admission = self.shared.admission.clone().read_owned().await;
             if let Some(tx) = &mut self.tx {
-                tx.admission = Some(admission);
+                tx.admission = Some(Admission::Shared(admission));
             }
         }
         // Whoever has written somewhere must never begin anew elsewhere: half of it would be missing.

@@ -7,11 +7,17 @@
 //! Rules that hold throughout: a step that was started is never given up half-way (only the wait
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
+mod alone;
 mod block;
 mod bulk;
 mod commit;
 mod ddl;
+pub(crate) mod deep;
+mod identity;
+mod kill;
 mod leader;
+pub(crate) mod outside;
+mod own;
 mod read;
 mod registry;
 mod run;
@@ -26,9 +32,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use identity::Identities;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
-pub use shared::{Shared, SharedSettings};
+pub use shared::{Dice, Shared, SharedSettings, Wanted};
 
 use crate::backend::{Identity, Lease};
 use crate::config::Consistency;
@@ -85,7 +92,10 @@ impl Stays {
 pub struct Session<P: Protocol> {
     shared: Arc<Shared<P>>,
     client: P::Client,
+    /// Under which its connections to the servers are kept.
     user: String,
+    /// The user as people know it.
+    name: String,
     /// The settings of the start-up message: what RESET goes back to.
     initial: Settings,
     /// The settings that the application has chosen.
@@ -118,8 +128,10 @@ pub struct Session<P: Protocol> {
 /// What a client brings along from its login.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// The user.
+    /// Under which the user's connections to the servers are kept.
     pub user: String,
+    /// The user as people know it.
+    pub name: String,
     /// Settings chosen in the start-up message.
     pub settings: Settings,
 }
@@ -133,11 +145,12 @@ impl<P: Protocol> Session<P> {
         cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
         stop: CancellationToken,
     ) -> Self {
-        let consistency = shared.settings.consistency;
+        let consistency = shared.settings().consistency;
         let mut session = Self {
             shared,
             client,
             user: login.user,
+            name: login.name,
             initial: login.settings.clone(),
             settings: login.settings,
             scope: Arc::default(),
@@ -165,8 +178,12 @@ impl<P: Protocol> Session<P> {
             let batch = match self.next_batch().await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
-                    let farewell = Failure::new(Kind::Shutdown, "the proxy is shutting down")
-                        .hint("connect again");
+                    let farewell = if self.cancel.ended().is_cancelled() {
+                        kill::killed()
+                    } else {
+                        Failure::new(Kind::Shutdown, "the proxy is shutting down")
+                            .hint("connect again")
+                    };
                     self.client.close(&farewell).await;
                     break;
                 }
@@ -182,18 +199,25 @@ impl<P: Protocol> Session<P> {
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
     async fn next_batch(&mut self) -> Result<Option<Batch<P::Work>>, Gone> {
         loop {
-            let Self { client, held, stop, tx, .. } = &mut *self;
+            let Self { shared, client, held, stop, tx, cancel, .. } = &mut *self;
+            let ended = cancel.ended();
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
-                return tokio::select! {
+                let patience = shared.settings().idle_in_transaction.filter(|_| !idle);
+                tokio::select! {
                     biased;
-                    batch = client.next() => batch.map(Some),
-                    () = stop.cancelled(), if idle => Ok(None),
-                };
+                    () = ended.cancelled() => return Ok(None),
+                    batch = client.next() => return batch.map(Some),
+                    () = stop.cancelled(), if idle => return Ok(None),
+                    () = tokio::time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
+                }
+                client.close(&fell_silent()).await;
+                return Err(Gone);
             };
             let mut said = Unasked::default();
             tokio::select! {
                 biased;
+                () = ended.cancelled() => return Ok(None),
                 batch = client.next() => return batch.map(Some),
                 () = stop.cancelled() => return Ok(None),
                 heard = lease.idle(&mut said) => {
@@ -296,7 +320,7 @@ impl<P: Protocol> Session<P> {
 
     /// The isolation level of transactions that do not choose one.
     fn default_isolation(&self) -> Isolation {
-        settings::default_isolation(&self.settings)
+        settings::default_isolation(&self.settings, &P::MANNERS)
     }
 
     /// Waits while no backend is active, up to the limit.
@@ -305,12 +329,20 @@ impl<P: Protocol> Session<P> {
         if self.shared.keeper.view().phase == Phase::Serving {
             return Ok(());
         }
-        if self.shared.keeper.wait_serving(self.shared.settings.hold).await {
+        if self.shared.keeper.wait_serving(self.shared.settings().hold).await {
             Ok(())
         } else {
             Err(leader::unavailable().into())
         }
     }
+}
+
+/// As PostgreSQL's own limit of that name ends a session: drivers know it.
+fn fell_silent() -> Failure {
+    let what = "terminating connection due to idle-in-transaction timeout";
+    Failure::new(Kind::Shutdown, what)
+        .code("25P03")
+        .hint("raise `[timeouts] idle_in_transaction`, or end transactions sooner")
 }
 
 /// Holds what a server said unasked until it can be handed on.

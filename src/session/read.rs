@@ -195,16 +195,16 @@ impl<P: Protocol> Session<P> {
 
     /// Waits until a backend may be read: the only one may be under suspicion for a moment.
     async fn wait_readable(&self) -> Option<usize> {
-        let mut changes = self.shared.keeper.changes();
         let readable = async {
             loop {
+                let changed = self.shared.keeper.next_change();
                 if let Some(backend) = self.choose() {
-                    return Some(backend);
+                    return backend;
                 }
-                changes.changed().await.ok()?;
+                changed.await;
             }
         };
-        tokio::time::timeout(self.shared.settings.hold, readable).await.ok().flatten()
+        tokio::time::timeout(self.shared.settings().hold, readable).await.ok()
     }
 
     fn choose(&self) -> Option<usize> {
@@ -222,7 +222,7 @@ impl<P: Protocol> Session<P> {
             })
             .collect();
         let turn = self.shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        balance::choose(self.shared.settings.balancer, &candidates, rand::random(), turn)
+        balance::choose(self.shared.settings().balancer, &candidates, (self.shared.dice)(), turn)
     }
 
     /// Runs messages that execute nothing (Parse, Describe, Close, an empty query).

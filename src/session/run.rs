@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::leader::internal;
 use super::transaction::{Place, Transaction};
-use super::{Session, Stop, settings, shares};
+use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work,
+    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, TxState, Watch, Work,
 };
-use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
+use crate::sql::{Answers, Class, Discard, Hold, Maintenance, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -31,6 +31,11 @@ impl<P: Protocol> Session<P> {
         if std::mem::take(&mut self.state_lost) {
             let why = "the state of its server session (temporary tables, locks) is gone";
             return Err(Failure::retry(why).into());
+        }
+        if !self.shared.catalogs.is_loaded() {
+            // A statement that is judged before the catalog is there counts as the worst it could
+            // be, and would tie the session to one connection.
+            self.wait_serving().await?;
         }
         for item in &batch.items {
             match &item.text {
@@ -56,15 +61,23 @@ impl<P: Protocol> Session<P> {
         let plan = self.shared.catalogs.plan(text, &self.scope);
         let statements = &plan.script.statements;
         let many = statements.len() > 1;
+        let together = P::MANNERS.batch_is_transaction;
         self.open_unasked(statements);
         let reads = statements.iter().all(|s| matches!(s.class, Class::Read));
-        if reads && self.tx.is_none() && !item.work.is_partial() {
+        let alone = self.tx.is_none() && !item.work.is_partial();
+        if reads && alone && (together || !many) {
             return self.read_alone(statements, &item.work).await;
         }
         if statements.is_empty() {
             return self.prepared_only(&item.work).await;
         }
-        for statement in statements {
+        for at in 0..statements.len() {
+            // What came before in the same text may have changed what names mean: SET search_path, a
+            // temporary table.
+            let plan = self.shared.catalogs.plan(text, &self.scope);
+            let Some(statement) = plan.script.statements.get(at) else {
+                return Err(internal("a text falls into other statements than before").into());
+            };
             let part;
             let work = if many {
                 part = item.work.part(&text.sql, statement.range.clone());
@@ -72,24 +85,41 @@ impl<P: Protocol> Session<P> {
             } else {
                 &item.work
             };
-            if (block || many) && self.tx.is_none() && !matches!(statement.class, Class::Tx(_)) {
+            let control = matches!(statement.class, Class::Tx(_));
+            if together && (block || many) && self.tx.is_none() && !control {
                 self.open_block(false, TxMode::default());
+                if let Some(tx) = &mut self.tx {
+                    tx.streams = true;
+                }
             }
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work, text, plan: &plan };
             self.statement(&step).await?;
+            if many && !together && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+                self.commit().await?;
+            }
         }
         Ok(())
     }
 
     /// Runs messages that execute nothing. Their failure fails the transaction like any other.
     async fn prepared_only(&mut self, work: &P::Work) -> Result<(), Stop> {
+        if work.resets() {
+            self.undo().await;
+            self.begin_anew().await?;
+            self.client.answer(work, "");
+            return Ok(());
+        }
         if !work.needs_backend() {
             // Drivers close statements behind their user's back, and nobody reads of a failure there.
             self.client.answer(work, "");
             return Ok(());
         }
-        let done = self.unexecuted(work).await;
+        let done = match self.described_own(work) {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.unexecuted(work).await,
+            Err(stop) => Err(stop),
+        };
         if done.is_err() {
             self.after_error().await;
         }
@@ -128,6 +158,7 @@ impl<P: Protocol> Session<P> {
         if step.statement.commits {
             self.commit_before().await?;
         }
+        self.open_unasked(std::slice::from_ref(step.statement));
         self.check_drawn(step).await?;
         self.dispatch(step).await
     }
@@ -168,7 +199,8 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
-            Class::Maintenance(kind) => self.maintenance(step, *kind).await,
+            Class::Maintenance(Maintenance::Alone) => self.everywhere_alone(step).await,
+            Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,
             Class::Deallocate(name) => self.deallocate(step, name.as_deref()).await,
@@ -192,9 +224,8 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
-            Class::Refused(_) if step.sql.eq_ignore_ascii_case(settings::SHOW_CONSISTENCY) => {
-                self.show_consistency(step)
-            }
+            Class::Kill { number, whole } => self.kill(step, *number, *whole).await,
+            Class::Own(own) => self.own(step, own).await,
             Class::Refused(refusal) => {
                 if let Some(other) = self.second_look(step).await? {
                     let step = Step { statement: &other, ..*step };
@@ -250,6 +281,18 @@ impl<P: Protocol> Session<P> {
         if !tx.explicit {
             return; // Undone as a whole at the end of the batch.
         }
+        if !P::MANNERS.error_fails_transaction {
+            // Only a server's word that its transaction is gone ends ours: a deadlock, most likely.
+            let ended = match &tx.place {
+                Place::Nowhere => tx.writing > 0 || tx.ran,
+                Place::Reading(lease) => lease.tx_state() == TxState::Idle,
+                Place::Leading { leader, .. } => tx.ran && leader.tx_state() == TxState::Idle,
+            };
+            if ended {
+                self.undo().await;
+            }
+            return;
+        }
         tx.failed = true;
         let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
         match std::mem::replace(&mut tx.place, Place::Nowhere) {
@@ -258,6 +301,7 @@ impl<P: Protocol> Session<P> {
                 shares::abandon(&self.shared, shares).await;
             }
             Place::Leading { mut leader, shares, .. } => {
+                tx.schema = None;
                 leader.queue_rollback();
                 let (ended, ()) =
                     tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
@@ -414,15 +458,21 @@ impl<P: Protocol> Session<P> {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
         }
+        self.begin_anew().await?;
+        self.answered(step, "DISCARD ALL")
+    }
+
+    /// The session as it was after the login.
+    async fn begin_anew(&mut self) -> Result<(), Stop> {
         // The server's session goes with everything in it; a pooled one takes its place.
         self.held = None;
         self.stays = super::Stays::default();
+        self.autocommit = true;
         self.prepared.clear();
         self.client.forget_prepared(None);
         self.settings = self.initial.clone();
         self.scope = self.initial_scope();
-        self.report_settings().await?;
-        self.answered(step, "DISCARD ALL")
+        self.report_settings().await
     }
 }
 

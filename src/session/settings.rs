@@ -9,20 +9,18 @@ use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::PREPARED;
-use crate::exchange::{Broken, Client, Link, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Broken, Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Statement, Told};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
 const CONSISTENCY: &str = "lockstep.consistency";
 
-/// How a session asks for it.
-pub(super) const SHOW_CONSISTENCY: &str = "show lockstep.consistency";
-
 /// The isolation level of transactions that do not choose one.
-pub(super) fn default_isolation(settings: &Settings) -> Isolation {
-    let Some(statement) = settings.get("default_transaction_isolation") else {
-        return Isolation::ReadCommitted;
+pub(super) fn default_isolation(settings: &Settings, manners: &Manners) -> Isolation {
+    let chosen = manners.isolation_keys.iter().find_map(|key| settings.get(*key));
+    let Some(statement) = chosen else {
+        return manners.isolation;
     };
     let statement = statement.to_ascii_lowercase();
     // Unknown words count as the strictest level: that only costs portability.
@@ -220,7 +218,7 @@ impl<P: Protocol> Session<P> {
             Some("strong") => Consistency::Strong,
             Some("session") => Consistency::Session,
             Some("eventual") => Consistency::Eventual,
-            None | Some("default") => self.shared.settings.consistency,
+            None | Some("default") => self.shared.settings().consistency,
             Some(other) => {
                 return Err(Failure::new(
                     Kind::Refused,
@@ -232,18 +230,6 @@ impl<P: Protocol> Session<P> {
             }
         };
         self.answered(step, "SET")
-    }
-
-    /// Answers what the session's reads are sure to see.
-    pub(super) fn show_consistency(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
-        let word = match self.consistency {
-            Consistency::Strong => "strong",
-            Consistency::Session => "session",
-            Consistency::Eventual => "eventual",
-        };
-        let row = vec![Some(word.to_owned())];
-        self.client.rows(step.work, &[CONSISTENCY], &[row], "SHOW");
-        Ok(())
     }
 
     /// Has a server judge the statement: where the transaction is, or on any connection.
@@ -287,6 +273,19 @@ impl<P: Protocol> Session<P> {
             tx.sets = true;
         } else if let Some(lease) = &mut self.last {
             lease.assume(self.settings.clone());
+        }
+    }
+
+    /// What a statement left in the server's session follows the application's from now on.
+    pub(super) fn note_left(&mut self, outcome: &Outcome) {
+        for (key, statement) in &outcome.left {
+            self.keep(key, Some(statement.clone()), None, &[]);
+            // Not even a rollback takes it back.
+            if let Some(tx) = &mut self.tx {
+                let mut before = (*tx.before.0).clone();
+                before.insert((*key).to_owned(), statement.clone());
+                tx.before.0 = Settings::new(before);
+            }
         }
     }
 

@@ -1,19 +1,22 @@
 //! What all sessions share.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Registry;
+use arc_swap::ArcSwap;
+
+use super::{Identities, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
-use crate::config::{Balancer, Consistency};
+use crate::config::{Balancer, Config, Consistency, Reactivate};
 use crate::exchange::{Link, Protocol};
 use crate::keeper::{Control, Handle};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 
-/// Settings of all sessions.
-#[derive(Clone, Debug)]
+/// Settings of all sessions, which follow the file.
+#[derive(Clone, Copy, Debug)]
 pub struct SharedSettings {
     /// How long a client waits while no backend is active.
     pub hold: Duration,
@@ -23,6 +26,23 @@ pub struct SharedSettings {
     pub consistency: Consistency,
     /// The most bytes of effects of one transaction.
     pub max_effects: usize,
+    /// Backends come back by themselves.
+    pub automatic: bool,
+    /// How long a client may say nothing in an open transaction.
+    pub idle_in_transaction: Option<Duration>,
+}
+
+impl From<&Config> for SharedSettings {
+    fn from(config: &Config) -> Self {
+        Self {
+            hold: config.timeouts.hold,
+            balancer: config.reads.balancer,
+            consistency: config.reads.consistency,
+            max_effects: config.limits.max_transaction_effects_bytes,
+            automatic: config.cluster.reactivate == Reactivate::Auto,
+            idle_in_transaction: config.timeouts.idle_in_transaction,
+        }
+    }
 }
 
 /// What all sessions share.
@@ -40,20 +60,69 @@ pub struct Shared<P: Protocol> {
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// Settings.
-    pub settings: SharedSettings,
+    pub current: ArcSwap<SharedSettings>,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
+    /// Transactions under way that were given an identity.
+    pub identities: Arc<Identities>,
     /// By how many microseconds each commit is slowed down, so that a backend can catch up.
     pub brake_us: std::sync::atomic::AtomicU32,
     /// Held shared by every transaction on the leader, whole by an operator's pause.
     pub admission: Arc<tokio::sync::RwLock<()>>,
-    /// Wakes whoever brings backends back.
-    pub activate: tokio::sync::Notify,
+    /// Backends that an operator wants back.
+    pub wanted: Wanted,
+    /// Held shared by every transaction that changes the schema, whole by a statement that does so
+    /// outside a transaction, on one backend after the other.
+    pub schema: Arc<tokio::sync::RwLock<()>>,
     /// Counts choices of a backend for a read.
     pub turn: std::sync::atomic::AtomicUsize,
+    /// Where chance comes from: the choice of a reader, the identity of a record.
+    pub dice: Dice,
 }
 
+/// Backends that an operator wants back, for whoever brings them.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    backends: Mutex<BTreeSet<usize>>,
+    woken: tokio::sync::Notify,
+}
+
+impl Wanted {
+    /// Asks for one backend.
+    pub fn ask(&self, backend: usize) {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner).insert(backend);
+        self.woken.notify_one();
+    }
+
+    /// Waits until some are asked for, and takes note of them.
+    pub async fn next(&self) -> BTreeSet<usize> {
+        loop {
+            let asked = {
+                let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *backends)
+            };
+            if !asked.is_empty() {
+                return asked;
+            }
+            self.woken.notified().await;
+        }
+    }
+}
+
+/// Gives random numbers.
+pub type Dice = Box<dyn Fn() -> u64 + Send + Sync>;
+
 impl<P: Protocol> Shared<P> {
+    /// The settings in force.
+    pub fn settings(&self) -> SharedSettings {
+        **self.current.load()
+    }
+
+    /// An identity for a record, by which two of the same number are told apart.
+    pub fn new_record_id(&self) -> i64 {
+        (self.dice)().cast_signed()
+    }
+
     /// Reads the catalog again after it has changed. Tries until a leader gives it.
     pub async fn reload_catalog(&self) {
         loop {

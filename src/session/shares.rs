@@ -6,12 +6,11 @@
 
 use futures_util::future::join_all;
 
-use super::Shared;
 use super::transaction::{Place, Share, Transaction};
+use super::{Shared, deep};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
-use crate::store::capture::quoted;
 use std::sync::Arc;
 
 /// Opens a share on one follower and sends it everything the transaction has done.
@@ -21,20 +20,26 @@ pub(super) async fn open<P: Protocol>(
     tx: &Transaction<P::Link>,
 ) -> Result<Share<P::Link>, CheckoutError> {
     let mut lease = pool.checkout().await?;
-    lease.adopt(settings);
-    lease.begin_share();
+    lease.begin_share(settings);
+    let mut failed = None;
     for (n, effect) in tx.effects.iter().enumerate() {
         set_savepoints(&mut *lease, tx, n);
-        lease.queue_effect(effect);
+        failed = match deep::apply(&mut *lease, effect).await {
+            Ok(mishap) => mishap.map(|m| m.what),
+            Err(broken) => Some(broken.to_string()),
+        };
+        if failed.is_some() {
+            break;
+        }
     }
     set_savepoints(&mut *lease, tx, tx.effects.len());
-    Ok(Share { lease, failed: None, sent: tx.effects.len() })
+    Ok(Share { lease, failed, sent: tx.effects.len() })
 }
 
 /// Sets the savepoints that the transaction has after so many effects.
 pub(super) fn set_savepoints<L: Link>(link: &mut L, tx: &Transaction<L>, effects: usize) {
-    for name in tx.savepoints_at(effects) {
-        link.queue(&format!("SAVEPOINT {}", quoted(name)));
+    for statement in tx.savepoints_at(effects) {
+        link.queue(statement);
     }
 }
 

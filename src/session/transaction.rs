@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::identity::Identity;
 use crate::backend::Lease;
 use crate::exchange::{Link, Settings, TxMode};
 use crate::sql::{Isolation, Scope, Touched};
@@ -22,12 +23,36 @@ impl<L: Link> Share<L> {
     /// Queues the effects that it has not been sent yet. What is sent when is a matter of speed;
     /// that nothing is left out is a matter of this number.
     pub(super) fn queue_rest(&mut self, effects: &[Effect]) {
-        if self.failed.is_none() {
-            for effect in effects.get(self.sent..).unwrap_or_default() {
+        for effect in effects.get(self.sent..).unwrap_or_default() {
+            if matches!(effect, Effect::Deep { .. }) {
+                // Its outcome has to be looked at: that is done where nothing is queued behind.
+                self.failed.get_or_insert_with(|| "a statement has to run by itself".into());
+            }
+            if self.failed.is_none() {
                 self.lease.queue_effect(effect);
             }
         }
         self.sent = effects.len();
+    }
+}
+
+/// A transaction's right to be on the leader.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// Beside others.
+    #[expect(dead_code, reason = "it is there to be held")]
+    Shared(tokio::sync::OwnedRwLockReadGuard<()>),
+    /// While nobody else is there.
+    Alone(tokio::sync::OwnedRwLockWriteGuard<()>),
+}
+
+impl Admission {
+    /// Lets others in again.
+    pub(super) fn share(self) -> Self {
+        match self {
+            Self::Alone(guard) => Self::Shared(guard.downgrade()),
+            shared @ Self::Shared(_) => shared,
+        }
     }
 }
 
@@ -53,6 +78,8 @@ pub(super) enum Place<L: Link> {
 #[derive(Debug)]
 pub(super) struct Savepoint {
     name: String,
+    /// The statement that sets it.
+    statement: String,
     effects: usize,
     context: usize,
     settings: Settings,
@@ -73,6 +100,10 @@ pub(super) struct Lock<W> {
 pub(super) struct Transaction<L: Link> {
     /// Opened by the application, not by us around a single statement or a pipeline.
     pub explicit: bool,
+    /// More statements follow: what each has done is sent at once, so that the transaction can be
+    /// carried over when the leader dies under the next one. A single statement sends it with its
+    /// commit.
+    pub streams: bool,
     /// How it was opened.
     pub mode: TxMode,
     /// A statement has failed: only its end, or a return to a savepoint, can follow.
@@ -80,7 +111,9 @@ pub(super) struct Transaction<L: Link> {
     /// Where it runs.
     pub place: Place<L>,
     /// Its right to be on the leader: an operator's pause waits for all of them.
-    pub admission: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
+    pub admission: Option<Admission>,
+    /// Its right to change the schema: a statement outside transactions waits for all of them.
+    pub schema: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     /// What the followers get, in order.
     pub effects: Vec<Effect>,
     /// How many of the effects write.
@@ -105,6 +138,8 @@ pub(super) struct Transaction<L: Link> {
     pub locks: Vec<Lock<L::Work>>,
     /// State in the server's session that cannot be carried over to another backend.
     pub stateful: bool,
+    /// Under what its record will be found, once it has been asked for.
+    pub identity: Option<Identity>,
     /// What to go back to when it is undone.
     pub before: (Settings, Arc<Scope>),
 }
@@ -114,10 +149,12 @@ impl<L: Link> Transaction<L> {
     pub(super) fn new(explicit: bool, mode: TxMode, before: (Settings, Arc<Scope>)) -> Self {
         Self {
             explicit,
+            streams: explicit,
             mode,
             failed: false,
             place: Place::Nowhere,
             admission: None,
+            schema: None,
             effects: Vec::new(),
             writing: 0,
             context: Vec::new(),
@@ -130,8 +167,14 @@ impl<L: Link> Transaction<L> {
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
+            identity: None,
             before,
         }
+    }
+
+    /// Whether it leaves a record: it writes, or somebody may ask what became of it.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.writing > 0 || self.identity.is_some()
     }
 
     /// Whether it can go on elsewhere when its backend dies, as far as its level says.
@@ -180,9 +223,16 @@ impl<L: Link> Transaction<L> {
     }
 
     /// Marks a savepoint.
-    pub(super) fn mark(&mut self, name: &str, settings: Settings, scope: Arc<Scope>) {
+    pub(super) fn mark(
+        &mut self,
+        name: &str,
+        statement: &str,
+        settings: Settings,
+        scope: Arc<Scope>,
+    ) {
         self.savepoints.push(Savepoint {
             name: name.to_owned(),
+            statement: statement.to_owned(),
             effects: self.effects.len(),
             context: self.context.len(),
             settings,
@@ -190,9 +240,9 @@ impl<L: Link> Transaction<L> {
         });
     }
 
-    /// The savepoints that were set when the transaction had so many effects.
+    /// What sets the savepoints that were set when the transaction had so many effects.
     pub(super) fn savepoints_at(&self, effects: usize) -> impl Iterator<Item = &str> {
-        self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.name)
+        self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.statement)
     }
 
     /// Forgets a savepoint and those after it.
@@ -227,6 +277,10 @@ fn size(effect: &Effect) -> usize {
         Effect::Bound { sql, bind, .. } => sql.len() + bind.len(),
         Effect::Rows { old, new, .. } => rows(old) + rows(new),
         Effect::Bulk { sql, data, .. } => sql.len() + data.len(),
+        Effect::Intended(task) | Effect::Finished { task, .. } | Effect::Withdrawn { task, .. } => {
+            task.weight()
+        }
+        Effect::Deep { effect, witness } => size(effect) + witness.weight(),
         Effect::Advance { .. } | Effect::ResetSequence { .. } => 0,
     }
 }

@@ -1,5 +1,6 @@
 //! Writes: the leader first, then the effect to everyone else (I1).
 
+use super::deep::{self, WayBack};
 use super::leader::internal;
 use super::run::Step;
 use super::transaction::Place;
@@ -7,12 +8,11 @@ use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Hold, Sequences, Touched};
-use crate::store::capture::Captured;
-use crate::store::changes::Changes;
 use crate::store::journal::{Effect, push_row};
+use crate::store::witness::Reports;
 
 /// By how many values a sequence is reserved ahead on the followers.
-const SEQUENCE_STRIDE: i64 = 64;
+pub(super) const SEQUENCE_STRIDE: i64 = 64;
 
 impl<P: Protocol> Session<P> {
     /// Runs a write on the leader and streams its effect to the followers.
@@ -36,23 +36,44 @@ impl<P: Protocol> Session<P> {
             && !changed
             && step.work.effect(step.sql, None).is_some()
             && step.work.is_fixed(doubtful);
-        let watch = Watch {
-            rows: !keyed,
-            sequences: (!keyed).then_some(&step.statement.sequences),
-            digest: false,
-            bulk: false,
+        let returned = step.statement.returned.as_deref();
+        let returned = returned.filter(|r| !keyed && !changed && step.work.may_return(r.shown));
+        let proved = keyed || returned.is_some();
+        let way_back = if proved { WayBack::None } else { self.way_back(step) };
+        let watch = match returned {
+            Some(_) => Watch { returned, ..Watch::default() },
+            None if keyed => Watch { context: Some(&step.statement.context), ..Watch::default() },
+            None => {
+                let sequences = Some(&step.statement.sequences);
+                let undoable = way_back == WayBack::Savepoint;
+                Watch { rows: true, sequences, undoable, ..Watch::default() }
+            }
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;
         if let Some(error) = outcome.error {
+            // What the proof says of the table may be what is wrong.
+            if returned.is_some() && !self.is_still_proved(step).await {
+                return self.write_again(step, hold, mark).await;
+            }
             return Err(Stop::Server(error));
         }
-        if keyed && !self.is_still_keyed(step).await {
+        if deep::hides_ddl(&outcome) {
+            return self.everywhere(step, hold, mark, way_back).await;
+        }
+        if watch.undoable {
+            self.forget_way_back();
+        }
+        if proved && !self.is_still_proved(step).await {
             return self.write_again(step, hold, mark).await;
         }
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
+        self.note_left(&outcome);
         if keyed {
             self.add_keyed(step, &outcome)?;
+        } else if returned.is_some() {
+            self.add_returned(step, outcome)?;
+            self.note_draw(&step.statement.sequences);
         } else {
             let resets = step.statement.resets_sequences;
             self.add_captured(step.statement.writes.clone(), outcome, resets)?;
@@ -63,7 +84,8 @@ impl<P: Protocol> Session<P> {
         self.stream(from).await
     }
 
-    /// DDL committed while a keyed statement waited for its table: alone, it runs again, captured.
+    /// DDL committed while a statement waited for its table of which more was known than that it
+    /// writes: alone, it runs again, captured.
     async fn write_again(
         &mut self,
         step: &Step<'_, P::Work>,
@@ -79,12 +101,13 @@ impl<P: Protocol> Session<P> {
         // Captured whatever the classifier would say now: there is no third attempt.
         let mut statement = step.statement.clone();
         statement.keyed_if.clear();
+        statement.returned = None;
         let step = Step { statement: &statement, ..*step };
         Box::pin(self.write(&step, false, hold)).await
     }
 
     /// Notes on which connection the session has drawn from a sequence: currval() knows it only there.
-    fn note_draw(&mut self, sequences: &Sequences) {
+    pub(super) fn note_draw(&mut self, sequences: &Sequences) {
         if *sequences != Sequences::None
             && let Some(tx) = &self.tx
             && let Place::Leading { leader, .. } = &tx.place
@@ -93,8 +116,8 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    /// Whether a keyed statement is one still, with the newest catalog.
-    async fn is_still_keyed(&self, step: &Step<'_, P::Work>) -> bool {
+    /// Whether what was proved of a statement holds with the newest catalog.
+    async fn is_still_proved(&self, step: &Step<'_, P::Work>) -> bool {
         let epoch = self.shared.catalogs.epoch();
         if epoch == step.plan.epoch {
             return true;
@@ -106,6 +129,7 @@ impl<P: Protocol> Session<P> {
             s.class == step.statement.class
                 && s.writes == step.statement.writes
                 && s.keyed_if == step.statement.keyed_if
+                && s.returned == step.statement.returned
         })
     }
 
@@ -120,8 +144,30 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
+        if let Some(sql) = &outcome.context {
+            tx.add(Effect::Text { sql: sql.clone(), rows: None }, false);
+        }
         tx.add(effect, true);
         tx.touch(&step.statement.writes);
+        self.check_size()
+    }
+
+    /// Takes the effects that were made of the rows that came back.
+    fn add_returned(&mut self, step: &Step<'_, P::Work>, outcome: Outcome) -> Result<(), Stop> {
+        let came = u64::try_from(outcome.effects.len()).ok();
+        if outcome.rows != came {
+            return Err(internal("not every row that was written came back").into());
+        }
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
+        if !outcome.effects.is_empty() {
+            tx.touch(&step.statement.writes);
+        }
+        for effect in outcome.effects {
+            tx.add(effect, true);
+        }
+        self.reserve(outcome.sequences, false)?;
         self.check_size()
     }
 
@@ -132,21 +178,13 @@ impl<P: Protocol> Session<P> {
         outcome: Outcome,
         resets: bool,
     ) -> Result<(), Stop> {
-        let mut changes = Changes::new(0);
-        for captured in outcome.captured {
-            match captured {
-                Captured::Row(row) => changes.push(row),
-                Captured::Ddl { temporary: true, .. } => self.stays.other = true,
-                Captured::Ddl { tag, .. } => return Err(hidden_ddl(&tag).into()),
-                Captured::Unreadable => {
-                    return Err(internal("a report of the capture triggers cannot be read").into());
-                }
-            }
+        let reports = Reports::read(outcome.captured, outcome.counted).map_err(|e| internal(&e))?;
+        if let Some(tag) = reports.tags.first() {
+            let why = "it was not the statement itself that ran it, or its answer was on the way";
+            return Err(deep::refused(tag, why).into());
         }
-        let Some(counted) = outcome.counted else {
-            return Err(internal("the captured rows were not counted").into());
-        };
-        let changes = changes.settle(counted).map_err(|e| internal(&e.to_string()))?;
+        self.stays.other |= reports.temporary;
+        let changes = reports.rows;
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
@@ -161,7 +199,16 @@ impl<P: Protocol> Session<P> {
                 + change.new.as_ref().map_or(0, String::len);
             push_row(&mut tx.effects, from, change);
         }
-        for (sequence, value, increment) in outcome.sequences {
+        self.reserve(outcome.sequences, resets)?;
+        self.check_size()
+    }
+
+    /// Keeps the followers' sequences ahead of what was drawn: name, value, step.
+    fn reserve(&mut self, sequences: Vec<(String, i64, i64)>, resets: bool) -> Result<(), Stop> {
+        let Some(tx) = &mut self.tx else {
+            return Err(internal("no transaction").into());
+        };
+        for (sequence, value, increment) in sequences {
             let bound = self.shared.ledger.bound(&sequence);
             let passed = bound.is_none_or(|b| if increment > 0 { value > b } else { value < b });
             let value = value.saturating_add(increment.saturating_mul(SEQUENCE_STRIDE));
@@ -173,11 +220,11 @@ impl<P: Protocol> Session<P> {
                 tx.add(Effect::Advance { sequence, value }, true);
             }
         }
-        self.check_size()
+        Ok(())
     }
 
     pub(super) fn check_size(&self) -> Result<(), Stop> {
-        let limit = self.shared.settings.max_effects;
+        let limit = self.shared.settings().max_effects;
         if self.tx.as_ref().is_some_and(|tx| tx.size > limit) {
             return Err(Failure::new(
                 Kind::Refused,
@@ -198,7 +245,7 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        if (!tx.explicit && !opened) || tx.effects.len() == from || tx.writing == 0 {
+        if (!tx.streams && !opened) || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
         if !opened {
@@ -219,18 +266,11 @@ impl<P: Protocol> Session<P> {
     /// A statement that was taken for a read and writes: the server refused it on a reader.
     pub(super) async fn write_misjudged(&mut self, work: &P::Work) -> Result<(), Stop> {
         self.open_block(false, TxMode::default());
-        let watch =
-            Watch { rows: true, sequences: Some(&Sequences::Any), digest: false, bulk: false };
+        let watch = Watch { rows: true, sequences: Some(&Sequences::Any), ..Watch::default() };
         let outcome = self.on_leader(work, watch).await?;
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));
         }
         self.add_captured(Touched::Unknown, outcome, false)
     }
-}
-
-fn hidden_ddl(tag: &str) -> Failure {
-    Failure::new(Kind::Refused, format!("{tag} inside a function, a procedure or a DO block"))
-        .detail("what a function changes in the catalog cannot be repeated on the other databases")
-        .hint("run the DDL as a statement of its own")
 }

@@ -13,14 +13,19 @@ mod control;
 mod judge;
 mod mysql;
 mod pg;
+mod question;
+mod refusal;
+mod schema;
 mod scope;
 mod statement;
 
 pub use judge::{Answers, Judge, ignorant, informed, questions};
 pub use mysql::assignment_of;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
+pub use question::{Argument, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, Context, CopyIn, Ddl, DdlStep, Discard, Hold, Isolation, Maintenance, Modes, Password,
-    Refusal, Script, Sequences, SetOp, Setting, Split, Statement, TimeParam, Told, Touched, TxOp,
+    Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes,
+    Outside, Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split, Statement,
+    TimeParam, Told, Touched, TxOp,
 };

@@ -3,6 +3,9 @@
 use std::ops::Range;
 
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
+use super::question::Own;
+pub use super::refusal::Refusal;
+pub use super::schema::{Ddl, DdlStep, Maintenance, Outside, Password, Split};
 
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +56,8 @@ pub struct Statement {
     /// Of a captured statement that would be keyed if only the values bound to these parameters
     /// are: it may be run as [`Class::Keyed`] when [`TimeParam::is_fixed`] holds for all of them.
     pub keyed_if: Vec<TimeParam>,
+    /// Of a captured statement whose whole outcome a RETURNING list can tell.
+    pub returned: Option<Box<Returned>>,
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
@@ -74,6 +79,35 @@ pub struct Context {
     pub rand_seeds: bool,
     /// User variables that it reads, in lower case and without the `@`.
     pub user_variables: Vec<String>,
+}
+
+/// A write that is captured by what it returns: the leader gives back the columns that the followers
+/// are sent, behind those that the client has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returned {
+    /// What the leader runs.
+    pub leader: String,
+    /// What a follower runs for each row that came back, with its columns as parameters.
+    pub followers: String,
+    /// How many columns in front are the client's own.
+    pub shown: usize,
+    /// How many columns behind them are the followers'.
+    pub columns: usize,
+    /// Which of these were drawn from a sequence.
+    pub draws: Vec<Draw>,
+    /// Other sequences that may have moved.
+    pub asks: Sequences,
+}
+
+/// A column that got its value from a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draw {
+    /// Its place among the followers' columns.
+    pub place: usize,
+    /// The sequence, as the server quotes it.
+    pub sequence: String,
+    /// Its step.
+    pub increment: i64,
 }
 
 /// A parameter that goes into a column of a date/time type.
@@ -151,6 +185,15 @@ impl Sequences {
         }
     }
 
+    pub(super) fn remove(&mut self, sequence: &str) {
+        if let Self::Named(names) = self {
+            names.retain(|known| known != sequence);
+            if names.is_empty() {
+                *self = Self::None;
+            }
+        }
+    }
+
     pub(super) fn merge(&mut self, other: &Self) {
         match other {
             Self::None => {}
@@ -219,6 +262,15 @@ pub enum Class {
     Unlisten(Option<String>),
     /// NOTIFY: on the leader alone, else each listener would hear it from every backend.
     Notify,
+    /// Cancels what another session of the same user runs.
+    Kill {
+        /// The number the session was told at its login.
+        number: u32,
+        /// The session ends, too.
+        whole: bool,
+    },
+    /// The proxy answers it: no backend knows.
+    Own(Own),
     /// Cannot be made the same on all backends.
     Refused(Refusal),
 }
@@ -234,17 +286,6 @@ pub enum Discard {
     Temp,
 }
 
-/// A clear error: what, why, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The error's class.
-    pub sqlstate: &'static str,
-    /// What is refused and why.
-    pub message: String,
-    /// What to write instead.
-    pub hint: String,
-}
-
 /// COPY … FROM STDIN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyIn {
@@ -254,65 +295,6 @@ pub struct CopyIn {
     pub bulk: Option<String>,
     /// The table is temporary: leader only, nothing to capture.
     pub writes_temp: bool,
-}
-
-/// A statement that changes the schema.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ddl {
-    /// What the followers run instead of the client's text.
-    pub followers: Option<String>,
-    /// A table that is created and filled by one statement.
-    pub split: Option<Split>,
-    /// A password in clear, to be replaced by one verifier for all backends.
-    pub password: Option<Password>,
-    /// CREATE TRIGGER of one of our own triggers, as in a dump: answer it without running it.
-    pub duplicate_trigger: bool,
-    /// Run on every backend right after the statement, in the same transaction: it mends what
-    /// DISABLE/ENABLE TRIGGER ALL did to the capture triggers.
-    pub after: Option<String>,
-    /// The outcome depends on rows that are read (CREATE/REFRESH MATERIALIZED VIEW): no commit may
-    /// be under way on any backend while it runs.
-    pub reads_rows: bool,
-    /// What to run instead of the client's text, in this order. Empty: the text as it is.
-    pub steps: Vec<DdlStep>,
-}
-
-/// A step of a statement that had to be taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DdlStep {
-    /// What the leader runs.
-    pub sql: String,
-    /// An UPDATE that travels as rows. Otherwise the followers run the same text.
-    pub captured: bool,
-}
-
-/// CREATE TABLE AS and SELECT INTO, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
-    /// The empty table, for every backend.
-    pub create: String,
-    /// INSERT … SELECT, to be captured on the leader.
-    pub fill: String,
-    /// The client's command tag in front of the number of rows.
-    pub verb: &'static str,
-}
-
-/// A password in clear.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Password {
-    /// The literal with its quotes, in the client's string.
-    pub range: Range<usize>,
-    /// What it says.
-    pub plain: String,
-}
-
-/// What may not run in a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maintenance {
-    /// No logical content: best effort on the followers.
-    Everywhere,
-    /// Changes the schema: between an intent and a done record, one backend at a time.
-    Journaled,
 }
 
 impl Statement {
@@ -339,6 +321,7 @@ impl Statement {
             cursor: None,
             context: Context::default(),
             commits: false,
+            returned: None,
         }
     }
 
@@ -374,24 +357,5 @@ impl Statement {
 
     pub(super) fn refused(tag: &'static str, refusal: Refusal) -> Self {
         Self::new(tag, Class::Refused(refusal))
-    }
-}
-
-impl Refusal {
-    /// What has no way to be the same on all backends.
-    pub(super) fn unsupported(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { sqlstate: "0A000", message: message.into(), hint: hint.into() }
-    }
-
-    /// What belongs to the proxy alone.
-    pub(super) fn reserved(message: impl Into<String>) -> Self {
-        Self {
-            sqlstate: "42501",
-            message: message.into(),
-            hint:
-                "The schema \"lockstep\" and the settings \"lockstep.*\" keep the backends equal; \
-                   use the console's commands instead."
-                    .to_owned(),
-        }
     }
 }

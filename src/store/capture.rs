@@ -12,7 +12,7 @@ pub const ROW_CODE: &[u8] = b"LS002";
 pub const DDL_CODE: &[u8] = b"LS003";
 
 /// What one change does to rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Op {
     /// Rows were added.
     Insert,
@@ -59,6 +59,8 @@ pub enum Captured {
         /// Whether it touched temporary objects only.
         temporary: bool,
     },
+    /// A table got rows that no trigger has seen; its name is in hexadecimal.
+    Filled(String),
     /// It bears our mark and makes no sense: rows in an encoding that is not UTF-8, or another version of the triggers.
     /// The transaction must not commit.
     Unreadable,
@@ -94,7 +96,10 @@ pub fn captured(fields: &[(u8, &[u8])], mark: &str) -> Option<Captured> {
     }
     if code == DDL_CODE {
         let tag = String::from_utf8_lossy(field(b'D')).into_owned();
-        return Some(Captured::Ddl { tag, temporary: field(b'H') == b"temp" });
+        return Some(match field(b'H') {
+            b"filled" => Captured::Filled(tag),
+            hint => Captured::Ddl { tag, temporary: hint == b"temp" },
+        });
     }
     let values = [field(b's'), field(b't'), field(b'c'), field(b'D'), field(b'H')];
     Some(row(values).map_or(Captured::Unreadable, Captured::Row))

@@ -12,10 +12,11 @@
 //!   the one that it replaces in a unique index.
 
 use super::capture::{CapturedRow, Op};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// One net change of one row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
     /// `"schema"."table"`.
     pub relation: String,

@@ -207,8 +207,8 @@ impl Backend<'_> {
             .client
             .query_one(
                 "SELECT obj_description(to_regnamespace('lockstep'), 'pg_namespace'), \
-                 (SELECT count(*) FROM pg_event_trigger WHERE evtname IN ('lockstep_ddl_end', 'lockstep_ddl_drop') \
-                 AND evtenabled = 'A'), to_regprocedure('lockstep.unguarded(oid[])') IS NOT NULL",
+                 (SELECT count(*) FROM pg_event_trigger WHERE evtname IN ('lockstep_ddl_end', 'lockstep_ddl_drop', \
+                 'lockstep_ddl_rewrite') AND evtenabled = 'A'), to_regprocedure('lockstep.unguarded(oid[])') IS NOT NULL",
                 &[],
             )
             .await?;
@@ -223,7 +223,7 @@ impl Backend<'_> {
             }
             Some(_) => {}
         }
-        if row.get::<_, i64>(1) != 2 {
+        if row.get::<_, i64>(1) != 3 {
             let what = "DDL is not watched, so new tables will not be captured".into();
             findings.push(self.finding(Severity::Error, what, REMEDY));
         }

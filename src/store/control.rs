@@ -4,18 +4,28 @@
 //! on what users have put into the database.
 
 use super::capture::quoted;
-use super::journal::Record;
+use super::journal::{OUTSIDE_VERSION, Record};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error};
 
 /// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
 /// and event triggers in place afterwards.
-pub const SCHEMA_SQL: &str =
-    concat!(include_str!("schema.sql"), include_str!("apply.sql"), include_str!("watch.sql"));
+pub const SCHEMA_SQL: &str = concat!(
+    include_str!("schema.sql"),
+    include_str!("apply.sql"),
+    include_str!("fingerprint_head.sql"),
+    include_str!("compare.sql"),
+    include_str!("fingerprint_tail.sql"),
+    include_str!("watch.sql")
+);
 
 /// What the comment on the schema says when it is of this version.
-pub const SCHEMA_VERSION: &str = "lockstep schema 1";
+pub const SCHEMA_VERSION: &str = "lockstep schema 2";
+
+/// `complete_to` of a backend that was never filled: it lacks even what was there before the journal's first record, so
+/// that no journal, however far it reaches back, makes it complete.
+pub const NOTHING: i64 = -1;
 
 /// The control row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +180,23 @@ pub async fn journal_tail(client: &Client, after: i64) -> Result<Vec<(i64, i64)>
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Whose the record with this identity is, among those after one number and up to another. There is
+/// no index on the identity: it would cost every commit, and hardly anybody asks.
+pub async fn owner_of(
+    client: &Client,
+    id: i64,
+    after: i64,
+    upto: i64,
+) -> Result<Option<String>, Error> {
+    let found = client
+        .query_opt(
+            "SELECT usr FROM lockstep.journal WHERE seq > $1 AND seq <= $2 AND id = $3 LIMIT 1",
+            &[&after, &upto, &id],
+        )
+        .await?;
+    Ok(found.map(|row| row.get(0)))
+}
+
 /// The highest sequence number in the journal, or that to which it was pruned.
 pub async fn journal_end(client: &Client) -> Result<i64, Error> {
     let row = client
@@ -204,6 +231,18 @@ pub async fn read_records_by_seq(client: &Client, seqs: &[i64]) -> Result<Vec<Re
     Ok(rows.iter().map(record).collect())
 }
 
+/// The records after one that are about statements outside a transaction, in order.
+pub async fn outside_records(client: &Client, after: i64) -> Result<Vec<Record>, Error> {
+    let rows = client
+        .query(
+            "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq > $1 \
+             AND pg_catalog.get_byte(pg_catalog.substring(entry, 1, 1), 0) = $2 ORDER BY seq",
+            &[&after, &i32::from(OUTSIDE_VERSION)],
+        )
+        .await?;
+    Ok(rows.iter().map(record).collect())
+}
+
 fn record(row: &tokio_postgres::Row) -> Record {
     Record { seq: row.get(0), id: row.get(1), user: row.get(2), entry: row.get(3) }
 }
@@ -214,6 +253,47 @@ pub async fn set_complete(client: &Client, seq: i64) -> Result<(), Error> {
         .execute("UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1", &[&seq])
         .await?;
     Ok(())
+}
+
+/// Records weighed at the most in one look.
+const WEIGHED_AT_ONCE: i64 = 10_000;
+/// About what a row of the journal takes besides its entry.
+const ROW_BYTES: i64 = 80;
+
+/// The records after one number and up to another, as many as have at most so many bytes on disk, and at least one:
+/// number of the last, how many, bytes. Nothing when there are none.
+pub async fn weigh(
+    client: &Client,
+    after: i64,
+    upto: i64,
+    bytes: i64,
+) -> Result<Option<(i64, u64, u64)>, Error> {
+    let row = client
+        .query_one(
+            "SELECT max(seq), count(*), coalesce(sum(size), 0)::bigint FROM ( \
+             SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total FROM ( \
+             SELECT seq, pg_catalog.pg_column_size(entry) + $4::bigint AS size FROM lockstep.journal \
+             WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $5) AS next) AS summed \
+             WHERE total - size < $3::bigint",
+            &[&after, &upto, &bytes, &ROW_BYTES, &WEIGHED_AT_ONCE],
+        )
+        .await?;
+    let last: Option<i64> = row.get(0);
+    let number = |n: i64| n.unsigned_abs();
+    Ok(last.map(|last| (last, number(row.get(1)), number(row.get(2)))))
+}
+
+/// The number of the oldest record that is younger than so many seconds, by the server's own clock.
+pub async fn first_younger(client: &Client, seconds: f64) -> Result<Option<i64>, Error> {
+    let row = client
+        .query_opt(
+            "SELECT seq FROM lockstep.journal \
+             WHERE at >= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1) \
+             ORDER BY seq LIMIT 1",
+            &[&seconds],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins after

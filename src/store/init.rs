@@ -6,7 +6,7 @@
 
 use super::compare::{Content, content, diff};
 use super::control::{
-    Control, identity, install, install_tokens, journal_end, read_control, read_tokens,
+    Control, NOTHING, identity, install, install_tokens, journal_end, read_control, read_tokens,
     write_control,
 };
 use super::fill::{FillError, fill, wipe};
@@ -138,7 +138,8 @@ pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitRep
     if working {
         for target in &fresh {
             report.notes.push(format!(
-                "{} joins a cluster that is at work: activate it, and it will be filled",
+                "{} joins a cluster that is at work: it stays inactive until it has a copy (README, \
+                 \"When a server comes back\")",
                 target.name
             ));
         }
@@ -159,7 +160,7 @@ pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitRep
             view: i64::from(!working),
             members: if working { Vec::new() } else { members.clone() },
             ballot: 0,
-            complete_to: 0,
+            complete_to: if working { NOTHING } else { 0 },
             pruned_to: 0,
         };
         write_control(&target.client, &control).await.map_err(at(target))?;

@@ -9,10 +9,15 @@
 
 pub use super::capture::Op;
 use super::changes::Change;
+use super::outside::Task;
+use super::witness::Witness;
 use serde::{Deserialize, Serialize};
 
-/// The first byte of every encoded entry.
-const VERSION: u8 = 1;
+/// The first byte of an encoded entry. Version 1 knew fewer effects; what it knew has the same form.
+const VERSION: u8 = 2;
+/// The first byte of an entry about a statement outside a transaction, so that the database can find
+/// such entries without the others being read.
+pub const OUTSIDE_VERSION: u8 = 3;
 
 /// Rows of one relation that travel in one call of `lockstep.apply`. More would make a single statement hold up the
 /// connection for long and a single failure cost much.
@@ -53,6 +58,11 @@ pub const MARK_TYPES: [u32; 2] = [25, 25];
 pub const FOLLOW_SQL: &str = "SELECT lockstep.follow($1,$2)";
 /// Types of the parameters of [`FOLLOW_SQL`].
 pub const FOLLOW_TYPES: [u32; 2] = [25, 16];
+
+/// `$1` token, `$2` names of tables whose rows no trigger has seen. What became of the catalog, in one word.
+pub const FINGERPRINT_SQL: &str = "SELECT lockstep.fingerprint($1,$2)";
+/// Types of the parameters of [`FINGERPRINT_SQL`].
+pub const FINGERPRINT_TYPES: [u32; 2] = [25, 1009];
 
 /// Turns the capture on for the statements that follow in this transaction, and numbers their rows from 1.
 pub const CAPTURE_ON_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
@@ -120,11 +130,49 @@ pub enum Effect {
         /// How many rows it brought on the leader.
         rows: Option<u64>,
     },
-    /// A statement that may not run in a transaction.
+    /// A statement that may not run in a transaction, as version 1 recorded it: once it was done.
     Outside {
         /// Its text.
         sql: String,
     },
+    /// A statement that may not run in a transaction is about to run, on one backend after the other.
+    Intended(Task),
+    /// It was done everywhere.
+    Finished {
+        /// The number of the record that said so beforehand.
+        intent: i64,
+        /// What it was.
+        task: Task,
+        /// The indexes that it made.
+        made: Vec<String>,
+    },
+    /// It was done nowhere, or undone.
+    Withdrawn {
+        /// The number of the record that said so beforehand.
+        intent: i64,
+        /// What it was.
+        task: Task,
+    },
+    /// A statement that every backend runs for itself, because it changes the catalog out of sight.
+    Deep {
+        /// The statement.
+        effect: Box<Self>,
+        /// What it did on the leader, and must do everywhere.
+        witness: Witness,
+    },
+}
+
+impl Effect {
+    /// Whether it is about a statement outside a transaction.
+    pub fn is_outside(&self) -> bool {
+        matches!(
+            self,
+            Self::Outside { .. }
+                | Self::Intended(_)
+                | Self::Finished { .. }
+                | Self::Withdrawn { .. }
+        )
+    }
 }
 
 /// The content of one journal row.
@@ -145,7 +193,9 @@ pub enum EntryError {
     #[error("the journal entry is empty")]
     Empty,
     /// Written by a newer lockstep.
-    #[error("the journal entry has version {0}, this program reads version {VERSION}")]
+    #[error(
+        "the journal entry has version {0}, this program reads versions 1 to {OUTSIDE_VERSION}"
+    )]
     Version(u8),
     /// The bytes are damaged.
     #[error("the journal entry is damaged: {0}")]
@@ -160,7 +210,8 @@ impl Entry {
     pub fn encode(&self) -> Vec<u8> {
         let start = Vec::with_capacity(64 + self.weight());
         let mut bytes = start;
-        bytes.push(VERSION);
+        let outside = self.effects.iter().any(Effect::is_outside);
+        bytes.push(if outside { OUTSIDE_VERSION } else { VERSION });
         // Growing a vector is the only thing that happens here, and that does not fail.
         #[allow(clippy::expect_used)]
         postcard::to_extend(self, bytes).expect("a vector takes any entry")
@@ -169,7 +220,7 @@ impl Entry {
     /// The reverse of [`Entry::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
         let (version, rest) = bytes.split_first().ok_or(EntryError::Empty)?;
-        if *version != VERSION {
+        if !(1..=OUTSIDE_VERSION).contains(version) {
             return Err(EntryError::Version(*version));
         }
         let (entry, rest) = postcard::take_from_bytes(rest)?;
@@ -218,6 +269,16 @@ impl Entry {
                         sequence.len() + 24
                     }
                     Effect::Bulk { sql, data, .. } => sql.len() + data.len() + 24,
+                    Effect::Intended(task)
+                    | Effect::Finished { task, .. }
+                    | Effect::Withdrawn { task, .. } => task.weight(),
+                    Effect::Deep { effect, witness } => match &**effect {
+                        Effect::Bound { sql, types, bind, .. } => {
+                            sql.len() + types.len() * 5 + bind.len() + witness.weight()
+                        }
+                        Effect::Text { sql, .. } => sql.len() + witness.weight(),
+                        _ => witness.weight(),
+                    },
                 })
                 .sum::<usize>()
     }
@@ -307,6 +368,16 @@ mod tests {
         let bytes = entry.encode();
         assert!(bytes.len() <= 64 + entry.weight());
         assert_eq!(Entry::decode(&bytes).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_an_older_version_has_written_is_read() {
+        // Version 1, byte by byte: user, one setting, a keyed statement with its count of rows.
+        let text = b"\x01\x03app\x01\x01k\x03SET\x02\x00\x01x\x01\x01\x06\x06VACUUM";
+        let entry = Entry::decode(text).unwrap();
+        assert_eq!(entry.user, "app");
+        assert_eq!(entry.effects[0], Effect::Text { sql: "x".into(), rows: Some(1) });
+        assert_eq!(entry.effects[1], Effect::Outside { sql: "VACUUM".into() });
     }
 
     #[test]

@@ -23,3 +23,7 @@ pub mod journal;
 pub mod changes;
 
 pub mod capture;
+
+pub mod outside;
+
+pub mod witness;

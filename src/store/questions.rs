@@ -12,6 +12,16 @@ pub enum Severity {
     Error,
 }
 
+impl std::fmt::Display for Severity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
 /// Settings that must be equal on all backends, how bad it is when they are not, and why.
 pub(super) const SETTINGS: &[(&str, Severity, &str)] = &[
     (

@@ -55,6 +55,24 @@ BEGIN
   END IF;
 END $$;
 
+-- Tells the proxy of a table that got rows which no trigger has seen: it was made from a query, or rewritten. Its name is
+-- in hexadecimal, so that no client_encoding stands in its way.
+CREATE OR REPLACE FUNCTION lockstep.report_filled(rel oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF current_setting('lockstep.capture', true) = 'on' THEN
+    RAISE INFO USING ERRCODE = 'LS003', MESSAGE = lockstep.own_mark(), HINT = 'filled', DETAIL = (
+      SELECT concat(E'\\x', encode(convert_to(format('%I.%I', n.nspname, c.relname), 'UTF8'), 'hex'))
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel);
+  END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION lockstep.ddl_rewrite() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM lockstep.report_filled(pg_event_trigger_table_rewrite_oid());
+END $$;
+
 -- New tables get the triggers, altered ones keep them. What is dropped is reported by the other event trigger, which
 -- alone knows whether it was temporary.
 CREATE OR REPLACE FUNCTION lockstep.ddl_end() RETURNS event_trigger
@@ -67,6 +85,10 @@ BEGIN
     SELECT coalesce(bool_and(coalesce(schema_name = 'pg_temp', false)), false) INTO temporary
       FROM pg_event_trigger_ddl_commands();
     PERFORM lockstep.report_ddl(TG_TAG, temporary);
+  END IF;
+  IF TG_TAG IN ('CREATE TABLE AS', 'SELECT INTO', 'CREATE MATERIALIZED VIEW', 'REFRESH MATERIALIZED VIEW') THEN
+    PERFORM lockstep.report_filled(objid)
+      FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass AND schema_name <> 'pg_temp';
   END IF;
   IF TG_TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
     FOR rel IN
@@ -131,7 +153,11 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'lockstep_ddl_drop') THEN
     CREATE EVENT TRIGGER lockstep_ddl_drop ON sql_drop EXECUTE FUNCTION lockstep.ddl_drop();
   END IF;
+  IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'lockstep_ddl_rewrite') THEN
+    CREATE EVENT TRIGGER lockstep_ddl_rewrite ON table_rewrite EXECUTE FUNCTION lockstep.ddl_rewrite();
+  END IF;
   ALTER EVENT TRIGGER lockstep_ddl_end ENABLE ALWAYS;
+  ALTER EVENT TRIGGER lockstep_ddl_rewrite ENABLE ALWAYS;
   ALTER EVENT TRIGGER lockstep_ddl_drop ENABLE ALWAYS;
 END $$;
 
@@ -140,5 +166,5 @@ GRANT USAGE ON SCHEMA lockstep TO PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA lockstep FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lockstep FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION lockstep.record(text, bigint, bigint, text, bytea), lockstep.mark(text, text),
-  lockstep.apply(text, text, text, text[], text[]), lockstep.sequences(text, text[]),
+  lockstep.fingerprint(text, text[]), lockstep.apply(text, text, text, text[], text[]), lockstep.sequences(text, text[]),
   lockstep.follow(text, boolean), lockstep.advance(text, text, bigint), lockstep.reset_sequence(text, text, bigint, boolean) TO PUBLIC;

@@ -26,6 +26,8 @@ pub struct Prepared {
     pub types: Vec<u32>,
 }
 
+/// The identity of statements that are run once, and under no name.
+pub const UNSHARED: u64 = 1 << 61;
 /// Marks the identity of a statement that was rewritten from another one.
 const REWRITTEN: u64 = 1 << 62;
 
@@ -175,6 +177,31 @@ impl Work for PgWork {
             })
     }
 
+    fn may_return(&self, shown: usize) -> bool {
+        let steps = match self {
+            // A parameter in a text that has none is a mistake, which the extended protocol words
+            // differently.
+            Self::Query(text) => return !text.contains(&b'$'),
+            Self::Steps(steps) => steps,
+        };
+        // Formats that do not fit the columns are for the server to complain of.
+        let fits = |step: &Step| match step {
+            Step::Bind { portal, rest, .. } => {
+                let params = client::Bind { portal, statement: "", rest }.params();
+                params.is_ok_and(|p| p.result_formats.len() < 2 || p.result_formats.len() == shown)
+            }
+            _ => true,
+        };
+        let count = |wanted: fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count();
+        let closes = |step: &Step| matches!(step, Step::CloseStatement | Step::ClosePortal(_));
+        count(|step| matches!(step, Step::Bind { .. })) == 1
+            && count(|step| matches!(step, Step::Execute { .. })) == 1
+            && count(|step| matches!(step, Step::Parse(_))) <= 1
+            && !steps.iter().any(closes)
+            && steps.iter().all(fits)
+            && !self.is_partial()
+    }
+
     fn described(&self) -> Option<&str> {
         let Self::Steps(steps) = self else {
             return None;
@@ -187,9 +214,41 @@ impl Work for PgWork {
         })
     }
 
+    fn texts(&self) -> Vec<&Arc<Text>> {
+        let Self::Steps(steps) = self else {
+            return Vec::new();
+        };
+        let named = steps.iter().filter_map(|step| match step {
+            Step::Parse(statement)
+            | Step::Bind { statement, .. }
+            | Step::DescribeStatement(statement) => Some(&statement.prepared.text),
+            _ => None,
+        });
+        named.collect()
+    }
+
+    fn parameter(&self, number: u32) -> Option<Option<String>> {
+        let Self::Steps(steps) = self else {
+            return None;
+        };
+        let (portal, rest) = steps.iter().rev().find_map(|step| match step {
+            Step::Bind { portal, rest, .. } => Some((portal, rest)),
+            _ => None,
+        })?;
+        let bind = client::Bind { portal, statement: "", rest };
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        // Texts travel as they are in either format.
+        let value = *bind.params().ok()?.values.get(place)?;
+        Some(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
     fn needs_backend(&self) -> bool {
         let closes = |step: &Step| matches!(step, Step::CloseStatement);
         !matches!(self, Self::Steps(steps) if steps.iter().all(closes))
+    }
+
+    fn resets(&self) -> bool {
+        false // SQL has DISCARD ALL for that.
     }
 
     fn is_partial(&self) -> bool {
@@ -209,6 +268,62 @@ impl Work for PgWork {
                         .iter()
                         .any(|s| matches!(s, Step::DescribePortal(_) | Step::ClosePortal(_)));
                 limited || named || elsewhere || (binds != executes)
+            }
+        }
+    }
+}
+
+impl PgWork {
+    /// The same as steps of the extended protocol, for a statement with another text whose result
+    /// has `shown` columns of the application's, and `more` behind them, in binary form, of ours.
+    pub fn extended(
+        &self,
+        swap: &dyn Fn(&[u32]) -> Arc<Prepared>,
+        shown: usize,
+        more: usize,
+    ) -> Vec<Step> {
+        let columns = |formats: &[u16]| {
+            let each = (0..shown).map(|n| match formats {
+                [] => 0,
+                [all] => *all,
+                each => each.get(n).copied().unwrap_or(0),
+            });
+            each.chain(std::iter::repeat_n(1, more)).collect::<Vec<u16>>()
+        };
+        match self {
+            Self::Query(_) => {
+                let reference = Reference { prepared: swap(&[]), named: false };
+                let rest = client::bind_rest(&[], &columns(&[])).freeze();
+                vec![
+                    Step::Parse(reference.clone()),
+                    Step::Bind { portal: String::new(), statement: reference, rest },
+                    Step::DescribePortal(String::new()),
+                    Step::Execute { portal: String::new(), max_rows: 0 },
+                ]
+            }
+            Self::Steps(steps) => {
+                let mut other: Option<Arc<Prepared>> = None;
+                let mut refer = |reference: &Reference| Reference {
+                    prepared: other.get_or_insert_with(|| swap(&reference.prepared.types)).clone(),
+                    named: reference.named,
+                };
+                steps
+                    .iter()
+                    .map(|step| match step {
+                        Step::Parse(reference) => Step::Parse(refer(reference)),
+                        Step::DescribeStatement(reference) => {
+                            Step::DescribeStatement(refer(reference))
+                        }
+                        Step::Bind { portal, statement, rest } => Step::Bind {
+                            portal: portal.clone(),
+                            statement: refer(statement),
+                            // `may_return` has seen that it can be read.
+                            rest: client::with_result_formats(rest, columns)
+                                .map_or_else(|_| rest.clone(), bytes::BytesMut::freeze),
+                        },
+                        same => same.clone(),
+                    })
+                    .collect()
             }
         }
     }

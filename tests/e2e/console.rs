@@ -133,6 +133,30 @@ fn a_backend_is_taken_out_and_brought_back() {
 }
 
 #[test]
+fn activate_wakes_the_named_one_alone() {
+    run_within(secs(90), async {
+        let cluster = Options::servers(3).set("cluster.reactivate", "\"manual\"").start().await;
+        let app = cluster.connect().await;
+        app.run("create table wake_t(id int primary key)").await;
+        for name in ["b", "c"] {
+            cluster.server(name).stop_fast();
+            app.run("insert into wake_t select count(*) from wake_t").await;
+            cluster.wait_inactive(name).await;
+            cluster.server(name).start();
+        }
+        tokio::time::sleep(secs(2)).await;
+        assert_eq!(cluster.active().await, ["a"], "nobody was told to come back");
+        cluster.console("ACTIVATE c").await;
+        cluster.wait_active("c").await;
+        tokio::time::sleep(secs(2)).await;
+        assert_eq!(cluster.active().await, ["a", "c"]);
+        cluster.console("ACTIVATE b").await;
+        cluster.wait_active("b").await;
+        cluster.assert_all_equal().await;
+    });
+}
+
+#[test]
 fn the_last_active_backend_stays() {
     run_within(secs(60), async {
         let cluster = Cluster::start(2).await;

@@ -2,6 +2,7 @@
 
 use crate::rig::cluster::{Cluster, Options, spoken};
 use crate::rig::load::Load;
+use crate::rig::wire::lines;
 use crate::rig::{eventually, run, run_heavy, run_within, secs, within};
 
 #[test]
@@ -110,6 +111,49 @@ fn sighup_reads_the_configuration_again() {
         cluster.configure("limits.no_such_key", "2");
         load.goes_on(20, secs(10)).await;
         load.stop().await.nobody_was_disconnected();
+    });
+}
+
+#[test]
+fn a_new_password_is_taken_over_without_a_restart() {
+    run_within(secs(60), async {
+        let cluster = Cluster::start(2).await;
+        let app2 = cluster.connect_as("app2").await;
+        app2.run("alter role app2 password 'renewed'").await;
+        let text = std::fs::read_to_string(&cluster.config).expect("the configuration");
+        let renewed = text.replace("password = \"app2\"", "password = \"renewed\"");
+        assert_ne!(text, renewed);
+        std::fs::write(&cluster.config, renewed).expect("the configuration");
+        cluster.with_proxy(|p| p.signal("HUP"));
+        let again = eventually("the new password to be taken", secs(5), || async {
+            let open = cluster.try_connect("app2", "renewed", "app").await;
+            open.map_err(|e| format!("{e:?}"))
+        })
+        .await;
+        assert!(cluster.try_connect("app2", "app2", "app").await.is_err(), "the old one is good");
+        // Also where a new connection to the servers is needed.
+        again.run("begin; select 1").await;
+        app2.run("begin; select pg_advisory_xact_lock(1); commit").await;
+        again.run("commit; select pg_advisory_xact_lock(1)").await;
+    });
+}
+
+#[test]
+fn a_silent_transaction_ends_when_told() {
+    run_within(secs(60), async {
+        let limit = Options::servers(2).set("timeouts.idle_in_transaction", "\"1s\"");
+        let cluster = limit.start().await;
+        let app = cluster.connect().await;
+        app.run("create table silent_t(id int primary key); insert into silent_t values (1)").await;
+        let mut silent = cluster.wire().await;
+        silent.query("begin; update silent_t set id = 2").await;
+        let said = lines(&silent.until_ready(1).await);
+        assert!(said.iter().any(|line| line.contains("25P03")), "{said:?}");
+        // What it had locked is free, and whoever is silent without a transaction may be.
+        within("the row", secs(5), app.run("update silent_t set id = 3")).await;
+        tokio::time::sleep(secs(2)).await;
+        app.run("begin; update silent_t set id = 4; commit").await;
+        cluster.assert_all_equal().await;
     });
 }
 

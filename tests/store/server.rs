@@ -208,7 +208,7 @@ impl Leader {
     pub(crate) fn rows(&self) -> Vec<CapturedRow> {
         let row = |captured| match captured {
             Captured::Row(row) => Some(row),
-            Captured::Ddl { .. } => None,
+            Captured::Ddl { .. } | Captured::Filled(_) => None,
             Captured::Unreadable => panic!("unreadable"),
         };
         self.captured().into_iter().filter_map(row).collect()

@@ -15,6 +15,9 @@ use crate::store::journal::MARK_SQL;
 const STARTED: &str = "SELECT ((extract(epoch FROM pg_catalog.pg_postmaster_start_time()) \
                        OPERATOR(pg_catalog.*) 1000000)::bigint)::text";
 
+/// How each application user logs in on one backend; replaced when the configuration is read again.
+pub type Logins = arc_swap::ArcSwap<HashMap<String, Login>>;
+
 /// Opens connections to one PostgreSQL backend.
 #[derive(Debug)]
 pub struct PgDial {
@@ -23,7 +26,7 @@ pub struct PgDial {
     /// What its connections have in common.
     pub shared: Arc<Shared>,
     /// How each application user logs in there.
-    pub logins: HashMap<String, Login>,
+    pub logins: Arc<Logins>,
     /// When the server was started, as far as its journal has been looked at since.
     pub started: Arc<Mutex<String>>,
 }
@@ -35,11 +38,11 @@ impl PgDial {
         purpose: Purpose,
         gone: CancellationToken,
     ) -> Result<PgLink, ConnectError> {
-        let Some(login) = self.logins.get(user) else {
+        let known = self.logins.load().get(user).cloned();
+        let Some(mut login) = known else {
             let message = format!("user \"{user}\" is not in the configuration");
             return Err(ConnectError::Refused { code: "28000".into(), message });
         };
-        let mut login = login.clone();
         if purpose == Purpose::Read {
             let read_only = ("default_transaction_read_only".to_owned(), "on".to_owned());
             login.parameters.push(read_only);

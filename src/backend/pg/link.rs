@@ -2,7 +2,9 @@
 //!
 //! Everything is queued first and flushed together, so that a transaction's settings, its BEGIN and
 //! its first statement travel in one packet. Answers are matched to requests by order: each request
-//! ends with a ReadyForQuery.
+//! ends with a ReadyForQuery. Statements of the extended protocol that are queued one after the other
+//! share one request: the server then answers all of them in one piece, and after an error in one it
+//! passes over the rest.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -56,13 +58,20 @@ pub(super) enum ParseFate {
     Close,
 }
 
-/// One request whose answer is outstanding.
+/// One statement of a request.
 #[derive(Debug)]
-struct Expected {
+struct Part {
     /// Rows that the leader had, for an effect.
     rows: Option<u64>,
     /// For error messages.
     what: &'static str,
+}
+
+/// One request: what is answered with one ReadyForQuery.
+#[derive(Debug, Default)]
+struct Request {
+    /// Its statements, in order. Those that are answered are taken off.
+    parts: VecDeque<Part>,
     /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
     fates: VecDeque<(ParseFate, u64)>,
 }
@@ -92,13 +101,16 @@ pub struct PgLink {
     pub(super) wants_digest: bool,
     /// The bulk load under way was opened by an extended query.
     pub(super) bulk_by_steps: bool,
-    expected: VecDeque<Expected>,
+    /// The session's settings, and the same with a share's limits.
+    pub(super) share: Option<(Settings, Settings)>,
+    /// Requests whose answers are outstanding.
+    expected: VecDeque<Request>,
+    /// The request that is being put together.
+    open: Request,
     first_error: Option<Mishap>,
     /// Statements the server knows, and those whose Parse is under way.
     prepared: HashSet<u64>,
     unnamed: Option<u64>,
-    /// The fates of the request that is being put together.
-    fates: VecDeque<(ParseFate, u64)>,
 }
 
 /// A statement that does not exist: to close it does nothing, and is answered in its turn.
@@ -132,11 +144,12 @@ impl PgLink {
             digest: std::hash::DefaultHasher::new(),
             wants_digest: false,
             bulk_by_steps: false,
+            share: None,
             expected: VecDeque::new(),
+            open: Request::default(),
             first_error: None,
             prepared: HashSet::new(),
             unnamed: None,
-            fates: VecDeque::new(),
         }
     }
 
@@ -145,70 +158,73 @@ impl PgLink {
         &self.parameters
     }
 
-    pub(super) fn expect(&mut self, what: &'static str, rows: Option<u64>) {
-        let fates = std::mem::take(&mut self.fates);
-        self.expected.push_back(Expected { rows, what, fates });
+    /// Ends the request that is being put together, if there is one.
+    pub(super) fn close_request(&mut self) {
+        if !self.open.parts.is_empty() || !self.open.fates.is_empty() {
+            client::sync(&mut self.outgoing);
+            self.expected.push_back(std::mem::take(&mut self.open));
+        }
+    }
+
+    /// Notes that a simple query has been queued: always a request of its own.
+    pub(super) fn simple_query_queued(&mut self, what: &'static str, rows: Option<u64>) {
+        // A simple query ends the life of the unnamed statement.
+        self.unnamed = None;
+        let parts = VecDeque::from([Part { rows, what }]);
+        self.expected.push_back(Request { parts, fates: VecDeque::new() });
     }
 
     pub(super) fn expected_is_empty(&self) -> bool {
-        self.expected.is_empty()
+        self.outstanding_requests() == 0
     }
 
     pub(super) fn outstanding_requests(&self) -> usize {
-        self.expected.len()
+        self.expected.len() + usize::from(!self.open.parts.is_empty())
     }
 
     /// Queues a simple query.
     pub(super) fn queue_query(&mut self, sql: &str, what: &'static str, rows: Option<u64>) {
+        self.close_request();
         client::query(&mut self.outgoing, sql);
-        // A simple query ends the life of the unnamed statement.
-        self.unnamed = None;
-        self.expect(what, rows);
+        self.simple_query_queued(what, rows);
     }
 
     /// Queues one of the proxy's own statements, prepared at its first use on this connection.
     pub(super) fn queue_own(&mut self, own: &Own, bind_rest: &[u8]) {
         if self.prepared.insert(own.id) {
             client::parse(&mut self.outgoing, own.name, own.sql, own.types);
-            self.fates.push_back((ParseFate::Swallow, own.id));
+            self.open.fates.push_back((ParseFate::Swallow, own.id));
         }
-        client::bind(&mut self.outgoing, "", own.name, bind_rest);
-        client::execute(&mut self.outgoing, "", 0);
-        client::sync(&mut self.outgoing);
-        self.expect(own.name, None);
+        self.queue_execution(own.name, bind_rest, own.name, None);
     }
 
-    /// Notes that a simple query has been queued.
-    pub(super) fn after_simple_query(&mut self) {
-        self.unnamed = None;
-        self.expect("statement", None);
-    }
-
-    /// Queues a statement of the proxy's that is not worth keeping prepared.
+    /// Queues a statement of the proxy's that is not worth keeping prepared, as a request of its own.
     pub(super) fn queue_unnamed(&mut self, sql: &str, bind_rest: &[u8]) {
+        self.close_request();
         self.unnamed = None;
         client::parse(&mut self.outgoing, "", sql, &[]);
-        self.fates.push_back((ParseFate::Swallow, UNNAMED));
-        client::bind(&mut self.outgoing, "", "", bind_rest);
-        client::execute(&mut self.outgoing, "", 0);
-        client::sync(&mut self.outgoing);
-        self.expect("question", None);
+        self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
+        self.queue_execution("", bind_rest, "question", None);
+        self.close_request();
     }
 
     /// Queues a statement with the application's own Bind, for a follower.
     pub(super) fn queue_bound(&mut self, prepared: &Prepared, bind: &[u8], rows: Option<u64>) {
         let name = self.ensure_prepared(prepared);
-        client::bind(&mut self.outgoing, "", &name, bind);
+        self.queue_execution(&name, bind, "effect", rows);
+    }
+
+    fn queue_execution(&mut self, name: &str, bind: &[u8], what: &'static str, rows: Option<u64>) {
+        client::bind(&mut self.outgoing, "", name, bind);
         client::execute(&mut self.outgoing, "", 0);
-        client::sync(&mut self.outgoing);
-        self.expect("effect", rows);
+        self.open.parts.push_back(Part { rows, what });
     }
 
     fn ensure_prepared(&mut self, prepared: &Prepared) -> String {
         let name = server_name(prepared.id);
         if self.prepared.insert(prepared.id) {
             client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
-            self.fates.push_back((ParseFate::Swallow, prepared.id));
+            self.open.fates.push_back((ParseFate::Swallow, prepared.id));
         }
         name
     }
@@ -227,8 +243,10 @@ impl PgLink {
         }
     }
 
-    /// Queues the steps of an extended query, with our names for the statements.
-    pub(super) fn queue_steps(&mut self, steps: &[Step]) {
+    /// Queues the steps of an extended query, with our names for the statements. How many statements
+    /// of ours, whose answers are nobody's business, share its request.
+    pub(super) fn queue_steps(&mut self, steps: &[Step]) -> usize {
+        let before = self.open.parts.len();
         for step in steps {
             match step {
                 Step::Parse(reference) => self.queue_parse(reference),
@@ -249,16 +267,17 @@ impl PgLink {
                 Step::CloseStatement => {
                     // The name is the application's; the server keeps the statement.
                     client::close(&mut self.outgoing, b'S', NOTHING);
-                    self.fates.push_back((ParseFate::Close, UNNAMED));
+                    self.open.fates.push_back((ParseFate::Close, UNNAMED));
                 }
                 Step::ClosePortal(portal) => {
                     client::close(&mut self.outgoing, b'P', portal);
-                    self.fates.push_back((ParseFate::Close, UNNAMED));
+                    self.open.fates.push_back((ParseFate::Close, UNNAMED));
                 }
             }
         }
-        client::sync(&mut self.outgoing);
-        self.expect("statement", None);
+        self.open.parts.push_back(Part { rows: None, what: "statement" });
+        self.close_request();
+        before
     }
 
     fn queue_parse(&mut self, reference: &Reference) {
@@ -266,16 +285,16 @@ impl PgLink {
         if reference.named {
             if !self.prepared.insert(prepared.id) {
                 client::close(&mut self.outgoing, b'S', NOTHING);
-                self.fates.push_back((ParseFate::Invent, UNNAMED));
+                self.open.fates.push_back((ParseFate::Invent, UNNAMED));
                 return;
             }
             let name = server_name(prepared.id);
             client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
-            self.fates.push_back((ParseFate::HandOn, prepared.id));
+            self.open.fates.push_back((ParseFate::HandOn, prepared.id));
         } else {
             client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
             self.unnamed = Some(prepared.id);
-            self.fates.push_back((ParseFate::HandOn, UNNAMED));
+            self.open.fates.push_back((ParseFate::HandOn, UNNAMED));
         }
     }
 
@@ -287,13 +306,14 @@ impl PgLink {
             let prepared = &reference.prepared;
             client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
             self.unnamed = Some(prepared.id);
-            self.fates.push_back((ParseFate::Swallow, UNNAMED));
+            self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
         }
         String::new()
     }
 
     /// Sends what is queued.
     pub(super) async fn send(&mut self) -> Result<(), Broken> {
+        self.close_request();
         if self.outgoing.is_empty() {
             return Ok(());
         }
@@ -348,6 +368,24 @@ impl PgLink {
             .map(|header| header.filter(|h| h.total <= self.incoming.len()))
     }
 
+    /// Waits until the newest request has answered all but its last `keep` statements, which are
+    /// the application's; the answers before go nowhere. False when it has ended before.
+    pub(super) async fn settle_parts(&mut self, keep: usize) -> Result<bool, Broken> {
+        while self.expected.front().is_some_and(|request| request.parts.len() > keep) {
+            match self.peek()? {
+                None => self.receive().await?,
+                Some(header) => {
+                    let ended = self.take_own(header)?;
+                    self.incoming.advance(header.total);
+                    if ended {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// Looks at a message nobody but us is interested in. True at the end of a request.
     fn take_own(&mut self, header: frame::Header) -> Result<bool, Broken> {
         let body = &self.incoming[5..header.total];
@@ -362,15 +400,17 @@ impl PgLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
+                let part = self.expected.front().and_then(|request| request.parts.front());
                 if self.first_error.is_none() {
-                    let what = self.expected.front().map_or("request", |e| e.what);
+                    let what = part.map_or("request", |part| part.what);
                     let what = format!("{what}: {error}");
                     self.first_error = Some(Mishap { code: error.code, what });
                 }
             }
             b'C' => {
                 let rows = server::command_tag(body).ok().and_then(server::tag_rows);
-                let wanted = self.expected.front().and_then(|e| e.rows);
+                let part = self.expected.front_mut().and_then(|request| request.parts.pop_front());
+                let wanted = part.and_then(|part| part.rows);
                 if let Some(wanted) = wanted
                     && rows != Some(wanted)
                     && self.first_error.is_none()

@@ -5,26 +5,52 @@ mod dial;
 mod link;
 mod own;
 mod relay;
+mod returned;
 mod row;
 
 pub use connect::{Login, Route};
-pub use dial::PgDial;
+pub use dial::{Logins, PgDial};
 pub use link::{Canceller, PgLink, Shared};
 
 use lockstep_protocol::pg::client;
 
 use crate::exchange::{
     Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
-    TextRows, TxMode, TxState, Watch,
+    Standing, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::{self, Effect};
 use crate::wire::pg::PgWork;
-use own::{ADVANCE, CAPTURE, RECORD, RESET_SEQUENCE, bind_rest};
+use own::{
+    ADVANCE, BEGIN, BEGIN_SHARE, CAPTURE, FINGERPRINT, RECORD, RESET_SEQUENCE, bind_rest,
+    text_array,
+};
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
     ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"];
+
+impl PgLink {
+    /// The session's settings with a share's limits among them. What limits the application's own
+    /// statements has been judged on the leader already. The limits are the session's, not the
+    /// transaction's, so that they can be taken back when this share has to lead.
+    fn limited(&mut self, settings: &Settings) -> Settings {
+        if let Some((base, limited)) = &self.share
+            && std::sync::Arc::ptr_eq(base, settings)
+        {
+            return limited.clone();
+        }
+        let mut limited = (**settings).clone();
+        for key in SHARE_LIMITS {
+            let limit =
+                if key == "lock_timeout" { self.shared.follower_lock.as_millis() } else { 0 };
+            limited.insert(key.to_owned(), format!("SET {key} = {limit}"));
+        }
+        let limited = Settings::new(limited);
+        self.share = Some((settings.clone(), limited.clone()));
+        limited
+    }
+}
 
 fn begin_text(mode: &TxMode) -> String {
     let mut text = String::from("BEGIN");
@@ -89,7 +115,11 @@ impl Link for PgLink {
 
     fn begin(&mut self, mode: &TxMode) {
         self.follow(false);
-        self.queue_query(&begin_text(mode), "BEGIN", None);
+        if *mode == TxMode::default() {
+            self.queue_own(&BEGIN, &bind_rest(&[]));
+        } else {
+            self.queue_query(&begin_text(mode), "BEGIN", None);
+        }
     }
 
     fn reported(&self) -> &std::collections::BTreeMap<String, String> {
@@ -108,21 +138,11 @@ impl Link for PgLink {
         self.forget_prepared();
     }
 
-    fn begin_share(&mut self) {
-        // What limits the application's own statements has been judged on the leader already. The
-        // limits here are the session's, not the transaction's, so that they can be taken back
-        // when this share has to lead.
-        let limits = format!(
-            "SET lock_timeout = {}; SET statement_timeout = 0; \
-             SET idle_in_transaction_session_timeout = 0",
-            self.shared.follower_lock.as_millis()
-        );
-        let mut own = (*self.settings).clone();
-        own.extend(SHARE_LIMITS.iter().map(|key| ((*key).to_owned(), String::new())));
-        self.settings = Settings::new(own);
-        self.queue_query(&limits, "limits", None);
+    fn begin_share(&mut self, settings: &Settings) {
+        let limited = self.limited(settings);
+        self.adopt(&limited);
         self.follow(true);
-        self.queue_query("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "BEGIN", None);
+        self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
     }
 
     fn lead(&mut self, settings: &Settings) {
@@ -201,9 +221,12 @@ impl Link for PgLink {
                 client::copy_data(&mut self.outgoing, data);
                 client::copy_done(&mut self.outgoing);
             }
-            Effect::Outside { sql } => {
-                self.queue_query(sql, "statement outside a transaction", None)
-            }
+            // Not a part of any transaction: whoever brings a backend to the outcome runs it apart.
+            Effect::Outside { .. }
+            | Effect::Intended(_)
+            | Effect::Finished { .. }
+            | Effect::Withdrawn { .. } => {}
+            Effect::Deep { effect, .. } => self.queue_effect(effect),
         }
     }
 
@@ -228,31 +251,96 @@ impl Link for PgLink {
         if self.tx == b'I' && self.expected_is_empty() {
             self.follow(false);
         }
+        if watch.undoable {
+            self.queue_query(&format!("SAVEPOINT {UNDO}"), "savepoint", None);
+        }
         if watch.rows {
             self.queue_own(&CAPTURE, &bind_rest(&[]));
         }
         let bulk = watch.bulk;
         self.bulk_by_steps = bulk && matches!(work, PgWork::Steps(_));
-        match work {
-            PgWork::Query(text) => {
+        let before = match (work, watch.returned) {
+            (_, Some(returned)) => self.queue_returned(work, returned),
+            (PgWork::Query(text), None) => {
+                self.close_request();
                 client::query(&mut self.outgoing, text);
-                self.after_simple_query();
+                self.simple_query_queued("statement", None);
+                0
             }
-            PgWork::Steps(steps) => self.queue_steps(steps),
-        }
+            (PgWork::Steps(steps), None) => self.queue_steps(steps),
+        };
+        let watch = Self::watch_after(watch);
         // What is read afterwards travels with the statement, unless that waits for a bulk load.
         let after = if bulk { 0 } else { self.queue_watched(watch) };
         self.wants_digest = watch.digest;
         self.send().await?;
         self.settle(1 + after).await?;
+        if before > 0 && !self.settle_parts(1).await? {
+            // What was to come first has failed, and the statement has been passed over.
+            self.settle(0).await?;
+        }
         if let Some(error) = self.take_error() {
             return Err(Broken::Setup(error.to_string()));
         }
-        let mut outcome = self.relay(sink).await?;
+        let mut outcome = match watch.returned {
+            Some(returned) => self.relay_returned(work, returned, sink).await?,
+            None => self.relay(sink).await?,
+        };
         if !bulk {
             self.collect_watched(watch, &mut outcome).await?;
         }
         Ok(outcome)
+    }
+
+    async fn repeat(&mut self, effect: &Effect) -> Result<Outcome, Broken> {
+        self.spent = true;
+        self.follow(false);
+        self.queue_own(&CAPTURE, &bind_rest(&[]));
+        self.close_request();
+        self.queue_effect(effect);
+        self.close_request();
+        let watch = Watch { rows: true, ..Watch::default() };
+        let after = self.queue_watched(watch);
+        self.follow(true);
+        self.send().await?;
+        self.settle(2 + after).await?;
+        if let Some(error) = self.take_error() {
+            return Err(Broken::Setup(error.to_string()));
+        }
+        let mut outcome = self.relay(&mut Discard::default()).await?;
+        self.collect_watched(watch, &mut outcome).await?;
+        Ok(outcome)
+    }
+
+    async fn fingerprint(
+        &mut self,
+        filled: &[String],
+    ) -> Result<Result<String, ServerError>, Broken> {
+        let token = self.shared.token.clone();
+        let filled = text_array(filled);
+        self.close_request();
+        self.queue_own(
+            &FINGERPRINT,
+            &bind_rest(&[(0, Some(token.as_bytes())), (1, Some(&filled))]),
+        );
+        self.send().await?;
+        self.settle(1).await?;
+        let word = |rows: TextRows| rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        Ok(self.collect().await?.map(word))
+    }
+
+    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+        let token = self.shared.token.clone();
+        let sql = "SELECT name, value, called, increment FROM lockstep.sequences($1, NULL)";
+        let rows = match self.ask(sql, &[Some(&*token)]).await? {
+            Ok(rows) => rows,
+            Err(error) => return Ok(Err(error)),
+        };
+        let unreadable = || Broken::Lost("the server describes a sequence in another way".into());
+        rows.into_iter()
+            .map(|row| own::standing(row).ok_or_else(unreadable))
+            .collect::<Result<_, _>>()
+            .map(Ok)
     }
 
     async fn send_bulk(&mut self, piece: &BulkPiece) -> Result<(), Broken> {

@@ -1,9 +1,10 @@
 //! The proxy's own statements, and their parameters in the form of the wire.
 
 use bytes::{BufMut, BytesMut};
+use lockstep_protocol::pg::client;
 
 use super::link::PgLink;
-use crate::exchange::{Broken, Outcome, Watch};
+use crate::exchange::{Broken, Outcome, Standing, Watch};
 use crate::sql::Sequences;
 use crate::store::journal;
 
@@ -28,6 +29,14 @@ pub(super) const APPLY: Own = Own {
     name: "lockstep_apply",
     sql: journal::APPLY_SQL,
     types: &[25, 25, 25, 1009, 1009],
+};
+pub(super) const BEGIN: Own =
+    Own { id: u64::MAX - 8, name: "lockstep_begin", sql: "BEGIN", types: &[] };
+pub(super) const BEGIN_SHARE: Own = Own {
+    id: u64::MAX - 9,
+    name: "lockstep_begin_share",
+    sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+    types: &[],
 };
 pub(super) const ADVANCE: Own = Own {
     id: u64::MAX - 2,
@@ -102,6 +111,7 @@ impl PgLink {
         let mut queued = 0;
         if watch.rows {
             self.queue_own(&CAPTURED, &bind_rest(&[]));
+            self.close_request();
             queued += 1;
         }
         let names = match watch.sequences {
@@ -112,6 +122,7 @@ impl PgLink {
         let token = self.shared.token.clone();
         let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, names.as_deref())]);
         self.queue_own(&SEQUENCES, &rest);
+        self.close_request();
         queued + 1
     }
 
@@ -159,26 +170,27 @@ pub(super) const FOLLOW: Own = Own {
     types: &journal::FOLLOW_TYPES,
 };
 
+pub(super) const FINGERPRINT: Own = Own {
+    id: u64::MAX - 10,
+    name: "lockstep_fingerprint",
+    sql: journal::FINGERPRINT_SQL,
+    types: &journal::FINGERPRINT_TYPES,
+};
+
+/// A row of `lockstep.sequences`: name, value, whether it was called, increment.
+pub(super) fn standing(row: Vec<Option<String>>) -> Option<Standing> {
+    let mut columns = row.into_iter().flatten();
+    Some(Standing {
+        name: columns.next()?,
+        value: columns.next()?.parse().ok()?,
+        called: columns.next()? == "t",
+        increment: columns.next()?.parse().ok()?,
+    })
+}
+
 /// The body of a Bind from the format codes on: parameters in the given formats, results as text.
-pub(super) fn bind_rest(params: &[(i16, Option<&[u8]>)]) -> BytesMut {
-    let mut rest = BytesMut::new();
-    let count = i16::try_from(params.len()).unwrap_or(i16::MAX);
-    rest.put_i16(count);
-    for (format, _) in params {
-        rest.put_i16(*format);
-    }
-    rest.put_i16(count);
-    for (_, value) in params {
-        match value {
-            Some(value) => {
-                rest.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
-                rest.put_slice(value);
-            }
-            None => rest.put_i32(-1),
-        }
-    }
-    rest.put_i16(0);
-    rest
+pub(super) fn bind_rest(params: &[(u16, Option<&[u8]>)]) -> BytesMut {
+    client::bind_rest(params, &[])
 }
 
 /// An array of text in the binary form of the wire.

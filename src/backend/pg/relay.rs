@@ -67,7 +67,7 @@ impl PgLink {
         Ok(false)
     }
 
-    fn relay_special<S: Sink>(
+    pub(super) fn relay_special<S: Sink>(
         &mut self,
         header: frame::Header,
         sink: &mut S,

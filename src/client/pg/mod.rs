@@ -15,7 +15,9 @@ use lockstep_protocol::pg::{client, frame, server};
 pub use login::{Door, Greeting, Knock, Known};
 
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, TxState};
+use crate::exchange::{
+    Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, Table, TxState,
+};
 use crate::net::Stream;
 use crate::wire::pg::{PgWork, Prepared, Reference, Statements, Step};
 
@@ -354,17 +356,17 @@ impl Client for PgClient {
         }
     }
 
-    fn rows(&mut self, work: &PgWork, columns: &[&str], rows: &[Vec<Option<String>>], tag: &str) {
+    fn rows(&mut self, work: &PgWork, table: &Table<'_>) {
         const TEXT: u32 = 25;
-        let described: Vec<(&str, u32)> = columns.iter().map(|name| (*name, TEXT)).collect();
+        let described: Vec<(&str, u32)> = table.columns.iter().map(|name| (*name, TEXT)).collect();
         let out = &mut self.outgoing;
         let describe = |out: &mut BytesMut| server::row_description(out, &described);
         let all = |out: &mut BytesMut| {
-            for row in rows {
+            for row in table.rows {
                 let values: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
                 server::data_row(out, &values);
             }
-            server::command_complete(out, tag);
+            server::command_complete(out, table.tag);
         };
         let PgWork::Steps(steps) = work else {
             describe(out);
@@ -375,7 +377,10 @@ impl Client for PgClient {
                 Step::Parse(_) => server::parse_complete(out),
                 Step::Bind { .. } => server::bind_complete(out),
                 Step::DescribeStatement(statement) => {
-                    server::parameter_description(out, &statement.prepared.types);
+                    let mut types = statement.prepared.types.clone();
+                    types.resize(types.len().max(table.parameters), 0);
+                    types.iter_mut().filter(|oid| **oid == 0).for_each(|oid| *oid = TEXT);
+                    server::parameter_description(out, &types);
                     describe(out);
                 }
                 Step::DescribePortal(_) => describe(out),

@@ -33,11 +33,7 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
             refused("prepare", "PREPARE of SQL itself is not supported yet", PREPARE)
         }
         "deallocate" => refused("prepare", "there is no statement prepared by PREPARE", PREPARE),
-        "kill" => refused(
-            "kill",
-            "KILL is not for SQL here",
-            "KILL n on the console; SHOW CLIENTS has the numbers.",
-        ),
+        "kill" => kill(tokens),
         "install" | "uninstall" | "shutdown" | "change" | "stop" | "reset" | "purge" | "binlog"
         | "import" | "clone" | "cache" | "backup" | "restart" => refused(
             "server",
@@ -56,11 +52,28 @@ fn refused(tag: &'static str, why: &str, instead: &str) -> Statement {
     Statement::refused(tag, Refusal::unsupported(why, instead))
 }
 
+/// KILL of a connection, or of what it runs, by the number that a client was told at its login.
+fn kill(tokens: &[Token]) -> Statement {
+    let is = |at: usize, word: &str| tokens.get(at).is_some_and(|t| t.is(word));
+    let at = 1 + usize::from(is(1, "hard") || is(1, "soft"));
+    let (query, connection) = (is(at, "query"), is(at, "connection"));
+    let number = at + usize::from(query || connection);
+    let number = tokens.get(number).filter(|_| tokens.len() == number + 1);
+    match number.and_then(|token| token.text.parse().ok()) {
+        Some(number) => Statement::new("kill", Class::Kill { number, whole: !query }),
+        None => refused(
+            "kill",
+            "KILL takes the number of one connection",
+            "SELECT CONNECTION_ID(), or the number that the driver shows.",
+        ),
+    }
+}
+
 fn schema() -> Statement {
     Statement {
         writes: Touched::Unknown,
         commits: true,
-        ..Statement::maintenance("ddl", Maintenance::Journaled)
+        ..Statement::maintenance("ddl", Maintenance::Alone)
     }
 }
 

@@ -72,20 +72,14 @@ pub(super) fn set(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
         return global();
     }
     if is(1, "password") {
-        return Statement {
-            commits: true,
-            ..Statement::maintenance("set", Maintenance::Journaled)
-        };
+        return Statement { commits: true, ..Statement::maintenance("set", Maintenance::Alone) };
     }
     if is(1, "role") {
         let role = sql[tokens[0].range.start..tokens[tokens.len() - 1].range.end].to_owned();
         return each(vec![constant("role", role, None)]);
     }
     if is(1, "default") && is(2, "role") {
-        return Statement {
-            commits: true,
-            ..Statement::maintenance("set", Maintenance::Journaled)
-        };
+        return Statement { commits: true, ..Statement::maintenance("set", Maintenance::Alone) };
     }
     if is(1, "statement") || is(1, "resource") {
         return Statement::refused(

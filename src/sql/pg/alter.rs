@@ -8,7 +8,7 @@ use super::create::{column_literals, constraint_literals, partition_literals, st
 use super::fills;
 use super::names::{self, quote};
 use super::resolve::{Found, Names};
-use super::statement::{Ddl, Hold, Maintenance, Refusal, Statement};
+use super::statement::{Ddl, Hold, Maintenance, Outside, Refusal, Statement};
 use super::steps;
 use super::walk::Walker;
 
@@ -74,7 +74,9 @@ pub(super) fn table(names: Names<'_>, alter: &AlterTableStmt) -> Statement {
             T::AtAttachPartition | T::AtDetachPartition => {
                 if let Some(NodeEnum::PartitionCmd(partition)) = definition(command) {
                     if partition.concurrent {
-                        return Statement::maintenance("ddl", Maintenance::Journaled);
+                        let name = partition.name.as_ref().map(names::written).unwrap_or_default();
+                        let what = Outside::Detach(name);
+                        return Statement::maintenance("ddl", Maintenance::Journaled(what));
                     }
                     if let Some(bound) = &partition.bound {
                         partition_literals(&mut walker, bound);

@@ -15,7 +15,7 @@ use super::resolve::Names;
 use super::scope::{ParseError, Scope};
 use super::statement::{Class, Hold, Maintenance, Refusal, Script, Sequences, SetOp, Statement};
 use super::walk::Walker;
-use super::{copy, create, ddl, keyed, session};
+use super::{copy, create, ddl, keyed, own, returned, session};
 
 impl Judge for Catalog {
     fn judge(&self, sql: &str, scope: &Scope) -> Result<Script, ParseError> {
@@ -85,7 +85,7 @@ fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
         NodeEnum::InsertStmt(_)
         | NodeEnum::UpdateStmt(_)
         | NodeEnum::DeleteStmt(_)
-        | NodeEnum::MergeStmt(_) => modify(names, node),
+        | NodeEnum::MergeStmt(_) => modify(piece, node),
         NodeEnum::CopyStmt(stmt) => copy::copy(names, stmt),
         NodeEnum::ExplainStmt(explain) => self::explain(piece, explain),
         NodeEnum::PrepareStmt(prepare) => self::prepare(piece, prepare),
@@ -133,6 +133,9 @@ fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
     if into_clause(select) {
         return create::select_into(piece, select);
     }
+    if let Some(question) = own::select(select) {
+        return question;
+    }
     let mut walker = Walker::new(piece.names);
     walker.select(select);
     let set_config = functions::bare_set_config(select);
@@ -164,7 +167,8 @@ fn finish(
     walker.effects.into_statement(tag, returns_rows)
 }
 
-fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
+fn modify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
+    let names = piece.names;
     let mut walker = Walker::new(names);
     let (tag, keyed, returning) = match node {
         NodeEnum::InsertStmt(insert) => {
@@ -185,12 +189,22 @@ fn modify(names: Names<'_>, node: &NodeEnum) -> Statement {
         }
         _ => return Statement::opaque("other"),
     };
-    let statement = finish(names, walker, tag, returning);
+    let mut statement = finish(names, walker, tag, returning);
+    statement.returned = match node {
+        NodeEnum::InsertStmt(insert) => returned::insert(piece, insert, &statement),
+        NodeEnum::UpdateStmt(update) => returned::update(piece, update, &statement),
+        _ => None,
+    }
+    .map(Box::new);
     match keyed {
         // Nothing is left to defaults, so no sequence moves.
-        Some(condition) if condition.is_empty() && statement.is_captured() => {
-            Statement { class: Class::Keyed, sequences: Sequences::None, clock: false, ..statement }
-        }
+        Some(condition) if condition.is_empty() && statement.is_captured() => Statement {
+            class: Class::Keyed,
+            sequences: Sequences::None,
+            clock: false,
+            returned: None,
+            ..statement
+        },
         Some(keyed_if) if statement.is_captured() => Statement { keyed_if, ..statement },
         _ => statement,
     }
@@ -207,6 +221,7 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
     }
     let class = match (inner.class, runs) {
         (Class::Refused(refusal), true) => Class::Refused(refusal),
+        (Class::Own(question), _) => Class::Refused(own::misplaced(&question.column)),
         (Class::LeaderRead { hold }, _) => Class::LeaderRead { hold },
         (Class::Read, _) => Class::Read,
 
@@ -232,6 +247,7 @@ fn explain(piece: &Piece<'_, '_>, explain: &ExplainStmt) -> Statement {
             drops: Vec::new(),
             set_config: None,
             keyed_if: Vec::new(),
+            returned: None,
             ..inner
         };
     }
@@ -250,6 +266,9 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
     });
     let range = body_range.unwrap_or_else(|| piece.range.clone());
     let mut body = statement(Piece { range, ..piece.clone() }, query);
+    if let Class::Own(question) = &body.class {
+        return Statement::refused("prepare", own::misplaced(&question.column));
+    }
     // A value declared as a date or time reads the clock where its text says so, whatever column
     // it ends up in.
     let time = prepare.argtypes.iter().any(|node| match &node.node {
@@ -259,8 +278,10 @@ fn prepare(piece: &Piece<'_, '_>, prepare: &PrepareStmt) -> Statement {
     if time && body.class == Class::Keyed {
         body.class = Class::Captured { hold: Hold::Statement };
     }
-    // What EXECUTE passes are expressions, not values that could be looked at.
+    // What EXECUTE passes are expressions, not values that could be looked at; and the text that
+    // the server has prepared is the client's own.
     body.keyed_if.clear();
+    body.returned = None;
     let class = Class::PrepareSql { name: prepare.name.clone(), body: Box::new(body) };
     Statement::new("prepare", class)
 }

@@ -134,7 +134,7 @@ fn types(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {
 
 fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> {
     let mut numbers = Numbers::new();
-    for row in table(rows, "relations", 9)? {
+    for row in table(rows, "relations", 10)? {
         let (schema, name) = (text(row, 1), text(row, 2));
         let kind = match value(row, 4) {
             Some("r") => RelationKind::Table,
@@ -157,6 +157,7 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
             rules: flag(row, 6),
             row_security: flag(row, 5),
             row_security_forced: flag(row, 7),
+            readers_write: flag(row, 9),
             owner: text(row, 8),
             plain_checks: true,
             descendants: Vec::new(),
@@ -181,12 +182,15 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
                 find_type(catalog, &schema, &type_name).map_or(TypeClass::Other, |kind| kind.class)
             }
         };
+        let portable = schema == "pg_catalog" && is_portable(&type_name);
         let column = Column {
             name: text(row, 1),
             class,
             type_name,
             not_null: flag(row, 4),
             default: DefaultKind::None,
+            portable,
+            draws: None,
             generated: value(row, 7).is_some_and(|how| !how.is_empty()),
         };
         if let Some(relation) = by_number(catalog, &numbers, &text(row, 0)) {
@@ -195,6 +199,48 @@ fn relations(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<Numbers, String> 
     }
     keys(catalog, rows, &numbers)?;
     Ok(numbers)
+}
+
+/// Types of PostgreSQL's own whose binary form holds the value and nothing else: no number of an
+/// object, which is another one on every server, and no setting.
+const PORTABLE: [&str; 31] = [
+    "bit",
+    "bool",
+    "bpchar",
+    "bytea",
+    "char",
+    "cidr",
+    "circle",
+    "date",
+    "float4",
+    "float8",
+    "inet",
+    "int2",
+    "int4",
+    "int8",
+    "interval",
+    "json",
+    "jsonb",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "numeric",
+    "point",
+    "text",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "timetz",
+    "uuid",
+    "varbit",
+    "varchar",
+];
+
+/// Whether values of this type of PostgreSQL's own, or of an array of it, may travel in binary form.
+fn is_portable(type_name: &str) -> bool {
+    let element = type_name.strip_prefix('_').unwrap_or(type_name);
+    PORTABLE.contains(&element)
 }
 
 fn keys(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result<(), String> {

@@ -46,6 +46,8 @@ pub(super) struct Relation {
     pub row_security: bool,
     /// … for its owner too.
     pub row_security_forced: bool,
+    /// Whoever may write rows may also read them: a RETURNING list asks for no further right.
+    pub readers_write: bool,
     /// The role that owns it.
     pub owner: String,
     /// All CHECK constraints are proved to judge alike on every backend.
@@ -117,6 +119,10 @@ pub(super) struct Column {
     pub default: DefaultKind,
     /// GENERATED ALWAYS AS (…).
     pub generated: bool,
+    /// The binary form of its values means the same to every server.
+    pub portable: bool,
+    /// Its default is the next value of this sequence, whose step this is, and nothing else.
+    pub draws: Option<(String, i64)>,
 }
 
 /// What a column gets that was left out.

@@ -12,7 +12,9 @@ use super::effects::Effects;
 use super::names::{self, quote};
 use super::piece::Piece;
 use super::resolve::{Found, Names};
-use super::statement::{Class, Ddl, Hold, Maintenance, Refusal, Split, Statement, Touched};
+use super::statement::{
+    Class, Ddl, Hold, Maintenance, Outside, Refusal, Split, Statement, Touched,
+};
 use super::walk::Walker;
 
 /// How long a new temporary table lives.
@@ -168,7 +170,8 @@ pub(super) fn index(names: Names<'_>, index: &IndexStmt) -> Statement {
     walker.opt(&index.where_clause);
     stored(&walker.effects).unwrap_or_else(|| {
         if index.concurrent {
-            Statement::maintenance("ddl", Maintenance::Journaled)
+            let what = Outside::CreateIndex(names::written(relation));
+            Statement::maintenance("ddl", Maintenance::Journaled(what))
         } else {
             Statement::ddl(Ddl::default())
         }

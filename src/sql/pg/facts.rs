@@ -1,7 +1,7 @@
 //! What the expressions and queries stored in the database do: defaults, CHECK constraints,
 //! policies, views, function bodies.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use pg_query::protobuf::{ParseResult, node};
 use pg_query::{Node, NodeEnum};
@@ -144,6 +144,8 @@ fn value_row(class: TypeClass) -> Relation {
         not_null: false,
         default: DefaultKind::None,
         generated: false,
+        portable: false,
+        draws: None,
     };
     Relation {
         schema: String::new(),
@@ -157,6 +159,7 @@ fn value_row(class: TypeClass) -> Relation {
         rules: false,
         row_security: false,
         row_security_forced: false,
+        readers_write: false,
         owner: String::new(),
         plain_checks: true,
         descendants: Vec::new(),
@@ -173,6 +176,10 @@ fn value_row(class: TypeClass) -> Relation {
 
 fn defaults(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result<(), String> {
     let scope = server_scope();
+    let mut steps = HashMap::new();
+    for row in table(rows, "sequences", 2)? {
+        steps.insert(text(row, 0), value(row, 1).and_then(|step| step.parse::<i64>().ok()));
+    }
     for row in table(rows, "columns", 9)? {
         let domain = catalog.types.get(&text(row, 3)).and_then(|kinds| {
             kinds.iter().find(|kind| Some(kind.schema.as_str()) == value(row, 2))
@@ -195,6 +202,15 @@ fn defaults(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
         if let (true, Some(sequence)) = (identity, value(row, 8)) {
             effects.sequences.add(sequence);
         }
+        let drawn = match &effects.sequences {
+            Sequences::Named(names) if identity || value(row, 5).is_some_and(is_bare_draw) => {
+                match names.as_slice() {
+                    [only] => steps.get(only).copied().flatten().map(|step| (only.clone(), step)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
         // It is captured anyway: what counts is what else happens.
         let Some(relation) = by_number(catalog, numbers, &text(row, 0)) else {
             continue;
@@ -204,9 +220,17 @@ fn defaults(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result
         if let Some(column) = relation.columns.iter_mut().find(|column| column.name == name) {
             column.default = if identity { DefaultKind::Sequence } else { kind };
             column.class = class.unwrap_or(column.class);
+            column.draws = drawn;
         }
     }
     Ok(())
+}
+
+/// Whether a default is nothing but the next value of one sequence.
+fn is_bare_draw(expression: &str) -> bool {
+    let inner =
+        expression.strip_prefix("nextval('").and_then(|rest| rest.strip_suffix("'::regclass)"));
+    inner.is_some_and(|name| !name.contains("'::regclass"))
 }
 
 fn checks(catalog: &mut Catalog, rows: &Rows<'_>, numbers: &Numbers) -> Result<(), String> {

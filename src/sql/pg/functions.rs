@@ -10,6 +10,7 @@ use pg_query::{Node, NodeEnum};
 use super::catalog::Function;
 use super::effects::Volatility;
 use super::names;
+use super::own;
 use super::resolve::Found;
 use super::statement::{Hold, Refusal, Sequences, Touched};
 use super::walk::Walker;
@@ -123,13 +124,12 @@ impl<'t> Walker<'_, 't> {
     }
 
     fn own_function(&mut self, name: &str) {
-        // The one that is made for applications: what became of a COMMIT that got no answer.
-        if name == "transaction_status" {
-            self.effects.on_leader(Hold::Statement);
-            self.effects.volatility(Volatility::Volatile);
+        let refusal = if own::FUNCTIONS.contains(&name) {
+            own::misplaced(name)
         } else {
-            self.effects.refuse(Refusal::reserved(format!("lockstep.{name}() is the proxy's own")));
-        }
+            Refusal::reserved(format!("lockstep.{name}() is the proxy's own"))
+        };
+        self.effects.refuse(refusal);
     }
 
     fn user_function(&mut self, name: &str, function: &Function) {
@@ -262,25 +262,12 @@ impl<'t> Walker<'_, 't> {
 pub(super) fn bare_set_config(
     select: &pg_query::protobuf::SelectStmt,
 ) -> Option<(String, String, bool)> {
-    let [target] = select.target_list.as_slice() else {
-        return None;
-    };
-    let bare = select.from_clause.is_empty()
-        && select.where_clause.is_none()
-        && select.with_clause.is_none()
-        && select.limit_count.is_none()
-        && select.limit_offset.is_none()
-        && select.having_clause.is_none()
-        && select.group_clause.is_empty()
-        && select.larg.is_none();
-    let Some(NodeEnum::ResTarget(target)) = &target.node else {
-        return None;
-    };
+    let target = names::only_target(select)?;
     let Some(NodeEnum::FuncCall(call)) = &target.val.as_deref()?.node else {
         return None;
     };
     let (schema, name) = names::qualified(&call.funcname)?;
-    if !bare || name != "set_config" || !matches!(schema, "" | "pg_catalog") {
+    if name != "set_config" || !matches!(schema, "" | "pg_catalog") {
         return None;
     }
     match call.args.as_slice() {

@@ -60,7 +60,6 @@ pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> Option<Condition>
     let row = Proof { names, table: Some(table), alias };
     let key = pinned(row, &update.where_clause)?;
     let mut condition = Condition::new();
-    let primary = table.keys.first();
     let proved = update.target_list.iter().all(|node| {
         let Some(NodeEnum::ResTarget(assignment)) = &node.node else {
             return false;
@@ -68,14 +67,7 @@ pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> Option<Condition>
         let Some(column) = assigned(table, assignment) else {
             return false;
         };
-        let in_key = key.contains(&column.name)
-            || primary.is_some_and(|primary| primary.contains(&column.name));
-        let cascades = table
-            .referenced
-            .iter()
-            .any(|reference| reference.on_update && reference.columns.contains(&column.name));
-        !in_key
-            && !cascades
+        !moves_key(table, key, column)
             && !column.generated
             && assignment
                 .val
@@ -83,6 +75,17 @@ pub(super) fn update(names: Names<'_>, update: &UpdateStmt) -> Option<Condition>
                 .is_some_and(|value| assigns(row, value, column, &mut condition))
     }) && returning(names, table, alias, &update.returning_clause);
     proved.then_some(condition)
+}
+
+/// Whether writing this column changes what names the row, here or in another table.
+pub(super) fn moves_key(table: &Relation, key: &[String], column: &Column) -> bool {
+    let primary = table.keys.first();
+    key.contains(&column.name)
+        || primary.is_some_and(|primary| primary.contains(&column.name))
+        || table
+            .referenced
+            .iter()
+            .any(|reference| reference.on_update && reference.columns.contains(&column.name))
 }
 
 /// DELETE of one row named by its key.
@@ -98,7 +101,10 @@ pub(super) fn delete(names: Names<'_>, delete: &DeleteStmt) -> Option<Condition>
 }
 
 /// An ordinary table on which nothing happens but what the statement says.
-fn target<'c, 'a>(names: Names<'c>, var: &'a Option<RangeVar>) -> Option<(&'c Relation, &'a str)> {
+pub(super) fn target<'c, 'a>(
+    names: Names<'c>,
+    var: &'a Option<RangeVar>,
+) -> Option<(&'c Relation, &'a str)> {
     let var = var.as_ref()?;
     let Found::Known(table) = names.relation(var) else {
         return None;
@@ -114,7 +120,7 @@ fn target<'c, 'a>(names: Names<'c>, var: &'a Option<RangeVar>) -> Option<(&'c Re
 }
 
 /// The rows of VALUES; none for DEFAULT VALUES.
-fn values(insert: &InsertStmt) -> Option<Vec<&[Node]>> {
+pub(super) fn values(insert: &InsertStmt) -> Option<Vec<&[Node]>> {
     let Some(source) = insert.select_stmt.as_deref() else {
         return Some(vec![&[]]);
     };
@@ -144,7 +150,7 @@ fn bare_values(select: &SelectStmt) -> bool {
 }
 
 /// The columns that the values go to, in their order.
-fn insert_columns<'c>(table: &'c Relation, given: &[Node]) -> Option<Vec<&'c Column>> {
+pub(super) fn insert_columns<'c>(table: &'c Relation, given: &[Node]) -> Option<Vec<&'c Column>> {
     if given.is_empty() {
         return Some(table.columns.iter().collect());
     }
@@ -223,15 +229,35 @@ fn pinned<'c>(row: Proof<'_, 'c>, condition: &Option<Box<Node>>) -> Option<&'c [
     if !conjuncts(row, condition.as_deref()?, &mut pins) {
         return None;
     }
+    whole_key(row, &pins)
+}
+
+fn whole_key<'c>(row: Proof<'_, 'c>, pins: &[&str]) -> Option<&'c [String]> {
     let covers = |key: &&Vec<String>| key.iter().all(|name| pins.contains(&name.as_str()));
     row.table?.keys.iter().find(covers).map(Vec::as_slice)
+}
+
+/// The key that WHERE pins to constants, whatever else it asks of the row.
+pub(super) fn named_by<'c>(
+    row: Proof<'_, 'c>,
+    condition: &Option<Box<Node>>,
+) -> Option<&'c [String]> {
+    let mut pins = Vec::new();
+    // What cannot be proved of the other parts decides on the leader whether the row is changed.
+    conjuncts(row, condition.as_deref()?, &mut pins);
+    whole_key(row, &pins)
 }
 
 /// Gathers the pinned columns of an AND; false when a part is not the same everywhere.
 fn conjuncts<'c>(row: Proof<'_, 'c>, node: &Node, pins: &mut Vec<&'c str>) -> bool {
     match &node.node {
         Some(NodeEnum::BoolExpr(e)) if e.boolop() == BoolExprType::AndExpr => {
-            e.args.iter().all(|part| conjuncts(row, part, pins))
+            let mut proved = true;
+            for part in &e.args {
+                // Every part is looked at, for the columns that it pins.
+                proved &= conjuncts(row, part, pins);
+            }
+            proved
         }
         Some(NodeEnum::AExpr(e)) => {
             if !row.holds(node) {
@@ -347,7 +373,7 @@ fn returning(
         })
 }
 
-fn is_star(column: &pg_query::protobuf::ColumnRef, alias: &str) -> bool {
+pub(super) fn is_star(column: &pg_query::protobuf::ColumnRef, alias: &str) -> bool {
     let star = |node: &Node| matches!(node.node, Some(NodeEnum::AStar(_)));
     match column.fields.as_slice() {
         [all] => star(all),

@@ -5,9 +5,9 @@
 //! the proof that a write may be sent to the followers as the same bytes (`keyed`).
 //!
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`,
-//! `relations`, `alter`, `create`, `role`, `copy`, `session`, `keyed`; `steps`, `fills`, `trees`;
+//! `relations`, `alter`, `create`, `role`, `copy`, `session`, `returned`, `keyed`; `steps`, `fills`, `trees`;
 //! `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`, `resolve`, `catalog`,
-//! `queries`, `effects`, `tokens`, `value`, `names`.
+//! `queries`, `effects`, `tokens`, `value`, `own`, `names`.
 
 mod alter;
 mod analyze;
@@ -24,10 +24,12 @@ mod fills;
 mod functions;
 mod keyed;
 mod names;
+mod own;
 mod piece;
 mod queries;
 mod relations;
 mod resolve;
+mod returned;
 mod role;
 mod rows;
 mod session;
@@ -37,7 +39,7 @@ mod trees;
 mod value;
 mod walk;
 
-use super::{judge, scope, statement};
+use super::{judge, question, scope, statement};
 
 pub use analyze::analyze;
 pub use catalog::Catalog;

@@ -1,6 +1,6 @@
 //! Small readers of the parse tree and of literals.
 
-use pg_query::protobuf::{self, a_const, node};
+use pg_query::protobuf::{self, ResTarget, SelectStmt, a_const, node};
 use pg_query::{Node, NodeEnum};
 
 /// A name of up to three parts: the schema (empty where not given) and the name.
@@ -33,6 +33,25 @@ pub(super) fn string_constant(node: &Node) -> Option<&str> {
             matches!(name, "text" | "varchar" | "bpchar" | "name" | "regclass")
                 .then(|| cast.arg.as_deref().and_then(string_constant))?
         }
+        _ => None,
+    }
+}
+
+/// The one thing that a SELECT without any clause selects.
+pub(super) fn only_target(select: &SelectStmt) -> Option<&ResTarget> {
+    let [target] = select.target_list.as_slice() else {
+        return None;
+    };
+    let bare = select.from_clause.is_empty()
+        && select.where_clause.is_none()
+        && select.with_clause.is_none()
+        && select.limit_count.is_none()
+        && select.limit_offset.is_none()
+        && select.having_clause.is_none()
+        && select.group_clause.is_empty()
+        && select.larg.is_none();
+    match &target.node {
+        Some(NodeEnum::ResTarget(target)) if bare => Some(target),
         _ => None,
     }
 }
@@ -197,6 +216,16 @@ fn without_offset(time: &str) -> Option<&str> {
 /// An identifier, quoted whatever it is.
 pub(super) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A name that may have a schema, quoted whatever it is.
+pub(super) fn dotted(schema: &str, name: &str) -> String {
+    if schema.is_empty() { quote(name) } else { format!("{}.{}", quote(schema), quote(name)) }
+}
+
+/// A relation's name as it was written.
+pub(super) fn written(var: &protobuf::RangeVar) -> String {
+    dotted(&var.schemaname, &var.relname)
 }
 
 /// A qualified name as written in a literal (`'public."Order_id_seq"'`), folded as the server does.

@@ -5,6 +5,7 @@
 pub(super) const QUERIES: &[(&str, &str)] = &[
     ("relations", RELATIONS),
     ("columns", COLUMNS),
+    ("sequences", SEQUENCES),
     ("keys", KEYS),
     ("references", REFERENCES),
     ("inherits", "SELECT inhparent::text, inhrelid::text FROM pg_inherits"),
@@ -21,7 +22,8 @@ pub(super) const QUERIES: &[(&str, &str)] = &[
     ("deferrable", "SELECT '1' FROM pg_constraint WHERE condeferrable LIMIT 1"),
 ];
 
-/// oid, schema, name, quoted, kind, row security, rules, row security for the owner too, owner
+/// oid, schema, name, quoted, kind, row security, rules, row security for the owner too, owner,
+/// whether all who may write rows may also read them
 const RELATIONS: &str = "
 SELECT c.oid::text, n.nspname::text, c.relname::text,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relkind::text,
@@ -29,7 +31,16 @@ SELECT c.oid::text, n.nspname::text, c.relname::text,
        EXISTS (SELECT FROM pg_rewrite r
                WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')::text,
        (c.relrowsecurity AND c.relforcerowsecurity)::text,
-       (SELECT rolname::text FROM pg_roles WHERE oid = c.relowner)
+       (SELECT rolname::text FROM pg_roles WHERE oid = c.relowner),
+       (NOT EXISTS (
+          SELECT FROM aclexplode(c.relacl) w
+          WHERE w.privilege_type IN ('INSERT', 'UPDATE') AND NOT EXISTS (
+            SELECT FROM aclexplode(c.relacl) r
+            WHERE r.grantee = w.grantee AND r.privilege_type = 'SELECT'))
+        AND NOT EXISTS (SELECT FROM pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+                        WHERE g.rolname = 'pg_write_all_data'))::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'lockstep')
@@ -57,6 +68,14 @@ WHERE a.attnum > 0 AND NOT a.attisdropped
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'lockstep')
   AND n.nspname !~ '^pg_(toast_)?temp_'
 ORDER BY a.attrelid, a.attnum";
+
+/// quoted, step
+const SEQUENCES: &str = "
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), q.seqincrement::text
+FROM pg_sequence q JOIN pg_class c ON c.oid = q.seqrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_(toast_)?temp_'
+ORDER BY 1";
 
 /// relation, index, primary, column, whether it compares as the column does
 const KEYS: &str = "

@@ -10,9 +10,11 @@ use pg_query::{Node, NodeEnum};
 use super::catalog::{Relation, RelationKind};
 use super::create;
 use super::functions;
-use super::names::{self, quote};
+use super::names;
 use super::resolve::{Found, Names};
-use super::statement::{Class, Ddl, Hold, Maintenance, Refusal, Sequences, Statement, Touched};
+use super::statement::{
+    Class, Ddl, Hold, Maintenance, Outside, Refusal, Sequences, Statement, Touched,
+};
 
 fn refused(message: impl Into<String>, hint: &str) -> Statement {
     Statement::refused("ddl", Refusal::unsupported(message, hint))
@@ -56,7 +58,12 @@ fn mixed(what: &str) -> Statement {
 pub(super) fn drop(names: Names<'_>, drop: &DropStmt) -> Statement {
     use ObjectType as O;
     if drop.concurrent {
-        return Statement::maintenance("ddl", Maintenance::Journaled);
+        let name = drop.objects.first().and_then(|object| match &object.node {
+            Some(NodeEnum::List(list)) => names::qualified(&list.items),
+            _ => None,
+        });
+        let name = name.map(|(schema, name)| names::dotted(schema, name)).unwrap_or_default();
+        return Statement::maintenance("ddl", Maintenance::Journaled(Outside::DropIndex(name)));
     }
     let kind = ObjectType::try_from(drop.remove_type);
     match kind {
@@ -103,13 +110,8 @@ fn drop_relations(names: Names<'_>, drop: &DropStmt, tables: bool) -> Statement 
     if !tables {
         return mixed("DROP");
     }
-    let list: Vec<String> = lasting
-        .iter()
-        .map(|(schema, name)| match *schema {
-            "" => quote(name),
-            schema => format!("{}.{}", quote(schema), quote(name)),
-        })
-        .collect();
+    let list: Vec<String> =
+        lasting.iter().map(|(schema, name)| names::dotted(schema, name)).collect();
     let exists = if drop.missing_ok { "IF EXISTS " } else { "" };
     let cascade = match drop.behavior() {
         DropBehavior::DropCascade => " CASCADE",
@@ -230,7 +232,7 @@ pub(super) fn vacuum(names: Names<'_>, vacuum: &VacuumStmt) -> Statement {
 
 pub(super) fn reindex(names: Names<'_>, reindex: &ReindexStmt) -> Statement {
     if names::option_on(&reindex.params, "concurrently") {
-        return Statement::maintenance("reindex", Maintenance::Journaled);
+        return Statement::maintenance("reindex", Maintenance::Journaled(Outside::Reindex));
     }
     let single = matches!(
         ReindexObjectType::try_from(reindex.kind),

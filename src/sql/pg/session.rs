@@ -9,6 +9,7 @@ use pg_query::protobuf::{
 use super::effects::Effects;
 use super::functions::{is_leader_setting, is_reserved_setting};
 use super::names;
+use super::own;
 use super::resolve::Names;
 use super::statement::{Class, Discard, Hold, Isolation, Modes, Refusal, SetOp, Statement, TxOp};
 use super::walk::Walker;
@@ -146,6 +147,9 @@ fn multi(set: &VariableSetStmt, key: &str) -> Statement {
 
 pub(super) fn show(show: &VariableShowStmt) -> Statement {
     let key = show.name.to_ascii_lowercase();
+    if let Some(question) = own::show(&key) {
+        return question;
+    }
     if is_reserved_setting(&key) {
         return Statement::refused(
             "show",

@@ -7,6 +7,7 @@ mod copy;
 mod errors;
 mod extended;
 mod portals;
+mod returned;
 mod sessions;
 mod settings;
 mod simple;

@@ -3,7 +3,10 @@
 
 mod concurrency;
 mod ddl;
+mod deep;
+mod outside;
 mod refused;
+mod returned;
 mod roles;
 mod sequences;
 mod structure;

@@ -28,7 +28,7 @@ fn refusals_say_why_and_leave_nothing() {
             "alter system set work_mem to '4MB'",
             "prepare transaction 'x'",
             "begin; insert into no_t values (1, 'x'); prepare transaction 'x'",
-            "do $$ begin execute 'create table no_hidden(id int)'; end $$",
+            "do $$ begin execute 'create table no_hidden(id int)'; insert into no_t values (1, random()); end $$",
             "create subscription no_sub connection 'host=none' publication p",
         ] {
             let refusal = app.simple_query(sql).await;
@@ -42,7 +42,7 @@ fn refusals_say_why_and_leave_nothing() {
         for sql in [
             "copy no_t from '/etc/passwd'",
             "select lo_create(0)",
-            "do $$ begin execute 'create table no_hidden(id int)'; end $$",
+            "do $$ begin execute 'create table no_hidden(id int)'; insert into no_t values (1, random()); end $$",
         ] {
             let e = app.simple_query(sql).await.unwrap_err();
             assert!(

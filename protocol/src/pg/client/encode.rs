@@ -3,7 +3,8 @@
 //! Texts that become statements or names panic on a zero byte: cut short, a statement could do more
 //! than it should. Nothing that came off the wire can hold one, and configuration is checked on load.
 
-use crate::pg::wire::{message, put_count, put_cstr, put_value};
+use crate::DecodeError;
+use crate::pg::wire::{Reader, message, put_count, put_cstr, put_value};
 use bytes::{BufMut, BytesMut};
 
 /// Runs a text of statements.
@@ -33,6 +34,52 @@ pub fn bind(buf: &mut BytesMut, portal: &str, statement: &str, rest: &[u8]) {
         put_cstr(buf, statement.as_bytes());
         buf.put_slice(rest);
     });
+}
+
+/// The part of a Bind behind its names, for [`bind`]: values in the given formats (0: text, 1: binary),
+/// and the formats of the result's columns.
+pub fn bind_rest(params: &[(u16, Option<&[u8]>)], result_formats: &[u16]) -> BytesMut {
+    let size = params.iter().map(|(_, value)| 6 + value.map_or(0, <[u8]>::len)).sum::<usize>();
+    let mut rest = BytesMut::with_capacity(6 + size + 2 * result_formats.len());
+    put_count(&mut rest, params.len());
+    params.iter().for_each(|(format, _)| rest.put_u16(*format));
+    put_count(&mut rest, params.len());
+    params.iter().for_each(|(_, value)| put_value(&mut rest, *value));
+    put_formats(&mut rest, result_formats);
+    rest
+}
+
+/// The same for `count` values that are encoded already, all in binary form, each with its length word.
+pub fn bind_rest_encoded(count: usize, values: &[u8]) -> BytesMut {
+    let mut rest = BytesMut::with_capacity(8 + values.len());
+    put_formats(&mut rest, &[1]);
+    put_count(&mut rest, count);
+    rest.put_slice(values);
+    put_count(&mut rest, 0);
+    rest
+}
+
+/// The part of a Bind behind its names with other formats for the result's columns.
+///
+/// # Errors
+/// When it is not what a Bind carries.
+pub fn with_result_formats(
+    rest: &[u8],
+    formats: impl FnOnce(&[u16]) -> Vec<u16>,
+) -> Result<BytesMut, DecodeError> {
+    let mut reader = Reader::new(rest);
+    reader.u16_list("parameter formats")?;
+    reader.values("parameter")?;
+    let values = &rest[..rest.len() - reader.rest().len()];
+    let old = reader.u16_list("result formats")?;
+    let mut changed = BytesMut::from(values);
+    put_formats(&mut changed, &formats(&old));
+    Ok(changed)
+}
+
+fn put_formats(buf: &mut BytesMut, formats: &[u16]) {
+    put_count(buf, formats.len());
+    formats.iter().for_each(|format| buf.put_u16(*format));
 }
 
 /// Gives a statement values in text form and asks for the result in text form.

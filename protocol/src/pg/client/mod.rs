@@ -13,8 +13,9 @@ pub use decode::{
     Bind, Close, Describe, Execute, Params, Parse, Password, Query, SaslInitial, expect_empty,
 };
 pub use encode::{
-    bind, bind_text, close, copy_data, copy_done, copy_fail, describe, execute, flush, parse,
-    password, query, sasl_initial, sasl_response, sync, terminate,
+    bind, bind_rest, bind_rest_encoded, bind_text, close, copy_data, copy_done, copy_fail,
+    describe, execute, flush, parse, password, query, sasl_initial, sasl_response, sync, terminate,
+    with_result_formats,
 };
 
 /// Gives a prepared statement values and makes a portal of it.

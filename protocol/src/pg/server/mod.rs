@@ -4,10 +4,12 @@
 //! never with a panic, and the caller fences the backend. The encoders are what the proxy says when
 //! it is itself the database of an application.
 
+mod cut;
 mod decode;
 mod encode;
 mod fields;
 
+pub use cut::{cut_row, encoded_row, first_columns, value_at};
 pub use decode::{
     Auth, CopyFormat, Notification, backend_key_of, command_tag, copy_in_format, data_row_of,
     is_async, notification_of, parameter_status_of, ready_status, tag_rows,

@@ -1,0 +1,177 @@
+//! What may befall the servers and the proxy, and when: everything follows from the seed.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// What a server is about to do, or has just done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Other,
+    Record,
+    Commit,
+    Control,
+}
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Leader,
+    Follower,
+    /// The server, or the session, at which it happens.
+    Here,
+    All,
+}
+
+/// What a fault does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Harm {
+    /// The server stops, and forgets so many of its newest commits.
+    Crash(usize),
+    /// The server is silent.
+    Hang,
+    Slow,
+    /// Nobody is let in.
+    Refuse,
+    /// One session ends.
+    Kill,
+    /// The proxy stops at once.
+    Proxy,
+}
+
+/// One fault, and when it happens: the `count`-th time that some server is at such a point.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) done: bool,
+    pub(crate) count: usize,
+    pub(crate) who: Who,
+    pub(crate) harm: Harm,
+    pub(crate) lasts: Duration,
+}
+
+/// What a scenario is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Theme {
+    Calm,
+    FollowerCrash,
+    LeaderCrash,
+    Sessions,
+    Hang,
+    Slow,
+    Refuse,
+    Proxy,
+    Rolling,
+    AllAtOnce,
+    /// A server restarts quickly and has lost what it had not flushed.
+    Lazy,
+    Mix,
+}
+
+const THEMES: [Theme; 16] = [
+    Theme::Calm,
+    Theme::Calm,
+    Theme::FollowerCrash,
+    Theme::LeaderCrash,
+    Theme::LeaderCrash,
+    Theme::Sessions,
+    Theme::Hang,
+    Theme::Slow,
+    Theme::Refuse,
+    Theme::Proxy,
+    Theme::Proxy,
+    Theme::Rolling,
+    Theme::AllAtOnce,
+    Theme::Lazy,
+    Theme::Mix,
+    Theme::Mix,
+];
+
+/// What one seed stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) theme: Theme,
+    pub(crate) backends: usize,
+    pub(crate) clients: usize,
+    pub(crate) deeds: usize,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Scenario {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let theme = THEMES[usize::try_from(seed).unwrap_or(0) % THEMES.len()];
+        let backends = if dice.random_ratio(1, 5) { 2 } else { 3 };
+        let clients = dice.random_range(3..=6);
+        let deeds = dice.random_range(6..=14);
+        let faults = faults(theme, &mut dice);
+        Self { seed, theme, backends, clients, deeds, faults }
+    }
+
+    /// Whether a restart may lose commits.
+    pub(crate) fn is_lazy(&self) -> bool {
+        self.theme == Theme::Lazy
+    }
+
+    /// Whether the loss of one backend, at the most, is all that happens: clients see none of it.
+    pub(crate) fn is_strict(&self) -> bool {
+        matches!(self.theme, Theme::Calm | Theme::FollowerCrash | Theme::LeaderCrash)
+    }
+}
+
+fn faults(theme: Theme, dice: &mut StdRng) -> Vec<Fault> {
+    let crash = Harm::Crash(0);
+    let mut many = |count: std::ops::RangeInclusive<usize>, of: &[(Who, Harm)]| {
+        let count = dice.random_range(count);
+        (0..count).map(|_| one(of[dice.random_range(0..of.len())], dice)).collect::<Vec<_>>()
+    };
+    let either = [(Who::Leader, crash), (Who::Follower, crash), (Who::Here, crash)];
+    match theme {
+        Theme::Calm => Vec::new(),
+        Theme::FollowerCrash => many(1..=1, &[(Who::Follower, crash)]),
+        Theme::LeaderCrash => many(1..=1, &[(Who::Leader, crash)]),
+        Theme::Sessions => many(1..=5, &[(Who::Here, Harm::Kill)]),
+        Theme::Hang => many(1..=2, &[(Who::Leader, Harm::Hang), (Who::Here, Harm::Hang)]),
+        Theme::Slow => many(1..=3, &[(Who::Leader, Harm::Slow), (Who::Follower, Harm::Slow)]),
+        Theme::Refuse => many(1..=2, &[(Who::Leader, Harm::Refuse), (Who::Follower, Harm::Refuse)]),
+        Theme::Proxy => many(1..=2, &[(Who::Here, Harm::Proxy)]),
+        Theme::Rolling => many(2..=4, &either),
+        Theme::AllAtOnce => many(1..=2, &[(Who::All, crash), (Who::All, Harm::Hang)]),
+        Theme::Lazy => {
+            let lose = dice.random_range(1..=4);
+            let who = if dice.random_ratio(1, 2) { Who::Leader } else { Who::Follower };
+            let lasts = Duration::from_millis(dice.random_range(0..=400));
+            vec![Fault { lasts, ..one((who, Harm::Crash(lose)), dice) }]
+        }
+        Theme::Mix => {
+            let mut of = either.to_vec();
+            of.extend([(Who::Here, Harm::Hang), (Who::Here, Harm::Kill), (Who::Here, Harm::Proxy)]);
+            of.extend([(Who::Leader, Harm::Slow), (Who::All, crash), (Who::Here, Harm::Kill)]);
+            many(2..=5, &of)
+        }
+    }
+}
+
+fn one((who, harm): (Who, Harm), dice: &mut StdRng) -> Fault {
+    let (kind, most) = match dice.random_range(0..4) {
+        0 => (None, 2500),
+        1 => (Some(Kind::Record), 90),
+        2 => (Some(Kind::Control), 60),
+        _ => (Some(Kind::Commit), 90),
+    };
+    let longest = match harm {
+        Harm::Hang => 16_000,
+        Harm::Proxy => 500,
+        _ => 6_000,
+    };
+    Fault {
+        kind,
+        done: dice.random_ratio(1, 2),
+        count: dice.random_range(1..=most),
+        who,
+        harm,
+        lasts: Duration::from_millis(dice.random_range(20..=longest)),
+    }
+}

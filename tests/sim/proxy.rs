@@ -1,0 +1,244 @@
+//! The proxy's parts, put together as the product does it, but on fake servers; and how the whole
+//! of it dies and comes back.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use lockstep::backend::{Backend, Limits};
+use lockstep::catalog::Catalogs;
+use lockstep::cluster::View;
+use lockstep::config::{Balancer, Consistency};
+use lockstep::keeper::state::StateFile;
+use lockstep::keeper::{self, Control, Keeper};
+use lockstep::ledger::Ledger;
+use lockstep::metrics::Metrics;
+use lockstep::monitor::{self, Keep};
+use lockstep::recovery;
+use lockstep::session::{Login, Registry, Session, Shared, SharedSettings, Wanted};
+use lockstep_protocol::Dialect;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Said, Sim, SimClient};
+use crate::control::{PROBE, SimControl};
+use crate::link::{SimDial, SimLink};
+use crate::world::{CLUSTER, World, locked, name};
+
+/// The one user.
+const USER: &str = "app";
+/// How long a client waits while no backend is active.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// The proxy while it runs.
+pub(crate) struct Running {
+    shared: Arc<Shared<Sim>>,
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+/// An application's end of its connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) say: mpsc::Sender<Said>,
+    pub(crate) hear: mpsc::Receiver<String>,
+}
+
+impl World {
+    /// Starts the proxy from its state file.
+    pub(crate) fn start_proxy(self: &Arc<Self>) {
+        let file = StateFile::open(self.folder.path(), CLUSTER).expect("the state folder is free");
+        let names: Vec<String> = (0..self.servers.len()).map(name).collect();
+        let remembered = file.load().expect("the state file can be read");
+        let place = |member: &String| names.iter().position(|n| n == member);
+        let view = match &remembered {
+            Some(state) => {
+                let order = state.members.iter().filter_map(place).collect();
+                View::settling(state.view, order, names.len(), 0)
+            }
+            None => View::settling(0, (0..names.len()).collect(), names.len(), 0),
+        };
+        let token = format!("token {}", self.random());
+        let (metrics, ledger) = (Arc::new(Metrics::new()), Arc::new(Ledger::default()));
+        let backends = self.backends(&metrics, &token);
+        let controls: Vec<Arc<dyn Control>> = self
+            .servers
+            .iter()
+            .map(|server| Arc::new(SimControl(server.clone())) as Arc<dyn Control>)
+            .collect();
+        let cluster = remembered.as_ref().map(|state| state.cluster.clone());
+        let (keeper, handle) = Keeper::new(
+            view,
+            backends.clone(),
+            controls.clone(),
+            file,
+            cluster.clone().unwrap_or_default(),
+            ledger.clone(),
+            metrics.clone(),
+            keeper::Limits { probe: PROBE },
+        );
+        let shared = self.shared(backends, controls, handle, (ledger, metrics));
+        let settings = recovery::Settings {
+            names,
+            users: vec![USER.to_owned()],
+            token,
+            capture_token: String::new(),
+            startup_wait: Duration::from_secs(10),
+            gate: Duration::from_secs(5),
+            remembers: remembered.is_some(),
+            cluster,
+            retry: Duration::from_secs(1),
+        };
+        self.trace("** the proxy starts");
+        *locked(&self.running) = Some(spawn(shared, keeper, settings));
+        self.proxy_changed.notify_waiters();
+    }
+
+    fn backends(&self, metrics: &Metrics, token: &str) -> Vec<Arc<Backend<SimLink>>> {
+        let limits = Limits {
+            size: 32,
+            checkout: Duration::from_secs(10),
+            idle: Duration::from_secs(600),
+            lifetime: Duration::from_secs(3600),
+        };
+        let backend = |server: &Arc<crate::server::Server>| {
+            let started = Arc::default();
+            let dial = SimDial {
+                server: server.clone(),
+                token: token.to_owned(),
+                started: Arc::clone(&started),
+            };
+            let (name, figures) = (server.name.clone(), metrics.backend(&server.name));
+            let address = name.clone();
+            let dial = Box::new(dial);
+            Arc::new(Backend::new(server.index, name, address, 1, limits, figures, started, dial))
+        };
+        self.servers.iter().map(backend).collect()
+    }
+
+    fn shared(
+        self: &Arc<Self>,
+        backends: Vec<Arc<Backend<SimLink>>>,
+        controls: Vec<Arc<dyn Control>>,
+        keeper: Arc<keeper::Handle>,
+        (ledger, metrics): (Arc<Ledger>, Arc<Metrics>),
+    ) -> Arc<Shared<Sim>> {
+        let world: Weak<Self> = Arc::downgrade(self);
+        Arc::new(Shared {
+            backends,
+            controls,
+            keeper,
+            ledger,
+            catalogs: Arc::new(Catalogs::new(Dialect::Postgres)),
+            metrics,
+            current: ArcSwap::from_pointee(SharedSettings {
+                hold: HOLD,
+                balancer: Balancer::Random,
+                consistency: Consistency::Strong,
+                max_effects: 1 << 20,
+                automatic: true,
+                idle_in_transaction: None,
+            }),
+            identities: Arc::default(),
+            registry: Registry::default(),
+            brake_us: AtomicU32::new(0),
+            admission: Arc::default(),
+            schema: Arc::default(),
+            wanted: Wanted::default(),
+            turn: AtomicUsize::new(0),
+            dice: Box::new(move || world.upgrade().map_or(0, |world| world.random())),
+        })
+    }
+
+    /// The proxy is gone at once: no task of it takes another step.
+    pub(crate) fn crash_proxy(self: &Arc<Self>, lasts: Duration) {
+        let Some(running) = locked(&self.running).take() else {
+            return;
+        };
+        for task in &running.tasks {
+            task.abort();
+        }
+        self.proxy_changed.notify_waiters();
+        let world = self.clone();
+        tokio::spawn(async move {
+            let Running { shared, tasks, .. } = running;
+            world.bury(tasks).await;
+            drop(shared);
+            tokio::time::sleep(lasts).await;
+            world.start_proxy();
+        });
+    }
+
+    /// Waits until tasks have ended. None may have panicked.
+    async fn bury(&self, tasks: Vec<JoinHandle<()>>) {
+        for task in tasks {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                self.complain(format!("a task of the proxy panicked: {error}"));
+            }
+        }
+    }
+
+    /// Ends the proxy in good order.
+    pub(crate) async fn stop_proxy(&self) {
+        let running = locked(&self.running).take();
+        if let Some(running) = running {
+            running.stop.cancel();
+            running.tasks.iter().for_each(JoinHandle::abort);
+            self.bury(running.tasks).await;
+        }
+    }
+
+    /// Connects an application; waits while the proxy is down.
+    pub(crate) async fn connect(self: &Arc<Self>) -> Line {
+        loop {
+            let changed = self.proxy_changed.notified();
+            if let Some(running) = &mut *locked(&self.running) {
+                let (say, inbox) = mpsc::channel(4);
+                let (outbox, hear) = mpsc::channel(4);
+                let client = SimClient::new(self.clone(), inbox, outbox);
+                let login = Login {
+                    user: USER.to_owned(),
+                    name: USER.to_owned(),
+                    settings: Arc::default(),
+                };
+                let (shared, stop) = (running.shared.clone(), running.stop.clone());
+                let session = Session::<Sim>::new(shared, client, login, Arc::default(), stop);
+                running.tasks.push(tokio::spawn(session.serve()));
+                return Line { say, hear };
+            }
+            changed.await;
+        }
+    }
+}
+
+fn spawn(
+    shared: Arc<Shared<Sim>>,
+    keeper: Keeper<SimLink>,
+    settings: recovery::Settings,
+) -> Running {
+    let stop = CancellationToken::new();
+    let mut tasks = vec![
+        tokio::spawn(keeper.run()),
+        tokio::spawn(recovery::run(shared.clone(), settings, stop.clone())),
+    ];
+    for backend in 0..shared.backends.len() {
+        let interval = Duration::from_secs(1);
+        tasks.push(tokio::spawn(monitor::probe(shared.clone(), backend, interval, stop.clone())));
+    }
+    let keep =
+        Keep { spare: 1000, most: 1_000_000, age: Duration::from_secs(86_400), bytes: 1 << 30 };
+    let interval = Duration::from_secs(2);
+    let housekeeping = monitor::housekeeping(shared.clone(), keep, interval, stop.clone());
+    tasks.push(tokio::spawn(housekeeping));
+    Running { shared, tasks, stop }
+}
