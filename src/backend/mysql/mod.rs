@@ -22,6 +22,7 @@ use crate::exchange::{
     TextRows, TxMode, TxState, Watch,
 };
 use crate::store::journal::Effect;
+use crate::store::mysql::schema;
 use crate::wire::mysql::MyWork;
 use link::Request;
 use relay::Relay;
@@ -113,7 +114,8 @@ impl Link for MyLink {
 
     fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]) {
         let record = self.shared.record.clone();
-        let parameters = record_parameters(&self.shared.token, seq, id, user, entry);
+        let proof = schema::proof(&self.shared.token, self.canceller.number, seq, id);
+        let parameters = record_parameters(&proof, seq, id, user, entry);
         self.push(Request::Execute(record, parameters), "record", None);
     }
 
@@ -337,14 +339,14 @@ fn with_params(sql: &str, params: &[Option<&str>]) -> String {
 }
 
 /// The parameters of the journal's record, in the form of an EXECUTE.
-fn record_parameters(token: &str, seq: i64, id: i64, user: &str, entry: &[u8]) -> Bytes {
+fn record_parameters(proof: &str, seq: i64, id: i64, user: &str, entry: &[u8]) -> Bytes {
     const BLOB: u8 = 252;
-    let mut out = BytesMut::with_capacity(64 + token.len() + user.len() + entry.len());
+    let mut out = BytesMut::with_capacity(64 + proof.len() + user.len() + entry.len());
     out.put_slice(&[0, 1]);
     for kind in [kind::VAR_STRING, kind::LONGLONG, kind::LONGLONG, kind::VAR_STRING, BLOB] {
         out.put_slice(&[kind, 0]);
     }
-    lockstep_protocol::mysql::stmt::put_bytes(&mut out, token.as_bytes());
+    lockstep_protocol::mysql::stmt::put_bytes(&mut out, proof.as_bytes());
     out.put_i64_le(seq);
     out.put_i64_le(id);
     lockstep_protocol::mysql::stmt::put_bytes(&mut out, user.as_bytes());
