@@ -237,52 +237,6 @@ pub async fn set_complete(conn: &mut Conn, seq: i64) -> Result<()> {
     .await
 }
 
-/// Whose the record with this identity is, looked for after one number and up to another.
-pub async fn owner_of(conn: &mut Conn, id: i64, after: i64, upto: i64) -> Result<Option<String>> {
-    conn.exec_first(
-        "SELECT usr FROM lockstep.journal WHERE seq > ? AND seq <= ? AND id = ? LIMIT 1",
-        (after, upto, id),
-    )
-    .await
-}
-
-/// Records weighed at the most in one look.
-const WEIGHED_AT_ONCE: u64 = 10_000;
-/// About what a row of the journal takes besides its entry.
-const ROW_BYTES: u64 = 80;
-
-/// The records after one number and up to another, as many as have at most so many bytes, and at
-/// least one: number of the last, how many, bytes. Nothing when there are none.
-pub async fn weigh(
-    conn: &mut Conn,
-    after: i64,
-    upto: i64,
-    bytes: u64,
-) -> Result<Option<(i64, u64, u64)>> {
-    let row: Option<(Option<i64>, u64, u64)> = conn
-        .exec_first(
-            "SELECT MAX(seq), COUNT(*), CAST(IFNULL(SUM(size), 0) AS UNSIGNED) FROM ( \
-             SELECT seq, size, SUM(size) OVER (ORDER BY seq) AS total FROM ( \
-             SELECT seq, OCTET_LENGTH(entry) + ? AS size FROM lockstep.journal \
-             WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?) AS upcoming) AS summed \
-             WHERE total - size < ?",
-            (ROW_BYTES, after, upto, WEIGHED_AT_ONCE, bytes),
-        )
-        .await?;
-    Ok(row.and_then(|(last, count, size)| last.map(|last| (last, count, size))))
-}
-
-/// The number of the oldest record that is younger than so many microseconds, by the server's own
-/// clock.
-pub async fn first_younger(conn: &mut Conn, microseconds: u64) -> Result<Option<i64>> {
-    conn.exec_first(
-        "SELECT seq FROM lockstep.journal WHERE at >= NOW(6) - INTERVAL ? MICROSECOND \
-         ORDER BY seq LIMIT 1",
-        (microseconds,),
-    )
-    .await
-}
-
 /// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins
 /// after `pruned_to`, and that is written in the same transaction.
 pub async fn prune(conn: &mut Conn, upto: i64, limit: u64) -> Result<u64> {
