@@ -3,12 +3,14 @@
 mod build;
 mod front;
 mod house;
+mod mysql;
 mod pg;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_protocol::Dialect;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,7 @@ use crate::status::{self, StatusSource};
 use crate::trace::Level;
 use crate::{console, recovery};
 use front::Front;
+pub use mysql::MySql;
 pub use pg::Pg;
 
 /// How often the journal is looked after.
@@ -42,7 +45,10 @@ pub struct Surroundings {
 /// # Errors
 /// When it cannot start: an address in use, a state folder that cannot be written, and the like.
 pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
-    serve::<Pg>(config, around).await
+    match config.cluster.dialect {
+        Dialect::Postgres => serve::<Pg>(config, around).await,
+        Dialect::MySql => serve::<MySql>(config, around).await,
+    }
 }
 
 async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), String> {

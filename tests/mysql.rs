@@ -4,8 +4,12 @@
 // A test fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+#[path = "mysql/cluster.rs"]
+mod cluster;
 #[path = "mysql/link.rs"]
 mod link;
+#[path = "mysql/replicate.rs"]
+mod replicate;
 #[path = "mysql/server.rs"]
 mod server;
 #[path = "mysql/through.rs"]

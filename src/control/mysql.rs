@@ -1,6 +1,7 @@
 //! Bookkeeping on a MariaDB or MySQL backend: an administrator's connection, opened when it is needed
 //! and again after it broke.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use lockstep_protocol::Dialect;
@@ -70,13 +71,15 @@ pub struct MyControl {
     address: Address,
     limit: Duration,
     conn: Mutex<Option<Conn>>,
+    /// When the server was started, as it was first computed.
+    started: AtomicI64,
 }
 
 impl MyControl {
     /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
     /// that read or write much.
     pub fn new(address: Address, limit: Duration) -> Self {
-        Self { address, limit, conn: Mutex::new(None) }
+        Self { address, limit, conn: Mutex::new(None), started: AtomicI64::new(0) }
     }
 
     async fn connect(&self) -> Result<Conn, String> {
@@ -167,8 +170,16 @@ impl Control for MyControl {
     fn examine(&self) -> Answer<'_, Examination> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
-            let answer = self.within(examine(&mut lent.conn)).await?;
+            let mut answer = self.within(examine(&mut lent.conn)).await?;
             lent.keep();
+            // Two numbers of whole seconds are subtracted: one second more or less says nothing.
+            let known = self.started.load(Ordering::Relaxed);
+            let seen: i64 = answer.started.parse().unwrap_or_default();
+            if (known - seen).abs() <= 1 {
+                answer.started = known.to_string();
+            } else {
+                self.started.store(seen, Ordering::Relaxed);
+            }
             Ok(answer)
         })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use lockstep::backend::Dial;
 use lockstep::backend::Purpose;
-use lockstep::backend::mysql::{Login, MyDial, MyLink, Route, Shared};
+use lockstep::backend::mysql::{Login, Logins, MyDial, MyLink, Route, Shared};
 use lockstep::catalog::Catalogs;
 use lockstep::config::Secret;
 use lockstep::exchange::{Gone, Link, Outcome, Settings, Sink, TxMode, TxState, Watch, Work};
@@ -67,7 +67,12 @@ pub(crate) fn dial(server: &Server, statements: &Arc<Statements>) -> MyDial {
         database: DATABASE.into(),
         found_rows: false,
     };
-    MyDial { route, shared, logins: [(USER.to_owned(), login)].into() }
+    MyDial {
+        route,
+        shared,
+        logins: Arc::new(Logins::from_pointee([(USER.to_owned(), login)].into())),
+        started: Arc::default(),
+    }
 }
 
 async fn link(server: &Server) -> MyLink {

@@ -1,7 +1,7 @@
 //! Opening connections for application users.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +9,11 @@ use super::connect::{Login, Route};
 use super::link::{MyLink, Shared};
 use crate::backend::{ConnectError, Dial, Dialling, Purpose};
 use crate::exchange::Link;
+use crate::store::mysql::control::{STARTED_SQL, STARTED_SQL_8};
 use crate::wire::mysql::identity;
+
+/// How each user logs in, by name; replaced when the configuration is read again.
+pub type Logins = arc_swap::ArcSwap<HashMap<String, Login>>;
 
 /// Opens connections to one MySQL or MariaDB backend.
 #[derive(Debug)]
@@ -19,7 +23,9 @@ pub struct MyDial {
     /// What its connections have in common.
     pub shared: Arc<Shared>,
     /// How each application user logs in there.
-    pub logins: HashMap<String, Login>,
+    pub logins: Arc<Logins>,
+    /// When the server was started, as far as its journal has been looked at since.
+    pub started: Arc<Mutex<String>>,
 }
 
 impl MyDial {
@@ -30,7 +36,8 @@ impl MyDial {
         gone: CancellationToken,
     ) -> Result<MyLink, ConnectError> {
         let (user, found_rows) = identity::parts(user);
-        let Some(login) = self.logins.get(user) else {
+        let logins = self.logins.load();
+        let Some(login) = logins.get(user) else {
             let message = format!("user '{user}' is not in the configuration");
             return Err(ConnectError::Refused { code: "28000".into(), message });
         };
@@ -43,12 +50,33 @@ impl MyDial {
             link.queue("SET SESSION TRANSACTION READ ONLY");
         }
         match tokio::time::timeout(self.route.timeout, link.drain()).await {
-            Ok(Ok(None)) => Ok(link),
+            Ok(Ok(None)) => self.check_start(&mut link).await.map(|()| link),
             Ok(Ok(Some(error))) => {
                 Err(ConnectError::Refused { code: error.code, message: error.what })
             }
             Ok(Err(broken)) => Err(ConnectError::Unreachable(broken.to_string())),
             Err(_) => Err(ConnectError::Unreachable("no answer to the first statement".into())),
+        }
+    }
+}
+
+impl MyDial {
+    /// A server that was restarted unseen may have lost commits, or be an older copy of itself.
+    async fn check_start(&self, link: &mut MyLink) -> Result<(), ConnectError> {
+        let known = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Ok(known) = known.parse::<i64>() else {
+            return Ok(());
+        };
+        let sql = if link.is_maria() { STARTED_SQL } else { STARTED_SQL_8 };
+        let seen = match tokio::time::timeout(self.route.timeout, link.ask(sql, &[])).await {
+            Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
+            _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
+        };
+        // Two numbers of whole seconds are subtracted: one second says nothing.
+        if seen.parse::<i64>().is_ok_and(|seen| (seen - known).abs() <= 1) {
+            Ok(())
+        } else {
+            Err(ConnectError::Unreachable("the server was restarted".into()))
         }
     }
 }

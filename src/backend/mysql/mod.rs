@@ -8,7 +8,7 @@ mod relay;
 mod settings;
 
 pub use connect::{Login, Route};
-pub use dial::MyDial;
+pub use dial::{Logins, MyDial};
 pub use link::{Canceller, MyLink, Shared};
 
 use bytes::{BufMut, Bytes, BytesMut};
