@@ -73,6 +73,7 @@ async fn the_journal_is_written_in_the_transaction_and_read_back() {
     assert_eq!(control::read_control(&mut admin).await.unwrap(), Some(written));
     let mut app = connect(&server, "app").await;
     app.query_drop("CREATE TABLE app.t (id INT PRIMARY KEY)").await.unwrap();
+    app.query_drop("SET SESSION time_zone = '-09:00'").await.unwrap();
     let own = app.id();
     for seq in 1..=3 {
         app.query_drop("BEGIN").await.unwrap();
@@ -86,6 +87,16 @@ async fn the_journal_is_written_in_the_transaction_and_read_back() {
     let records = control::read_records(&mut admin, &[1, 2, 3]).await.unwrap();
     assert_eq!(records.len(), 2);
     assert_eq!((records[0].user.as_str(), &records[0].entry[..]), ("app", &[0, 255, 39][..]));
+    assert_eq!(control::owner_of(&mut admin, 7, 0, 3).await.unwrap().as_deref(), Some("app"));
+    assert_eq!(control::owner_of(&mut admin, 8, 0, 3).await.unwrap(), None);
+    // Each is three bytes long, and eighty besides.
+    assert_eq!(control::weigh(&mut admin, 0, 3, 1).await.unwrap(), Some((1, 1, 83)));
+    assert_eq!(control::weigh(&mut admin, 0, 3, 84).await.unwrap(), Some((3, 2, 166)));
+    assert_eq!(control::weigh(&mut admin, 3, 9, 84).await.unwrap(), None);
+    // The clock is the server's, whatever time zone a session lives in.
+    assert_eq!(control::first_younger(&mut admin, 600.0).await.unwrap(), Some(1));
+    assert_eq!(control::first_younger(&mut admin, 0.0).await.unwrap(), None);
+    assert_eq!(control::outside_records(&mut admin, 0).await.unwrap(), []);
     control::set_complete(&mut admin, 3).await.unwrap();
     assert_eq!(control::prune(&mut admin, 3, 1).await.unwrap(), 1);
     assert_eq!(control::prune(&mut admin, 3, 10).await.unwrap(), 1);

@@ -21,8 +21,7 @@ pub(super) async fn check(config: Config) -> Result<(), String> {
     let mut errors = unreachable;
     for finding in &findings {
         errors += usize::from(finding.severity == Severity::Error);
-        let severity = format!("{:?}", finding.severity).to_lowercase();
-        println!("{severity:8} {}: {}", finding.backend, finding.what);
+        println!("{:8} {}: {}", finding.severity, finding.backend, finding.what);
         println!("         remedy: {}", finding.remedy);
     }
     if errors > 0 {

@@ -229,47 +229,6 @@ impl Control for MyControl {
         })
     }
 
-    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
-        Box::pin(async move {
-            let mut lent = self.lend().await?;
-            let answer = self.within(rows::owner_of(&mut lent.conn, id, after, upto)).await?;
-            lent.keep();
-            Ok(answer)
-        })
-    }
-
-    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
-        Box::pin(async move {
-            let mut lent = self.lend().await?;
-            let answer = self.within(rows::weigh(&mut lent.conn, after, upto, bytes)).await?;
-            lent.keep();
-            Ok(answer)
-        })
-    }
-
-    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>> {
-        let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
-        Box::pin(async move {
-            let mut lent = self.lend().await?;
-            let answer = self.within(rows::first_younger(&mut lent.conn, age)).await?;
-            lent.keep();
-            Ok(answer)
-        })
-    }
-
-    /// Every change of the schema commits in one step here: nothing can be half done.
-    fn remains(&self, _task: Task) -> Answer<'_, Vec<Remain>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn clear(&self, _task: Task, _fate: Fate) -> Answer<'_, ()> {
-        Box::pin(async { Err("nothing is done in several steps here".to_owned()) })
-    }
-
-    fn outside(&self, _after: i64) -> Answer<'_, Vec<Record>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
@@ -295,6 +254,52 @@ impl Control for MyControl {
             lent.keep();
             Ok(answer)
         })
+    }
+
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::owner_of(&mut lent.conn, id, after, upto)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::weigh(&mut lent.conn, after, upto, bytes)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer =
+                self.within(rows::first_younger(&mut lent.conn, age.as_secs_f64())).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::outside_records(&mut lent.conn, after)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    /// A change of the schema is whole or not there: nothing is left half done here.
+    fn remains(&self, _task: Task) -> Answer<'_, Vec<Remain>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn clear(&self, _task: Task, _fate: Fate) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
     }
 
     /// The numbers that rows are given follow the rows themselves: there is nothing to level.

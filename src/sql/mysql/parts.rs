@@ -20,8 +20,8 @@ pub(super) struct Insert<'t, 'c> {
 /// Where the rows of an INSERT come from.
 #[derive(Debug)]
 pub(super) enum Source<'t> {
-    /// They are written out, in their order.
-    Values,
+    /// They are written out, so many, in their order.
+    Values(usize),
     /// A query.
     Query(&'t [Token]),
 }
@@ -100,10 +100,11 @@ pub(super) fn insert_parts<'t, 'c>(
         .position(|p| rest[*p].is("on") && rest.get(p + 1).is_some_and(|t| t.is("duplicate")));
     let first = rest.first()?;
     let source = if first.is("values") || first.is("value") {
-        Source::Values
+        let end = upsert.map_or(rest.len(), |at| places[at]);
+        Source::Values(places.iter().filter(|at| **at < end && rest[**at].symbol("(")).count())
     } else if first.is("set") {
         columns = Some(set_columns(rest, &places));
-        Source::Values
+        Source::Values(1)
     } else {
         let ends = |p: &&usize| {
             rest[**p].is("returning")

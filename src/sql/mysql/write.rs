@@ -156,6 +156,12 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
     for table in &tables {
         defaults(walk, table, columns.as_deref(), tokens);
     }
+    if numbered && upsert && !matches!(source, Source::Values(1)) {
+        walk.facts.differ(
+            "from which number on the rows of an upsert were numbered, the server does not tell",
+            "Send one row in each INSERT … ON DUPLICATE KEY UPDATE.",
+        );
+    }
     let Source::Query(query) = source else {
         return;
     };

@@ -10,7 +10,7 @@ use mysql_async::{Conn, Result, params};
 use tokio::time::{Instant, sleep};
 
 use crate::store::control::Control;
-use crate::store::journal::Record;
+use crate::store::journal::{OUTSIDE_VERSION, Record};
 
 /// When the server was started, in whole seconds of its own clock: the uptime is counted from the same
 /// instant as the time, so that the difference stands still.
@@ -164,16 +164,21 @@ pub async fn read_records(conn: &mut Conn, seqs: &[i64]) -> Result<Vec<Record>> 
     Ok(records)
 }
 
-/// Notes that every record up to `seq` is on every member. Never goes back.
-pub async fn set_complete(conn: &mut Conn, seq: i64) -> Result<()> {
-    conn.exec_drop(
-        "UPDATE lockstep.control SET complete_to = :seq WHERE one = 1 AND complete_to < :seq",
-        params! { seq },
-    )
-    .await
+/// The records after one that are about statements outside a transaction, in order.
+pub async fn outside_records(conn: &mut Conn, after: i64) -> Result<Vec<Record>> {
+    let found: Vec<(i64, i64, String, Vec<u8>)> = conn
+        .exec(
+            "SELECT seq, id, usr, entry FROM lockstep.journal WHERE seq > ? \
+             AND ORD(SUBSTRING(entry, 1, 1)) = ? ORDER BY seq",
+            (after, OUTSIDE_VERSION),
+        )
+        .await?;
+    let record = |(seq, id, user, entry)| Record { seq, id, user, entry };
+    Ok(found.into_iter().map(record).collect())
 }
 
-/// Whose the record with this identity is, looked for after one number and up to another.
+/// Whose the record with this identity is, among those after one number and up to another. There is
+/// no index on the identity: it would cost every commit, and hardly anybody asks.
 pub async fn owner_of(conn: &mut Conn, id: i64, after: i64, upto: i64) -> Result<Option<String>> {
     conn.exec_first(
         "SELECT usr FROM lockstep.journal WHERE seq > ? AND seq <= ? AND id = ? LIMIT 1",
@@ -187,34 +192,47 @@ const WEIGHED_AT_ONCE: u64 = 10_000;
 /// About what a row of the journal takes besides its entry.
 const ROW_BYTES: u64 = 80;
 
-/// The records after one number and up to another, as many as have at most so many bytes, and at
-/// least one: number of the last, how many, bytes. Nothing when there are none.
+/// The records after one number and up to another, as many as have at most so many bytes, and at least
+/// one: number of the last, how many, bytes. Nothing when there are none.
 pub async fn weigh(
     conn: &mut Conn,
     after: i64,
     upto: i64,
     bytes: u64,
 ) -> Result<Option<(i64, u64, u64)>> {
-    let row: Option<(Option<i64>, u64, u64)> = conn
-        .exec_first(
-            "SELECT MAX(seq), COUNT(*), CAST(IFNULL(SUM(size), 0) AS UNSIGNED) FROM ( \
-             SELECT seq, size, SUM(size) OVER (ORDER BY seq) AS total FROM ( \
-             SELECT seq, OCTET_LENGTH(entry) + ? AS size FROM lockstep.journal \
-             WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?) AS upcoming) AS summed \
-             WHERE total - size < ?",
-            (ROW_BYTES, after, upto, WEIGHED_AT_ONCE, bytes),
+    let sizes: Vec<(i64, u64)> = conn
+        .exec(
+            "SELECT seq, LENGTH(entry) + ? FROM lockstep.journal WHERE seq > ? AND seq <= ? \
+             ORDER BY seq LIMIT ?",
+            (ROW_BYTES, after, upto, WEIGHED_AT_ONCE),
         )
         .await?;
-    Ok(row.and_then(|(last, count, size)| last.map(|last| (last, count, size))))
+    let mut weighed: Option<(i64, u64, u64)> = None;
+    for (seq, size) in sizes {
+        let (_, count, total) = weighed.unwrap_or_default();
+        if total >= bytes && count > 0 {
+            break;
+        }
+        weighed = Some((seq, count + 1, total + size));
+    }
+    Ok(weighed)
 }
 
-/// The number of the oldest record that is younger than so many microseconds, by the server's own
-/// clock.
-pub async fn first_younger(conn: &mut Conn, microseconds: u64) -> Result<Option<i64>> {
+/// The number of the oldest record that is younger than so many seconds, by the server's own clock.
+pub async fn first_younger(conn: &mut Conn, seconds: f64) -> Result<Option<i64>> {
     conn.exec_first(
-        "SELECT seq FROM lockstep.journal WHERE at >= NOW(6) - INTERVAL ? MICROSECOND \
-         ORDER BY seq LIMIT 1",
-        (microseconds,),
+        "SELECT seq FROM lockstep.journal WHERE at >= \
+         UTC_TIMESTAMP(6) - INTERVAL CAST(? * 1000000 AS UNSIGNED) MICROSECOND ORDER BY seq LIMIT 1",
+        (seconds,),
+    )
+    .await
+}
+
+/// Notes that every record up to `seq` is on every member. Never goes back.
+pub async fn set_complete(conn: &mut Conn, seq: i64) -> Result<()> {
+    conn.exec_drop(
+        "UPDATE lockstep.control SET complete_to = :seq WHERE one = 1 AND complete_to < :seq",
+        params! { seq },
     )
     .await
 }

@@ -46,7 +46,7 @@ const RECORD: &str = "CREATE PROCEDURE lockstep.record(IN proof VARCHAR(64) CHAR
         SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 1370, \
           MESSAGE_TEXT = 'lockstep: only the proxy may call this'; \
       END IF; \
-      INSERT INTO lockstep.journal (seq, id, at, usr, entry) VALUES (seq, id, NOW(6), usr, entry); \
+      INSERT INTO lockstep.journal (seq, id, at, usr, entry) VALUES (seq, id, UTC_TIMESTAMP(6), usr, entry); \
     END";
 
 /// Shows that a record comes from whoever knows the secret, on this connection.

@@ -49,6 +49,8 @@ pub(crate) fn text(entries: &Entries<'_>) -> String {
     put("admin", "password", format!("{ADMIN_PASSWORD:?}"));
     put("http", "listen", format!("\"127.0.0.1:{}\"", entries.http_port));
     put("pool", "size", "30".into());
+    // More than one: what only happens between threads should happen here.
+    put("limits", "worker_threads", "2".into());
     for (key, value) in TIMEOUTS {
         put("timeouts", key, format!("{value:?}"));
     }
