@@ -78,8 +78,7 @@ with connect(charset="latin1", autocommit=True) as western:
 
 db.begin()
 with db.cursor() as cursor:
-    cursor.execute("select @@autocommit")
-    assert cursor.fetchone() == (0,)
+    assert not db.get_autocommit()
     cursor.execute("delete from py where n = 9")
     cursor.execute("savepoint s")
     cursor.execute("delete from py")

@@ -103,7 +103,7 @@ async fn a_follower_repeats_a_statement_with_its_context() {
     let server = Server::launch();
     server.root(
         "create table app.one(id int auto_increment primary key, at timestamp(6) default now(6),
-         r double, v int); create table app.two like app.one",
+         r double, v int); create table app.two like app.one; alter table app.two auto_increment = 7",
     );
     let (mut leader, mut follower) = (link(&server).await, link(&server).await);
     let context = Context { insert_id: true, rand_seeds: true, ..Context::default() };

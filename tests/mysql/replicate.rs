@@ -1,5 +1,7 @@
 //! Writes through the proxy reach every server, whoever dies meanwhile.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use mysql_async::Conn;
@@ -38,6 +40,39 @@ async fn reads_and_writes_of_all_kinds() {
     run(&mut conn, "set @x = 5").await;
     run(&mut conn, "insert into t(v, n) values('f', @x)").await;
     assert_eq!(value(&mut conn, "select concat(n, more) from t where v = 'f'").await, "57");
+    cluster.assert_all_equal().await;
+}
+
+/// A Python with PyMySQL in it: `LOCKSTEP_PYTHON`, or a virtual environment that is made once and kept.
+fn python() -> PathBuf {
+    if let Some(path) = std::env::var_os("LOCKSTEP_PYTHON") {
+        return path.into();
+    }
+    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv-mysql");
+    let python = venv.join("bin/python");
+    let knows = Command::new(&python).args(["-c", "import pymysql"]).output();
+    if !knows.is_ok_and(|asked| asked.status.success()) {
+        let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv).status();
+        assert!(made.unwrap().success(), "python3 -m venv: is python3-venv installed?");
+        let install =
+            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pymysql>=1.1"];
+        assert!(Command::new(&python).args(install).status().unwrap().success(), "pip");
+    }
+    python
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pymysql_works_as_with_one_server() {
+    let cluster = Cluster::start(3).await;
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/drivers/pymysql_client.py");
+    let ran = Command::new(python())
+        .arg(script)
+        .env("MYSQL_PORT", cluster.port.to_string())
+        .env("MYSQL_PWD", crate::server::PASSWORD)
+        .output()
+        .unwrap();
+    let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert_eq!(said[0].trim_end(), "done", "{}", said[1]);
     cluster.assert_all_equal().await;
 }
 
