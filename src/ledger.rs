@@ -2,6 +2,12 @@
 //!
 //! A commit is under way from the moment it has a number until every active backend has it. A read
 //! that must see everything any application may have seen waits for those that touch its tables.
+//!
+//! A COMMIT that is on its way has let others past its locks on the leader already, but a follower
+//! may still lose it, with one session, and with that session its locks there. Whoever comes after
+//! it on the same tables waits with its own COMMIT until it has ended: then every member has it. And
+//! when it is the leader that lost one, those who went past its locks there stand on what it was to
+//! replace: they are told to begin again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -22,11 +28,15 @@ pub struct Ledger {
     open: Mutex<BTreeSet<i64>>,
     /// Up to where each sequence is reserved on every follower.
     bounds: Mutex<HashMap<String, i64>>,
+    /// For each backend that lost a commit while it led: up to which generation, on which tables.
+    lost: Mutex<HashMap<usize, (u64, Touched)>>,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     writes: Arc<Touched>,
+    /// COMMIT has been sent: on the leader others may have got past its locks.
+    committing: bool,
     done: CancellationToken,
 }
 
@@ -41,6 +51,13 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// COMMIT is about to be sent.
+    pub fn commits(&self) {
+        if let Some(commit) = self.ledger.lock().get_mut(&self.seq) {
+            commit.committing = true;
+        }
+    }
+
     /// The commit has been acknowledged.
     pub fn acknowledged(&self) {
         self.ledger.last_acknowledged.fetch_max(self.seq, Ordering::SeqCst);
@@ -72,7 +89,10 @@ impl Ledger {
         self.count.fetch_add(1, Ordering::SeqCst);
         let mut under_way = self.lock();
         let seq = self.next.fetch_add(1, Ordering::SeqCst) + 1;
-        under_way.insert(seq, UnderWay { writes: Arc::new(writes), done: done.clone() });
+        under_way.insert(
+            seq,
+            UnderWay { writes: Arc::new(writes), committing: false, done: done.clone() },
+        );
         Ticket { ledger: self.clone(), seq, done }
     }
 
@@ -135,6 +155,31 @@ impl Ledger {
         }
     }
 
+    /// The ends of the commits on their way whose locks on the leader somebody who has written the
+    /// given tables may have got past.
+    pub fn committing(&self, writes: &Touched) -> Vec<CancellationToken> {
+        let under_way = self.lock();
+        let before = under_way.values().filter(|c| c.committing && overlap(writes, &c.writes));
+        before.map(|commit| commit.done.clone()).collect()
+    }
+
+    /// A leader has lost a commit, with its locks, and went on.
+    pub fn note_lost(&self, leader: usize, generation: u64, writes: &Touched) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lost.entry(leader).or_insert((generation, Touched::None));
+        if known.0 < generation {
+            *known = (generation, Touched::None);
+        }
+        known.1.merge(writes);
+    }
+
+    /// Whether somebody may have got past the locks of a commit that its leader had lost.
+    pub fn stands_on_lost(&self, leader: usize, generation: u64, writes: &Touched) -> bool {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get(&leader)
+            .is_some_and(|(upto, tables)| generation <= *upto && overlap(writes, tables))
+    }
+
     /// Waits until every commit with a smaller number has ended.
     pub async fn wait_for_earlier(&self, seq: i64) {
         let waits: Vec<CancellationToken> =
@@ -181,6 +226,28 @@ mod tests {
 
     fn tables(names: &[&str]) -> Touched {
         Touched::Tables(names.iter().map(|n| (*n).to_owned()).collect())
+    }
+
+    #[test]
+    fn who_comes_after_a_commit_on_its_way_knows_it() {
+        let ledger = Arc::new(Ledger::default());
+        let first = ledger.begin(tables(&["public.a"]));
+        assert!(ledger.committing(&tables(&["public.a"])).is_empty(), "nobody got past its locks");
+        first.commits();
+        assert!(ledger.committing(&tables(&["public.b"])).is_empty());
+        let before = ledger.committing(&tables(&["public.a"]));
+        drop(first);
+        assert!(before[0].is_cancelled() && ledger.committing(&Touched::Unknown).is_empty());
+    }
+
+    #[test]
+    fn what_a_leader_lost_concerns_who_was_there_then() {
+        let ledger = Ledger::default();
+        ledger.note_lost(2, 5, &tables(&["public.a"]));
+        assert!(ledger.stands_on_lost(2, 4, &tables(&["public.a"])));
+        assert!(!ledger.stands_on_lost(2, 6, &tables(&["public.a"])), "it has come back since");
+        assert!(!ledger.stands_on_lost(1, 4, &tables(&["public.a"])));
+        assert!(!ledger.stands_on_lost(2, 4, &tables(&["public.b"])));
     }
 
     #[tokio::test]

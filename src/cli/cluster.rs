@@ -62,7 +62,20 @@ async fn check_mysql(config: &Config, options: &CheckOptions) -> Checked {
 
 fn unreachable(name: &str, why: &str, place: &str) {
     println!("error    {name}: cannot be reached: {why}");
-    println!("         remedy: start it, and check address, [admin] and {place}");
+    println!("         remedy: {}", remedy(why, place));
+}
+
+/// What to do about a backend that cannot be connected to.
+fn remedy(why: &str, place: &str) -> String {
+    if why.contains("certificate") {
+        "its certificate has to name the host in `url` and be signed by an authority in `tls_ca`; \
+         mend the one that is wrong, or choose `tls = \"verify-ca\"` to do without the name"
+            .to_owned()
+    } else if why.contains("TLS") {
+        "turn TLS on in its configuration, or check `tls` of this backend".to_owned()
+    } else {
+        format!("start it, and check address, [admin] and {place}")
+    }
 }
 
 /// Prepares the backends.

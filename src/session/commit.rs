@@ -5,17 +5,21 @@
 //! or when the absence of the others is on disk (I5).
 
 use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use super::identity::TransactionId;
 use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Mishap, Protocol, Settings};
+use crate::exchange::{Broken, Link, Mishap, Protocol, Settings, Sink};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 use crate::sql::{Isolation, Touched};
 use crate::store::journal::Entry;
+
+/// Why a transaction begins again that went past the locks of a commit that was lost.
+pub(super) const STALE: &str = "its leader lost a commit whose rows it may have changed";
 
 /// The record of a transaction.
 struct Record {
@@ -59,6 +63,14 @@ impl<P: Protocol> Session<P> {
         }
         let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Nowhere => Ok(()),
+            Place::Reading(mut lease) if !tx.context.is_empty() && !tx.sets => {
+                lease.queue_rollback();
+                if let Ok(None) = lease.drain().await {
+                    self.report_all(&lease);
+                    lease.release();
+                }
+                Ok(())
+            }
             Place::Reading(lease) => {
                 self.end_reading(lease, tx.sets).await;
                 Ok(())
@@ -163,6 +175,8 @@ impl<P: Protocol> Session<P> {
             tokio::time::sleep(std::time::Duration::from_micros(u64::from(brake))).await;
         }
         let gate = shared.keeper.gate.read().await;
+        let before = shared.ledger.committing(&tx.writes);
+        let led_by = (leader.backend().index, leader.generation());
         let ticket = shared.ledger.begin(tx.writes.clone());
         let record = Record::of(tx, &self.user, shared.new_record_id());
         // From here on a step is never given up half-way: what follows runs to its end.
@@ -178,6 +192,8 @@ impl<P: Protocol> Session<P> {
             }
             return Err(Failure::retry("no backend was active at its commit").into());
         }
+        let (leader, shares) = self.come_after(tx, before, led_by, leader, shares).await?;
+        ticket.commits();
         let ended = self.finish(tx, &ticket, record.id, leader, shares).await;
         if ended.is_ok() {
             ticket.acknowledged();
@@ -188,6 +204,37 @@ impl<P: Protocol> Session<P> {
         drop(ticket);
         drop(gate);
         ended
+    }
+
+    /// Waits for the commits that this one may have followed on the leader. What it changed on a
+    /// follower counts only where that follower has what came before, and nothing of it counts where
+    /// the leader has lost what came before. Those who have left meanwhile get no COMMIT.
+    async fn come_after(
+        &mut self,
+        tx: &Transaction<P::Link>,
+        before: Vec<CancellationToken>,
+        (led_by, generation): (usize, u64),
+        leader: Option<Lease<P::Link>>,
+        shares: Vec<Share<P::Link>>,
+    ) -> Result<(Option<Lease<P::Link>>, Vec<Share<P::Link>>), Stop> {
+        let shared = self.shared.clone();
+        for earlier in before {
+            earlier.cancelled().await;
+        }
+        let view = shared.keeper.view();
+        let leader = leader.filter(|lease| view.is_member(lease.backend().index));
+        let stays = |share: &Share<P::Link>| view.is_member(share.lease.backend().index);
+        let shares: Vec<_> = shares.into_iter().filter(stays).collect();
+        let stale = shared.ledger.stands_on_lost(led_by, generation, &tx.writes);
+        if !stale && (leader.is_some() || !shares.is_empty()) {
+            return Ok((leader, shares));
+        }
+        match leader {
+            Some(leader) => self.drop_all(leader, shares).await,
+            None => shares::abandon(&shared, shares).await,
+        }
+        Err(Failure::retry(if stale { STALE } else { "no backend was active at its commit" })
+            .into())
     }
 
     async fn drop_all(&mut self, mut leader: Lease<P::Link>, shares: Vec<Share<P::Link>>) {
@@ -342,7 +389,7 @@ impl<P: Protocol> Session<P> {
                     return Err(refused_commit(&error).into());
                 }
                 Err(broken) => {
-                    absent &= self.put_out(&first, &broken.to_string()).await;
+                    absent &= self.put_out_leader(tx, &first, &broken.to_string()).await;
                 }
             }
         }
@@ -366,8 +413,17 @@ impl<P: Protocol> Session<P> {
                         lease.release();
                     }
                 }
-                Ok(Some(error)) => absent &= self.put_out(&lease, &error.what).await,
-                Err(broken) => absent &= self.put_out(&lease, &broken.to_string()).await,
+                failed => {
+                    let why = match failed {
+                        Ok(error) => error.map_or_else(String::new, |error| error.what),
+                        Err(broken) => broken.to_string(),
+                    };
+                    absent &= if n == 0 && leads {
+                        self.put_out_leader(tx, &lease, &why).await
+                    } else {
+                        self.put_out(&lease, &why).await
+                    };
+                }
             }
         }
         if absent && (confirmed > 0 || (level == Isolation::Serializable && !leads)) {
@@ -376,8 +432,19 @@ impl<P: Protocol> Session<P> {
         self.resolve(ticket, id).await
     }
 
+    /// Has the client told what the server says of its session, as far as that is news to it.
+    fn report_all(&mut self, lease: &Lease<P::Link>) {
+        for (name, value) in lease.reported() {
+            self.client.report(name, value);
+        }
+    }
+
     /// Gives the leader's connection back after a commit, with the settings it now has.
     fn give_back_after(&mut self, tx: &Transaction<P::Link>, mut lease: Lease<P::Link>) {
+        // What was set for the transaction only has gone back with its end.
+        if !tx.context.is_empty() {
+            self.report_all(&lease);
+        }
         if tx.sets {
             lease.assume(self.settings.clone());
         }
@@ -390,6 +457,22 @@ impl<P: Protocol> Session<P> {
         let (backend, generation) = (lease.backend().index, lease.generation());
         let cause = format!("did not confirm a commit: {why}");
         self.shared.keeper.lost(backend, generation, cause, true).await == Verdict::Evicted
+    }
+
+    /// Puts out a leader that did not confirm a COMMIT. When it is well otherwise, others may have got
+    /// past the locks of what it lost: they must be known before anybody goes on elsewhere.
+    async fn put_out_leader(
+        &self,
+        tx: &Transaction<P::Link>,
+        lease: &Lease<P::Link>,
+        why: &str,
+    ) -> bool {
+        let (backend, generation) = (lease.backend(), lease.generation());
+        let lost = self.shared.keeper.lost(backend.index, generation, why.to_owned(), false).await;
+        if lost == Verdict::Alive {
+            self.shared.ledger.note_lost(backend.index, backend.generation(), &tx.writes);
+        }
+        self.put_out(lease, why).await
     }
 
     /// Nobody confirmed: what the journals say when the backends are back is the outcome.

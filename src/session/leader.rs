@@ -209,6 +209,10 @@ impl<P: Protocol> Session<P> {
             shares::abandon(&self.shared, shares).await;
             return Ok(());
         }
+        if self.shared.ledger.stands_on_lost(backend, generation, &tx.writes) {
+            shares::abandon(&self.shared, shares).await;
+            return Err(Failure::retry(super::commit::STALE).into());
+        }
         if verdict != Verdict::Evicted || !tx.is_portable(self.default_isolation()) {
             let why = match verdict {
                 Verdict::Alive => "its session on the database was ended",

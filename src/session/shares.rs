@@ -12,6 +12,10 @@ use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// After how long what a dropped share runs is cancelled once more.
+const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
 /// Opens a share on one follower and sends it everything the transaction has done.
 pub(super) async fn open<P: Protocol>(
@@ -125,15 +129,31 @@ pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P
         let backend = share.lease.backend();
         // A backend that has been given up needs no asking, and might not answer.
         let (gone, canceller) = (backend.gone(), share.lease.canceller());
-        if share.lease.outstanding() > 0 && shared.keeper.view().is_member(backend.index) {
+        let runs = share.lease.outstanding() > 0 && shared.keeper.view().is_member(backend.index);
+        let cancel = || async {
             tokio::select! {
                 biased;
                 () = gone.cancelled() => {}
                 () = P::Link::cancel(&canceller) => {}
             }
+        };
+        if runs {
+            cancel().await;
         }
         share.lease.queue_rollback();
-        (share.lease.drain().await, share.lease)
+        // A request that finds nothing running is forgotten, and what is still on its way there could
+        // wait for whoever has the leader's locks now: it is asked for again until all is undone.
+        let ended = {
+            let mut drain = std::pin::pin!(share.lease.drain());
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut drain => break ended,
+                    () = tokio::time::sleep(CANCEL_AGAIN), if runs => cancel().await,
+                }
+            }
+        };
+        (ended, share.lease)
     });
     for (end, lease) in join_all(ends).await {
         match end {

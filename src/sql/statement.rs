@@ -58,6 +58,9 @@ pub struct Statement {
     pub keyed_if: Vec<TimeParam>,
     /// Of a captured statement whose whole outcome a RETURNING list can tell.
     pub returned: Option<Box<Returned>>,
+    /// Of a keyed statement: what it returns has the same bytes on every backend, in text and in
+    /// binary form.
+    pub portable: bool,
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
@@ -152,7 +155,8 @@ impl Touched {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds those of another set.
+    pub fn merge(&mut self, other: &Self) {
         match other {
             Self::None => {}
             Self::Tables(tables) => tables.iter().for_each(|table| self.add(table)),
@@ -318,6 +322,7 @@ impl Statement {
             set_config: None,
             modes: None,
             keyed_if: Vec::new(),
+            portable: false,
             cursor: None,
             context: Context::default(),
             commits: false,

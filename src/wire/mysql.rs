@@ -142,6 +142,10 @@ impl Work for MyWork {
         false // Nothing is captured by what it returns here.
     }
 
+    fn answers_in_text(&self) -> bool {
+        false // What a statement gives back is not compared here; how many rows it changed is.
+    }
+
     fn texts(&self) -> Vec<&Arc<Text>> {
         match self {
             Self::Prepare { prepared, .. } | Self::Execute { prepared, .. } => {

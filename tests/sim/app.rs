@@ -73,15 +73,16 @@ pub(crate) struct App {
     line: Option<Line>,
     notes: Notes,
     count: i64,
-    /// The transaction under way has read rows for update.
-    pub(crate) locks: bool,
+    /// The transaction under way has state that goes with the leader: rows read for update, or a
+    /// savepoint that it must go back to.
+    pub(crate) bound: bool,
 }
 
 impl App {
     pub(crate) fn new(world: Arc<World>, number: i64) -> Self {
         let dice = world.fork();
         let notes = Notes { own: (OWN + number, 0, 0), ..Notes::default() };
-        Self { world, number, dice, line: None, notes, count: 0, locks: false }
+        Self { world, number, dice, line: None, notes, count: 0, bound: false }
     }
 
     pub(crate) fn chance(&mut self, one_in: u32) -> bool {
@@ -91,11 +92,11 @@ impl App {
     /// Does its deeds, one after the other.
     pub(crate) async fn work(mut self) -> Notes {
         for _ in 0..self.world.scenario.deeds {
-            let pause = self.dice.random_range(0..400);
+            let pause = self.dice.random_range(0..self.world.scenario.pause_ms);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.count += 1;
             let mark = self.number * 10_000 + self.count;
-            self.locks = false;
+            self.bound = false;
             match self.dice.random_range(0..10) {
                 0 => self.alone(mark).await,
                 1 => self.several(mark).await,
@@ -169,7 +170,7 @@ impl App {
                 ("C ", tag) => tag.clone_into(&mut reply.tag),
                 ("E ", error) => {
                     let (code, why) = error.split_once(' ').unwrap_or((error, ""));
-                    if !self.world.scenario.allows(code, why, self.locks, &self.world) {
+                    if !self.world.scenario.allows(code, why, self.bound, &self.world) {
                         let (app, theme) = (self.number, self.world.scenario.theme);
                         self.world.complain(format!("app {app} was told {code} {why} ({theme:?})"));
                     }

@@ -39,7 +39,7 @@ impl SimControl {
             (state.slow, state.boot)
         };
         let way = world.way();
-        tokio::time::sleep(way + slow).await;
+        tokio::time::sleep(way + slow / 4).await;
         server.awake().await;
         world.point(Kind::Control, false, server.index, 0);
         server.awake().await;

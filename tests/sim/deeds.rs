@@ -69,7 +69,10 @@ impl App {
                 self.ask("RELEASE SAVEPOINT s", None).await?;
             }
             Ok(()) | Err(Trouble::Error(_)) => {
+                let bound = self.bound;
+                self.bound |= done.is_err();
                 self.ask("ROLLBACK TO SAVEPOINT s", None).await?;
+                self.bound = bound;
                 deed.deltas.truncate(before);
             }
             Err(Trouble::Lost) => return Err(Trouble::Lost),
@@ -142,7 +145,7 @@ impl App {
     /// changes that row.
     async fn move_what_was_read(&mut self, deed: &mut Deed) -> Result<(), Trouble> {
         let (from, to, amount) = self.transfer();
-        self.locks = true;
+        self.bound = true;
         let read = format!("SELECT balance FROM account WHERE id = {from} FOR UPDATE");
         let balance = self.ask(&read, None).await?.rows[0][0];
         let rest = balance - amount;

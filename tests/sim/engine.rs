@@ -190,6 +190,7 @@ impl Server {
             let refusal = if limit.is_some_and(|limit| waited >= limit) {
                 Some(Refusal::new("55P03", "canceling statement due to lock timeout"))
             } else if waited >= DEADLOCK_TIMEOUT && !std::mem::replace(&mut looked, true) {
+                self.world().waits_long(&self.name, pid, place, self.lock().follows(pid));
                 let deadlocked = self.lock().locks.is_deadlocked(pid);
                 deadlocked.then(|| Refusal::new("40P01", "deadlock detected"))
             } else {

@@ -49,13 +49,14 @@ impl World {
 
 impl Scenario {
     /// Whether an application may be told this.
-    pub(crate) fn allows(&self, code: &str, why: &str, locks: bool, world: &World) -> bool {
+    pub(crate) fn allows(&self, code: &str, why: &str, bound: bool, world: &World) -> bool {
         match code {
             "40P01" | "23503" | "23505" => !why.contains("event"),
             // What comes after an error of its own.
             "25P02" => true,
             "40001" if self.theme == Theme::LeaderCrash => {
-                (locks && why.contains("locked")) || world.effects_failed() > 0
+                let gone = ["locked", "savepoints", "not complete"];
+                (bound && gone.iter().any(|w| why.contains(w))) || world.effects_failed() > 0
             }
             "40001" => !self.is_strict(),
             "08007" | "57P03" => !self.is_strict() && self.theme != Theme::Sessions,

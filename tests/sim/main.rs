@@ -41,7 +41,7 @@ use faults::Scenario;
 use world::{World, locked};
 
 /// How many seeds a plain `cargo test` runs, besides those that once failed.
-const SEEDS: u64 = 240;
+const SEEDS: u64 = 160;
 /// After so many seeds that failed there is nothing more to learn.
 const ENOUGH: usize = 12;
 

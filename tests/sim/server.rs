@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::faults::Kind;
+use crate::faults::{Kind, Scenario};
 use crate::locks::Locks;
 use crate::tables::{Disk, Place, Row};
 use crate::world::World;
@@ -152,21 +152,24 @@ pub(crate) struct Wire {
     pub(crate) answers: mpsc::Receiver<Answer>,
 }
 
+impl State {
+    /// Whether a session is a follower's.
+    pub(crate) fn follows(&self, pid: u64) -> bool {
+        self.seats.get(&pid).is_some_and(|seat| seat.follower)
+    }
+}
+
 impl Server {
-    pub(crate) fn new(
-        world: &Weak<World>,
-        index: usize,
-        disk: Disk,
-        lazy: bool,
-        seed: u64,
-    ) -> Self {
+    pub(crate) fn new(world: &Weak<World>, index: usize, disk: Disk, scenario: &Scenario) -> Self {
+        let (lazy, seed) = (scenario.is_lazy(), scenario.seed);
+        let lag = if index == 0 { Duration::ZERO } else { scenario.lag };
         let state = State {
             disk,
             boot: 1,
             up: true,
             hung: false,
             refusing: false,
-            slow: Duration::ZERO,
+            slow: lag,
             seats: BTreeMap::new(),
             locks: Locks::default(),
             dice: StdRng::seed_from_u64(seed ^ (index as u64 + 1)),

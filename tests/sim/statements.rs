@@ -101,7 +101,7 @@ impl Server {
         if visible(&self.lock(), pid, place).is_some() {
             return Err(duplicate(table.name, row[0]));
         }
-        let follower = self.lock().seats.get(&pid).is_some_and(|seat| seat.follower);
+        let follower = self.lock().follows(pid);
         if let Some((column, parent)) = table.refers.filter(|_| !follower) {
             let parent = (parent, row[column]);
             self.take(pid, parent, Mode::Shared).await?;
@@ -252,7 +252,7 @@ fn all_visible(
 }
 
 fn check_unreferenced(state: &State, pid: u64, table: &Shape, id: i64) -> Result<(), Refusal> {
-    if state.seats.get(&pid).is_some_and(|seat| seat.follower) {
+    if state.follows(pid) {
         return Ok(());
     }
     for child in &SHAPES {

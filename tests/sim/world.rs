@@ -12,10 +12,10 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::faults::{Fault, Harm, Kind, Scenario, Who};
+use crate::faults::{Fault, Harm, Kind, Scenario, Theme, Who};
 use crate::proxy::Running;
 use crate::server::{Answer, Request, Server};
-use crate::tables::Disk;
+use crate::tables::{Disk, Place};
 
 /// The name of the cluster, and of its state file.
 pub(crate) const CLUSTER: &str = "sim";
@@ -74,7 +74,7 @@ impl World {
         Arc::new_cyclic(|world: &Weak<Self>| {
             let server = |index: usize| {
                 let disk = Disk::initial(&members[index], &format!("system {index}"), &members);
-                Arc::new(Server::new(world, index, disk, scenario.is_lazy(), seed))
+                Arc::new(Server::new(world, index, disk, &scenario))
             };
             Self {
                 servers: (0..scenario.backends).map(server).collect(),
@@ -157,8 +157,7 @@ impl World {
         self.effects_failed.load(Ordering::SeqCst)
     }
 
-    /// Notes what a session did. In calm weather no follower's part ever waits until its limit: an
-    /// effect waits only for transactions that are about to commit (I8, I9).
+    /// Notes what a session did.
     pub(crate) fn note(&self, server: usize, pid: u64, request: &Request, answer: &Answer) {
         let mut line = format!("{} #{pid} ", name(server));
         let _ = match request {
@@ -175,10 +174,13 @@ impl World {
             None => write!(line, " -> {} {:?} {:?}", answer.tag, answer.rows, answer.lines),
         };
         self.trace(&line);
-        let stuck = answer.error.as_ref().filter(|e| matches!(e.code, "55P03" | "40P01"));
-        let follows = self.servers[server].lock().seats.get(&pid).is_some_and(|s| s.follower);
-        if let Some(error) = stuck.filter(|_| follows && self.scenario.faults.is_empty()) {
-            self.complain(format!("a follower's part got stuck: {line} ({})", error.code));
+    }
+
+    /// A session has waited long for a lock. In calm weather no follower's part ever does: an effect
+    /// waits only for transactions that are about to commit, or that are being dropped (I8, I9).
+    pub(crate) fn waits_long(&self, server: &str, pid: u64, place: Place, follows: bool) {
+        if follows && self.scenario.theme == Theme::Calm {
+            self.complain(format!("a follower's part waits for {place:?} on {server} #{pid}"));
         }
     }
 
@@ -224,7 +226,10 @@ impl World {
                 Harm::Crash(lose) => victim.crash(lose),
                 Harm::Hang => victim.lock().hung = true,
                 Harm::Refuse => victim.lock().refusing = true,
-                Harm::Slow => victim.lock().slow = Duration::from_millis(40),
+                Harm::Slow => {
+                    let more = u64::try_from(fault.lasts.as_millis() % 160).unwrap_or(0);
+                    victim.lock().slow = Duration::from_millis(40 + more);
+                }
                 Harm::Kill | Harm::Proxy => {}
             }
             let (world, lasts) = (self.clone(), fault.lasts);

@@ -185,3 +185,31 @@ fn a_mixed_load_converges_on_two_servers() {
         cluster.assert_all_equal().await;
     });
 }
+
+/// What has been checked on the leader is not checked again on a follower, also not on a connection
+/// whose last transaction was rolled back.
+#[test]
+fn followers_check_no_foreign_key_after_a_rollback() {
+    run(async {
+        let cluster = Cluster::start(2).await;
+        let app = cluster.connect().await;
+        app.run("create table fkr_p(id int primary key); create table fkr_c(id int primary key, p int references fkr_p)")
+            .await;
+        app.run("insert into fkr_p values (1); grant all on fkr_p, fkr_c to app2").await;
+        // The first that this user's connections to the followers see is undone.
+        let other = cluster.connect_as("app2").await;
+        other.run("begin; insert into fkr_c values (1, 1); rollback").await;
+        // A check would wait for this lock until its limit.
+        let follower = &cluster.admins().await[1];
+        follower.run("begin; select * from fkr_p for update").await;
+        let began = std::time::Instant::now();
+        other.run("insert into fkr_c values (7, 1)").await;
+        assert!(
+            began.elapsed() < secs(1),
+            "the follower has checked the key: {:?}",
+            began.elapsed()
+        );
+        follower.run("rollback").await;
+        cluster.assert_all_equal().await;
+    });
+}
