@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use lockstep_protocol::Dialect;
 use tokio::sync::Notify;
 
-use crate::sql::{Catalog, Class, Hold, Scope, Script, Sequences, Statement, Touched, analyze};
+use crate::sql::{
+    Answers, Class, Context, Hold, Judge, Scope, Script, Sequences, Statement, Touched, ignorant,
+    informed, questions,
+};
 
 /// A text's classification, with what it depended on.
 #[derive(Debug)]
@@ -41,19 +45,11 @@ impl Text {
     }
 }
 
-/// The catalog as it was read.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// What statements are classified with.
-    pub catalog: Catalog,
-    /// Whether any constraint may be checked as late as at the commit.
-    pub deferrable: bool,
-}
-
 /// The newest catalog, and the epoch that a plan must have to be trusted.
 #[derive(Debug)]
 pub struct Catalogs {
-    current: ArcSwap<(u64, Snapshot)>,
+    dialect: Dialect,
+    current: ArcSwap<(u64, Box<dyn Judge>)>,
     /// Raised before DDL commits.
     epoch: AtomicU64,
     /// Wakes whoever waits for a newer catalog. Unlike a `watch` it wakes them in an order that can
@@ -61,17 +57,35 @@ pub struct Catalogs {
     loaded: Notify,
 }
 
-impl Default for Catalogs {
-    fn default() -> Self {
+impl Catalogs {
+    /// Nothing is known yet.
+    pub fn new(dialect: Dialect) -> Self {
         Self {
-            current: ArcSwap::from_pointee((0, Snapshot::default())),
+            dialect,
+            current: ArcSwap::from_pointee((0, ignorant(dialect))),
             epoch: AtomicU64::new(1),
             loaded: Notify::new(),
         }
     }
-}
 
-impl Catalogs {
+    /// What to ask a backend about its catalog: names and texts.
+    pub fn questions(&self) -> &'static [(&'static str, &'static str)] {
+        questions(self.dialect)
+    }
+
+    /// Judges a text with a catalog of its own: the answers as a transaction sees them.
+    ///
+    /// # Errors
+    /// When the answers are not those to [`Catalogs::questions`].
+    pub fn judge_with(
+        &self,
+        answers: &Answers<'_>,
+        sql: &str,
+        scope: &Scope,
+    ) -> Result<Option<Script>, String> {
+        Ok(informed(self.dialect, answers)?.judge(sql, scope).ok())
+    }
+
     /// The epoch that plans must have.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
@@ -83,9 +97,9 @@ impl Catalogs {
     }
 
     /// Installs a catalog that was read when the epoch was `epoch`.
-    pub fn install(&self, epoch: u64, snapshot: Snapshot) {
+    pub fn install(&self, epoch: u64, judge: Box<dyn Judge>) {
         if self.current.load().0 < epoch {
-            self.current.store(Arc::new((epoch, snapshot)));
+            self.current.store(Arc::new((epoch, judge)));
             self.loaded.notify_waiters();
         }
     }
@@ -97,7 +111,7 @@ impl Catalogs {
 
     /// Whether any constraint may be checked as late as at the commit.
     pub fn has_deferrable(&self) -> bool {
-        self.current.load().1.deferrable
+        self.current.load().1.checks_late()
     }
 
     /// Waits until a catalog of at least the given epoch is there.
@@ -121,7 +135,7 @@ impl Catalogs {
         {
             return plan;
         }
-        let (script, unreadable) = match analyze(&text.sql, &catalog.1.catalog, scope) {
+        let (script, unreadable) = match catalog.1.judge(&text.sql, scope) {
             Ok(script) => (script, false),
             Err(_) => (unreadable(&text.sql), true),
         };
@@ -153,6 +167,8 @@ fn unreadable(sql: &str) -> Script {
         portable: false,
         cursor: None,
         keyed_if: Vec::new(),
+        context: Context::default(),
+        commits: false,
         returned: None,
     };
     Script { statements: vec![statement] }

@@ -1,5 +1,7 @@
 //! The command line. Each subcommand reads what it was given and calls one function.
 
+mod cluster;
+
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,11 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Limits, Log};
-use crate::control::{Address, describe};
 use crate::demo;
 use crate::proxy::{self, Surroundings};
-use crate::store::check::{self as store_check, CheckOptions, Severity};
-use crate::store::init::{InitOptions, Target, init};
 use crate::trace::{self, Level};
 
 /// Two or more ordinary PostgreSQL servers as one database that does not die.
@@ -81,12 +80,12 @@ pub fn run() -> ExitCode {
         Command::Proxy(file) => with_config(&file, |config, level| {
             runtime(&config.limits)?.block_on(serve(config, file.config.clone(), level))
         }),
-        Command::Check(file) => {
-            with_config(&file, |config, _| runtime(&config.limits)?.block_on(check(config)))
-        }
+        Command::Check(file) => with_config(&file, |config, _| {
+            runtime(&config.limits)?.block_on(cluster::check(config))
+        }),
         Command::Init(init) => with_config(&init.file, |config, _| {
             let runtime = runtime(&config.limits)?;
-            runtime.block_on(prepare(config, init.source.clone(), init.discard))
+            runtime.block_on(cluster::prepare(config, init.source.clone(), init.discard))
         }),
         Command::Demo(options) => {
             runtime(&Limits::default()).and_then(|runtime| runtime.block_on(demonstrate(options)))
@@ -125,7 +124,7 @@ async fn demonstrate(options: Demo) -> Result<(), String> {
     trace::init(&log).map_err(|error| error.to_string())?;
     let Demo { backends, port, dir, pg_bin, json } = options;
     let options = demo::Options { backends, port, dir, pg_bin, json };
-    let init = |config| prepare(config, None, false);
+    let init = |config| cluster::prepare(config, None, false);
     demo::run(options, init, serve_until).await.map_err(|error| error.to_string())
 }
 
@@ -137,81 +136,6 @@ async fn serve(config: Config, file: PathBuf, level: Level) -> Result<(), String
 
 async fn serve_until(config: Config, stop: CancellationToken) -> Result<(), String> {
     proxy::run(config, Surroundings { stop, file: None, level: None }).await
-}
-
-async fn check(config: Config) -> Result<(), String> {
-    let mut backends = Vec::new();
-    let mut unreachable = 0;
-    for backend in &config.backends {
-        match Address::of(&config, backend)?.connect().await {
-            Ok(client) => backends.push((backend.name.clone(), client)),
-            Err(why) => {
-                unreachable += 1;
-                println!("error    {}: cannot be reached: {why}", backend.name);
-                println!("         remedy: {}", remedy(&why));
-            }
-        }
-    }
-    let options = CheckOptions {
-        users: config.users.iter().map(|user| user.name.clone()).collect(),
-        connections: config.pool.size * 2 * u32::try_from(config.users.len()).unwrap_or(1),
-    };
-    let findings = store_check::check(&backends, &options).await;
-    let findings = findings.map_err(|(name, e)| format!("{name}: {}", describe(&e)))?;
-    let mut errors = unreachable;
-    for finding in &findings {
-        errors += usize::from(finding.severity == Severity::Error);
-        println!("{:8} {}: {}", finding.severity, finding.backend, finding.what);
-        println!("         remedy: {}", finding.remedy);
-    }
-    if errors > 0 {
-        return Err(format!("{errors} problems have to be mended first"));
-    }
-    println!("{} backends fit together", backends.len());
-    Ok(())
-}
-
-/// What to do about a backend that cannot be connected to.
-fn remedy(why: &str) -> &'static str {
-    if why.contains("certificate") {
-        "its certificate has to name the host in `url` and be signed by an authority in `tls_ca`; \
-         mend the one that is wrong, or choose `tls = \"verify-ca\"` to do without the name"
-    } else if why.contains("TLS") {
-        "turn `ssl` on in its postgresql.conf, or check `tls` of this backend"
-    } else {
-        "start it, and check address, [admin] and pg_hba.conf"
-    }
-}
-
-async fn prepare(config: Config, source: Option<String>, discard: bool) -> Result<(), String> {
-    let mut targets = Vec::new();
-    for backend in &config.backends {
-        let connected = Address::of(&config, backend)?.connect().await;
-        let client = connected.map_err(|why| {
-            format!("backend {}: {why}\n  remedy: {}", backend.name, remedy(&why))
-        })?;
-        let url_for_tools = config.tools_url(backend);
-        targets.push(Target { name: backend.name.clone(), client, url_for_tools });
-    }
-    let secret = || format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-    let options = InitOptions {
-        source,
-        discard,
-        cluster_id: format!("{}-{:016x}", config.cluster.name, rand::random::<u64>()),
-        token: secret(),
-        capture_token: secret(),
-        users: config.users.iter().map(|user| user.name.clone()).collect(),
-        tools: None,
-    };
-    let report = init(targets, options).await.map_err(|e| e.to_string())?;
-    eprintln!("cluster {}: {} backends belong to it", report.cluster_id, report.joined.len());
-    for name in &report.filled {
-        eprintln!("{name}: filled from the source");
-    }
-    for note in &report.notes {
-        eprintln!("note: {note}");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
 //! Bookkeeping on a PostgreSQL backend: an administrator's connection, opened when it is needed and
 //! again after it broke. Nothing here is on the path of an application's statement.
 
-use std::collections::BTreeMap;
+pub mod mysql;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_protocol::Dialect;
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::catalog::Snapshot;
 use crate::config::{Backend, Config};
 use crate::keeper::{Answer, Control, Examination};
-use crate::sql::Catalog;
+use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::control as rows;
 use crate::store::journal::Record;
 use crate::store::outside::{self, Fate, Remain, Task};
@@ -115,7 +116,7 @@ impl PgControl {
         }
     }
 
-    async fn read_catalog(client: &Client) -> Result<Snapshot, String> {
+    async fn read_catalog(client: &Client) -> Result<Box<dyn Judge>, String> {
         client
             .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
@@ -125,15 +126,12 @@ impl PgControl {
         read
     }
 
-    async fn catalog_rows(client: &Client) -> Result<Snapshot, String> {
-        let mut answers: BTreeMap<&str, Vec<Vec<Option<String>>>> = BTreeMap::new();
-        for (name, sql) in Catalog::queries() {
+    async fn catalog_rows(client: &Client) -> Result<Box<dyn Judge>, String> {
+        let mut answers = Answers::new();
+        for (name, sql) in questions(Dialect::Postgres) {
             answers.insert(name, text_rows(client, sql).await?);
         }
-        let deferrable =
-            text_rows(client, "SELECT 1 FROM pg_catalog.pg_constraint WHERE condeferrable LIMIT 1");
-        let deferrable = !deferrable.await?.is_empty();
-        Ok(Snapshot { catalog: Catalog::from_rows(&answers)?, deferrable })
+        informed(Dialect::Postgres, &answers)
     }
 }
 
@@ -268,7 +266,7 @@ impl Control for PgControl {
         Box::pin(self.ask(move |client| async move { rows::outside_records(&client, after).await }))
     }
 
-    fn catalog(&self) -> Answer<'_, Snapshot> {
+    fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {
         Box::pin(async move {
             // A connection of its own: the transaction must not meet other questions.
             let client = self.address.connect().await?;

@@ -28,7 +28,21 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The SQLSTATE an application sees.
+    /// The number and the SQLSTATE that an application of MySQL sees.
+    pub fn mysql(self) -> (u16, &'static str) {
+        match self {
+            Self::Retry => (1213, "40001"),
+            Self::Unavailable => (1047, "08S01"),
+            Self::TooManyConnections => (1040, "08004"),
+            Self::Refused => (1235, "42000"),
+            Self::InFailedTransaction | Self::Internal => (1105, "HY000"),
+            Self::Protocol => (1835, "HY000"),
+            Self::InDoubt => (1180, "HY000"),
+            Self::Shutdown => (1053, "08S01"),
+        }
+    }
+
+    /// The SQLSTATE an application of PostgreSQL sees.
     pub fn sqlstate(self) -> &'static str {
         match self {
             Self::Retry => "40001",
@@ -51,6 +65,8 @@ pub struct Failure {
     pub kind: Kind,
     /// SQLSTATE where it differs from the one of `kind`.
     pub code: Option<&'static str>,
+    /// MySQL's number where it differs from the one of `kind`.
+    pub number: Option<u16>,
     /// What went wrong.
     pub message: String,
     /// Why.
@@ -62,7 +78,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of the given class.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, code: None, message: message.into(), detail: None, hint: None }
+        Self { kind, code: None, number: None, message: message.into(), detail: None, hint: None }
     }
 
     /// Adds what to do.
@@ -86,9 +102,28 @@ impl Failure {
         self
     }
 
-    /// The SQLSTATE an application sees.
+    /// Replaces MySQL's number.
+    #[must_use]
+    pub fn number(mut self, number: u16) -> Self {
+        self.number = Some(number);
+        self
+    }
+
+    /// The SQLSTATE an application of PostgreSQL sees.
     pub fn sqlstate(&self) -> &'static str {
         self.code.unwrap_or_else(|| self.kind.sqlstate())
+    }
+
+    /// The number and the SQLSTATE that an application of MySQL sees.
+    pub fn mysql(&self) -> (u16, &'static str) {
+        let (number, state) = self.kind.mysql();
+        let number = self.number.unwrap_or(match self.code {
+            // What cannot be read is what a server calls a syntax error; what is ours is denied.
+            Some("42000") => 1064,
+            Some("42501") => 1142,
+            _ => number,
+        });
+        (number, self.code.unwrap_or(state))
     }
 
     /// The transaction died with its backend and should be run again.

@@ -25,6 +25,21 @@ pub trait Protocol: Sized + Send + Sync + 'static {
     type Client: Client<Work = Self::Work>;
     /// The conversation with a database.
     type Link: Link<Work = Self::Work>;
+    /// How its statements and transactions go together.
+    const MANNERS: Manners;
+}
+
+/// How statements and transactions go together in a dialect.
+#[derive(Clone, Copy, Debug)]
+pub struct Manners {
+    /// An error fails the whole transaction; else it undoes its own statement and no more.
+    pub error_fails_transaction: bool,
+    /// The statements of one batch are one transaction; else each is one of its own.
+    pub batch_is_transaction: bool,
+    /// The settings that choose the isolation level of transactions that do not choose one.
+    pub isolation_keys: &'static [&'static str],
+    /// The level where they choose none.
+    pub isolation: crate::sql::Isolation,
 }
 
 /// One statement as it travels on the wire.
@@ -50,6 +65,8 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn is_partial(&self) -> bool;
     /// The statement that is described or bound here, whether or not it is run.
     fn described(&self) -> Option<&str>;
+    /// Whether it asks for nothing but the session as it was after the login.
+    fn resets(&self) -> bool;
     /// The texts that are prepared, bound or described here, whether or not they are run.
     fn texts(&self) -> Vec<&Arc<Text>>;
     /// The value bound to a parameter, counted from 1, as text: the outer `None` when there is no
@@ -218,6 +235,12 @@ pub struct Outcome {
     pub bulk: bool,
     /// A cursor is still open on the connection.
     pub suspended: bool,
+    /// The statement that fixes what this one's meaning depended on besides its text (the clock,
+    /// the next generated number): a follower runs it right before the same text.
+    pub context: Option<String>,
+    /// What the statement left in the server's session, to follow the application's: the key of a
+    /// setting and the statement that establishes it.
+    pub left: Vec<(&'static str, String)>,
 }
 
 /// An error that a database answered.
@@ -297,6 +320,8 @@ pub struct Watch<'a> {
     pub digest: bool,
     /// The statement opens a bulk load: nothing can be asked before that has ended.
     pub bulk: bool,
+    /// The same text will run elsewhere: what its meaning depends on besides is fixed and reported.
+    pub context: Option<&'a crate::sql::Context>,
     /// A savepoint is set before it, so that it alone can be taken back.
     pub undoable: bool,
 }
@@ -330,6 +355,9 @@ pub struct TxMode {
 
 /// The start of the key of a prepared statement among the settings; its quoted name follows.
 pub const PREPARED: &str = "prepared ";
+
+/// The name under which a client is told whether each statement is a transaction of its own.
+pub const AUTOCOMMIT: &str = "autocommit";
 
 /// Session settings: for each key the statement that establishes it.
 pub type Settings = Arc<std::collections::BTreeMap<String, String>>;

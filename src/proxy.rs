@@ -1,17 +1,19 @@
 //! The glue, and the only one: builds every part in order, binds, spawns, drains.
 
 mod build;
-mod serve;
+mod front;
+mod house;
+mod mysql;
+mod pg;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_protocol::Dialect;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::pg::PgLink;
-use crate::client::pg::PgClient;
 use crate::cluster::Phase;
 use crate::config::Config;
 use crate::exchange::Protocol;
@@ -19,20 +21,13 @@ use crate::monitor::{self, Keep};
 use crate::session::Shared;
 use crate::status::{self, StatusSource};
 use crate::trace::Level;
-use crate::wire::pg::PgWork;
 use crate::{console, recovery};
+use front::Front;
+pub use mysql::MySql;
+pub use pg::Pg;
 
 /// How often the journal is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
-
-/// PostgreSQL, on both sides.
-pub struct Pg;
-
-impl Protocol for Pg {
-    type Work = PgWork;
-    type Client = PgClient;
-    type Link = PgLink;
-}
 
 /// What the process around the proxy gives it.
 #[derive(Default)]
@@ -50,9 +45,16 @@ pub struct Surroundings {
 /// # Errors
 /// When it cannot start: an address in use, a state folder that cannot be written, and the like.
 pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
-    let parts = build::build(&config)?;
+    match config.cluster.dialect {
+        Dialect::Postgres => serve::<Pg>(config, around).await,
+        Dialect::MySql => serve::<MySql>(config, around).await,
+    }
+}
+
+async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), String> {
+    let parts = build::build::<P>(&config)?;
     let stop = around.stop.clone();
-    let listeners = serve::bind(&config).await?;
+    let listeners = house::bind::<P>(&config).await?;
     let tasks = TaskTracker::new();
     // The keeper and those who bring backends back work to the very end: sessions depend on them.
     let end = CancellationToken::new();
@@ -81,13 +83,13 @@ pub async fn run(config: Config, around: Surroundings) -> Result<(), String> {
         });
     }
     let house =
-        serve::House::new(parts.shared.clone(), parts.door, config.clone(), around, parts.logins);
-    tasks.spawn(serve::signals(house.clone(), end.clone()));
+        house::House::new(parts.shared.clone(), parts.door, parts.common, config.clone(), around);
+    tasks.spawn(house::signals(house.clone(), end.clone()));
     let clients = TaskTracker::new();
     for listener in listeners {
-        tasks.spawn(serve::accept(house.clone(), listener, clients.clone(), stop.clone()));
+        tasks.spawn(house::accept(house.clone(), listener, clients.clone(), stop.clone()));
     }
-    tracing::info!(listen = ?config.cluster.postgres_listen, "started");
+    tracing::info!(listen = ?P::listen(&config).1, "started");
     stop.cancelled().await;
     drain(&clients, config.timeouts.shutdown_grace).await;
     end.cancel();
@@ -104,7 +106,7 @@ async fn drain(clients: &TaskTracker, grace: Duration) {
     }
 }
 
-fn source(shared: Arc<Shared<Pg>>, config: &Config) -> StatusSource {
+fn source<P: Protocol>(shared: Arc<Shared<P>>, config: &Config) -> StatusSource {
     let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
     let ready = shared.clone();
     StatusSource {

@@ -16,8 +16,20 @@
 //!
 //! * [`error`]: what can be wrong with bytes.
 //! * [`pg`]: PostgreSQL's protocol 3: framing, start-up, both directions of messages, authentication.
+//! * [`mysql`]: the protocol of MySQL and MariaDB: packets, handshake, commands, answers.
 
 pub mod error;
+pub mod mysql;
 pub mod pg;
 
 pub use error::DecodeError;
+
+/// The protocols, each with the SQL that is spoken over it. A cluster is of one dialect, fixed at
+/// its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL.
+    Postgres,
+    /// MariaDB and MySQL.
+    MySql,
+}

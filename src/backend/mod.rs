@@ -1,5 +1,6 @@
 //! Towards the databases: backends and their connections.
 
+pub mod mysql;
 pub mod pg;
 mod pool;
 

@@ -1,8 +1,12 @@
 //! Where a backend is: `host:port`, or a connection URL as applications write them.
 
+use lockstep_protocol::Dialect;
+
 /// The parts of a backend's address; what the text leaves out is `None`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Address {
+    /// What kind of database it is, where a URL says so.
+    pub dialect: Option<Dialect>,
     pub host: String,
     pub port: Option<u16>,
     pub database: Option<String>,
@@ -12,23 +16,25 @@ pub(super) struct Address {
     pub sslrootcert: Option<String>,
 }
 
-/// Reads `host`, `host:port`, `[::1]:port` or `postgresql://user:password@host:port/database`.
+/// Reads `host`, `host:port`, `[::1]:port` or `postgresql://user:password@host:port/database`; with
+/// `mysql://` or `mariadb://` the same for those.
 pub(super) fn parse(text: &str) -> Result<Address, String> {
     match text.split_once("://") {
         None => host_port(text),
-        Some(("postgresql" | "postgres", rest)) => url(rest),
+        Some(("postgresql" | "postgres", rest)) => url(rest, Dialect::Postgres),
+        Some(("mysql" | "mariadb", rest)) => url(rest, Dialect::MySql),
         Some((scheme, _)) => Err(format!("`{scheme}://` is not a kind of database known here")),
     }
 }
 
-fn url(rest: &str) -> Result<Address, String> {
+fn url(rest: &str, dialect: Dialect) -> Result<Address, String> {
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, host) = match authority.rsplit_once('@') {
         Some((login, host)) => (Some(login), host),
         None => (None, authority),
     };
-    let mut address = host_port(host)?;
+    let mut address = Address { dialect: Some(dialect), ..host_port(host)? };
     if let Some(login) = login {
         let (user, password) = match login.split_once(':') {
             Some((user, password)) => (user, Some(password)),
@@ -112,6 +118,10 @@ mod tests {
         assert_eq!(full.password.as_deref(), Some("p:w"));
         assert_eq!(full.database.as_deref(), Some("app"));
         assert_eq!(full.sslmode.as_deref(), Some("require"));
+        assert_eq!((plain.dialect, full.dialect), (None, Some(Dialect::Postgres)));
+        for text in ["mysql://root@db1/app", "mariadb://db1:3307"] {
+            assert_eq!(parse(text).expect("mysql").dialect, Some(Dialect::MySql));
+        }
     }
 
     #[test]
@@ -124,7 +134,7 @@ mod tests {
             "db1:70000",
             "::1:5432",
             "[::1",
-            "mysql://db1",
+            "oracle://db1",
             "postgresql:///app",
             "postgresql://db1,db2/app",
             "postgresql://db1/app?x=y",

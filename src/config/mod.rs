@@ -11,6 +11,7 @@
 mod validate;
 
 mod address;
+mod dialect;
 mod logins;
 mod raw;
 
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use lockstep_protocol::Dialect;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
@@ -66,10 +68,15 @@ pub struct Config {
 pub struct Cluster {
     /// Appears in logs and metrics, and in the identity written to each backend.
     pub name: String,
+    /// What all its databases are, and what applications speak to it.
+    #[serde(serialize_with = "dialect::word")]
+    pub dialect: Dialect,
     /// The one database that applications see.
     pub database: String,
     /// Where PostgreSQL clients connect.
     pub postgres_listen: Vec<SocketAddr>,
+    /// Where clients of MariaDB and MySQL connect.
+    pub mysql_listen: Vec<SocketAddr>,
     /// Holds the state file: which backends are active.
     pub state_dir: PathBuf,
     /// How users prove who they are, unless a user says otherwise.

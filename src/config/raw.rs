@@ -15,7 +15,7 @@ use super::{AuthMethod, Journal, Limits, Log, Pool, Reactivate, Reads, Timeouts}
 pub(super) struct Raw {
     /// Short for `cluster.database`, so that a small file needs no section.
     pub database: Option<String>,
-    /// Short for `cluster.postgres_listen`.
+    /// Short for `cluster.postgres_listen`, or for `mysql_listen` in front of such databases.
     pub listen: Option<OneOrMany>,
     pub cluster: RawCluster,
     #[serde(alias = "backends")]
@@ -40,6 +40,7 @@ pub(super) struct RawCluster {
     pub database: Option<String>,
     #[serde(alias = "listen", alias = "listen_addresses")]
     pub postgres_listen: Option<OneOrMany>,
+    pub mysql_listen: Option<OneOrMany>,
     pub state_dir: Option<String>,
     #[serde(alias = "auth_type")]
     pub auth: Option<AuthMethod>,

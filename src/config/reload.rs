@@ -61,6 +61,8 @@ impl Config {
         keep(changes, "cluster.database", &old.database, &mut new.database);
         let listen = (&old.postgres_listen, &mut new.postgres_listen);
         keep(changes, "cluster.postgres_listen", listen.0, listen.1);
+        let listen = (&old.mysql_listen, &mut new.mysql_listen);
+        keep(changes, "cluster.mysql_listen", listen.0, listen.1);
         keep(changes, "cluster.state_dir", &old.state_dir, &mut new.state_dir);
         keep(changes, "http.listen", &self.http, &mut merged.http);
         keep(changes, "log.format", &self.log.format, &mut merged.log.format);

@@ -185,6 +185,14 @@ fn impossible_backends_are_refused() {
         ("both `url`", "[[backend]]\nurl = \"a\"\naddress = \"b\""),
         ("the same server", "backend = [\"db1\", \"db1:5432/\"]"),
         ("the same server", "[[backend]]\nname = \"x\"\nurl = \"db1\"\n[[backend]]\nurl = \"db1\""),
+        (
+            "backend 1 is mysql and backend 2 is postgresql",
+            "backend = [\"mysql://a\", \"postgres://b\"]",
+        ),
+        (
+            "which is not spoken there",
+            "[cluster]\npostgres_listen = \"127.0.0.1:1\"\n[[backend]]\nurl = \"mariadb://db1\"",
+        ),
         ("cannot be a name", "[[backend]]\nname = \"a b\"\nurl = \"db1\""),
         (
             "both as a key and in its url",
@@ -200,6 +208,18 @@ fn impossible_backends_are_refused() {
         let port = error.problem().contains("the port must be");
         assert!(error.problem().contains(problem) || port, "{text}: {error}");
     }
+}
+
+#[test]
+fn a_cluster_of_mysql_has_its_own_port_and_way_in() {
+    let text = "database = \"app\"\nlisten = \"*:4406\"\nadmin = { user = \"root\" }\n\
+                backend = [\"mariadb://db1\", \"db2\"]\nuser = [{ name = \"app\", password = \"x\" }]";
+    let config = Config::parse(text, Path::new("/")).expect("it is right");
+    assert_eq!(config.cluster.dialect, lockstep_protocol::Dialect::MySql);
+    assert_eq!(config.backends.iter().map(|b| b.port).collect::<Vec<_>>(), [3306, 3306]);
+    assert_eq!(config.cluster.mysql_listen, ["0.0.0.0:4406".parse().expect("address")]);
+    assert!(config.cluster.postgres_listen.is_empty());
+    assert!(config.settings().contains(&("cluster.dialect".into(), "mysql".into())));
 }
 
 #[test]

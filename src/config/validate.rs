@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use lockstep_protocol::Dialect;
+
 use super::logins::{credentials, references, shared_admin, users};
 use super::raw::{OneOrMany, Raw, RawBackend, RawCluster, WordOr};
 use super::{
     AuthMethod, Backend, BackendTls, ClientTls, Cluster, Config, ConfigError, Credentials,
-    Reactivate, Secret, address,
+    Reactivate, Secret, address, dialect,
 };
 
-type Result<T> = std::result::Result<T, ConfigError>;
+pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
 /// The name of the console, which answers on the same port as the application's database.
 const CONSOLE_DATABASE: &str = "lockstep";
-const DEFAULT_LISTEN: &str = "127.0.0.1:6432";
 const DEFAULT_HTTP: &str = "127.0.0.1:9632";
 const DEFAULT_STATE_DIR: &str = "/var/lib/lockstep";
-const POSTGRES_PORT: u16 = 5432;
 
 /// Turns the file into a configuration. Relative paths start at `folder`.
 pub(super) fn config(raw: Raw, folder: &Path) -> Result<Config> {
-    let cluster = cluster(raw.cluster, raw.database, raw.listen, folder)?;
-    let backends = backends(raw.backend, folder)?;
+    let dialect = dialect::of(&raw.backend, &raw.cluster)?;
+    let cluster = cluster(raw.cluster, dialect, raw.database, raw.listen, folder)?;
+    let backends = backends(raw.backend, dialect, folder)?;
     let admin = match raw.admin {
         Some(admin) => credentials(admin, "admin", folder)?,
         None => shared_admin(&backends)?,
@@ -56,6 +57,7 @@ pub(super) fn config(raw: Raw, folder: &Path) -> Result<Config> {
 
 fn cluster(
     raw: RawCluster,
+    dialect: Dialect,
     short_database: Option<String>,
     short_listen: Option<OneOrMany>,
     folder: &Path,
@@ -70,23 +72,14 @@ fn cluster(
         )
         .at("cluster.database"));
     }
-    let listen = once("listen", short_listen, raw.postgres_listen)?;
-    let listen = listen.map_or_else(|| vec![DEFAULT_LISTEN.to_owned()], |list| list.0);
-    let postgres_listen = listen
-        .iter()
-        .map(|text| listen_address(text, "cluster.postgres_listen"))
-        .collect::<Result<Vec<_>>>()?;
-    if postgres_listen.is_empty() {
-        return Err(ConfigError::new(
-            "the list of addresses to listen on is empty",
-            format!("write for example \"{DEFAULT_LISTEN}\""),
-        )
-        .at("cluster.postgres_listen"));
-    }
+    let (postgres_listen, mysql_listen) =
+        dialect::listen(dialect, short_listen, raw.postgres_listen, raw.mysql_listen)?;
     Ok(Cluster {
         name: name(raw.name.unwrap_or_else(|| "lockstep".into()), "cluster.name")?,
+        dialect,
         database,
         postgres_listen,
+        mysql_listen,
         state_dir: path(folder, raw.state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
         auth: raw.auth.unwrap_or(AuthMethod::ScramSha256),
         console_users: raw.console_users,
@@ -95,7 +88,7 @@ fn cluster(
 }
 
 /// A value that may stand at the top or in `[cluster]`, but not in both.
-fn once<T>(key: &str, short: Option<T>, long: Option<T>) -> Result<Option<T>> {
+pub(super) fn once<T>(key: &str, short: Option<T>, long: Option<T>) -> Result<Option<T>> {
     if short.is_some() && long.is_some() {
         return Err(ConfigError::new(
             format!("`{key}` is given at the top and again in [cluster]"),
@@ -106,7 +99,7 @@ fn once<T>(key: &str, short: Option<T>, long: Option<T>) -> Result<Option<T>> {
     Ok(short.or(long))
 }
 
-fn backends(raw: Vec<WordOr<RawBackend>>, folder: &Path) -> Result<Vec<Backend>> {
+fn backends(raw: Vec<WordOr<RawBackend>>, dialect: Dialect, folder: &Path) -> Result<Vec<Backend>> {
     if raw.is_empty() {
         return Err(ConfigError::new(
             "no backend is named",
@@ -120,7 +113,7 @@ fn backends(raw: Vec<WordOr<RawBackend>>, folder: &Path) -> Result<Vec<Backend>>
             WordOr::Word(url) => RawBackend { url: Some(url), ..RawBackend::default() },
             WordOr::Table(table) => table,
         };
-        let backend = backend(raw, &key, folder)?;
+        let backend = backend(raw, &key, dialect, folder)?;
         if let Some(twin) = backends.iter().find(|other| other.name == backend.name) {
             return Err(ConfigError::new(
                 format!("two backends are called `{}`", twin.name),
@@ -141,8 +134,8 @@ fn backends(raw: Vec<WordOr<RawBackend>>, folder: &Path) -> Result<Vec<Backend>>
     Ok(backends)
 }
 
-fn backend(raw: RawBackend, key: &str, folder: &Path) -> Result<Backend> {
-    let form = "write `url = \"postgresql://host:5432/database\"` or `address = \"host:5432\"`";
+fn backend(raw: RawBackend, key: &str, dialect: Dialect, folder: &Path) -> Result<Backend> {
+    let form = "write `url = \"postgresql://host:5432/database\"` (or mysql://) or `address = \"host:5432\"`";
     let (field, text) = match (raw.url, raw.address) {
         (Some(url), None) => ("url", url),
         (None, Some(address)) => ("address", address),
@@ -154,7 +147,7 @@ fn backend(raw: RawBackend, key: &str, folder: &Path) -> Result<Backend> {
     };
     let place = address::parse(&text)
         .map_err(|problem| ConfigError::new(problem, form).at(format!("{key}.{field}")))?;
-    let port = place.port.unwrap_or(POSTGRES_PORT);
+    let port = place.port.unwrap_or_else(|| dialect::port(dialect));
     let mode = once_in_url(key, "tls", raw.tls, place.sslmode)?;
     let ca = once_in_url(key, "tls_ca", raw.tls_ca, place.sslrootcert)?;
     let admin = match (raw.admin, place.user) {
@@ -236,7 +229,7 @@ fn http(raw: Option<WordOr<super::raw::RawHttp>>) -> Result<Option<SocketAddr>> 
 
 /// An address to listen on. Names are not looked up, since that would make the meaning of the file
 /// depend on the machine; `localhost` and `*` are the two that everyone means alike.
-fn listen_address(text: &str, key: &str) -> Result<SocketAddr> {
+pub(super) fn listen_address(text: &str, key: &str) -> Result<SocketAddr> {
     let numeric = text.replacen("localhost:", "127.0.0.1:", 1).replacen("*:", "0.0.0.0:", 1);
     numeric.parse().map_err(|_| {
         let problem = format!("`{text}` is no address to listen on");

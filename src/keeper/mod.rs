@@ -87,7 +87,7 @@ pub trait Control: Send + Sync {
     /// The records after `after` that are about statements outside a transaction.
     fn outside(&self, after: i64) -> Answer<'_, Vec<Record>>;
     /// The catalog as it is now.
-    fn catalog(&self) -> Answer<'_, crate::catalog::Snapshot>;
+    fn catalog(&self) -> Answer<'_, Box<dyn crate::sql::Judge>>;
 }
 
 /// What the keeper says to a report.

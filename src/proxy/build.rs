@@ -1,63 +1,44 @@
 //! From a configuration to the parts of a proxy.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Pg;
-use crate::backend::pg::{Login, Logins, PgDial, PgLink, Route, Shared as LinkShared};
+use super::front::Front;
 use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
-use crate::client::pg::{Bounds, Door, Known};
 use crate::cluster::View;
 use crate::config::{self, Config};
-use crate::control::{Address, PgControl};
 use crate::keeper::state::{Remembered, StateFile};
 use crate::keeper::{self, Control, Keeper, now_ms};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
 use crate::session::{Registry, Shared, Wanted};
-use crate::tls::{BackendConnector, ServerTls};
-use crate::wire::pg::Statements;
 
 /// Pause before the first repeated attempt to bring a backend back.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The parts of a proxy.
-pub(super) struct Parts {
-    pub(super) shared: Arc<Shared<Pg>>,
-    pub(super) keeper: Keeper<PgLink>,
+pub(super) struct Parts<P: Front> {
+    pub(super) shared: Arc<Shared<P>>,
+    pub(super) keeper: Keeper<P::Link>,
     pub(super) recovery: recovery::Settings,
-    pub(super) door: Door,
-    /// How users log in on each backend; passwords follow the file.
-    pub(super) logins: Vec<Arc<Logins>>,
+    pub(super) door: P::Door,
+    pub(super) common: P::Common,
 }
 
 /// Builds the parts.
-pub(super) fn build(config: &Config) -> Result<Parts, String> {
+pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
     let file = StateFile::open(&config.cluster.state_dir, &config.cluster.name)
         .map_err(|e| format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display()))?;
     let remembered = file.load().map_err(|e| e.to_string())?;
-    let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::default()));
-    let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs.clone()));
+    let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::new(P::DIALECT)));
     let (token, capture_token) = (secret(), secret());
-    let shared_links = Arc::new(LinkShared {
-        statements: statements.clone(),
-        token: token.clone(),
-        max_message: config.limits.max_message_bytes,
-        max_prepared: config.pool.prepared_statements,
-        follower_lock: config.timeouts.follower_lock,
-        dead_after: config.timeouts.dead_after,
-    });
+    let common = P::common(config, catalogs.clone(), &token);
     let (mut backends, mut controls) = (Vec::new(), Vec::<Arc<dyn Control>>::new());
-    let mut logins = Vec::new();
     for (index, backend) in config.backends.iter().enumerate() {
-        let own = Arc::new(Logins::from_pointee(logins_of(config, backend)));
-        backends.push(Arc::new(connect(config, index, backend, &metrics, &shared_links, &own)?));
-        logins.push(own);
-        let limit = config.timeouts.probe_timeout;
-        controls.push(Arc::new(PgControl::new(Address::of(config, backend)?, limit)));
+        backends.push(Arc::new(connect::<P>(config, index, backend, &metrics, &common)?));
+        controls.push(P::control(config, backend)?);
     }
     let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
     let view = initial_view(remembered.as_ref(), &names)?;
@@ -91,7 +72,8 @@ pub(super) fn build(config: &Config) -> Result<Parts, String> {
         dice: Box::new(rand::random),
     });
     let recovery = recovery(config, remembered.is_some(), cluster, token, capture_token);
-    Ok(Parts { shared, keeper, recovery, logins, door: door(config, statements)? })
+    let door = P::door(config, &common)?;
+    Ok(Parts { shared, keeper, recovery, door, common })
 }
 
 fn recovery(
@@ -135,23 +117,13 @@ fn initial_view(remembered: Option<&Remembered>, names: &[String]) -> Result<Vie
     Ok(view)
 }
 
-fn connect(
+fn connect<P: Front>(
     config: &Config,
     index: usize,
     backend: &config::Backend,
     metrics: &Metrics,
-    shared: &Arc<LinkShared>,
-    logins: &Arc<Logins>,
-) -> Result<Backend<PgLink>, String> {
-    let tls = BackendConnector::new(&backend.tls, &backend.host)
-        .map_err(|e| format!("backend {}: {e}", backend.name))?;
-    let route = Arc::new(Route {
-        host: backend.host.clone(),
-        port: backend.port,
-        tls,
-        timeout: config.timeouts.connect,
-        user_timeout: config.timeouts.dead_after,
-    });
+    common: &P::Common,
+) -> Result<Backend<P::Link>, String> {
     let limits = PoolLimits {
         size: config.pool.size,
         checkout: config.pool.checkout_timeout,
@@ -159,12 +131,7 @@ fn connect(
         lifetime: config.pool.max_lifetime,
     };
     let started = Arc::default();
-    let dial = Box::new(PgDial {
-        route,
-        shared: shared.clone(),
-        logins: logins.clone(),
-        started: Arc::clone(&started),
-    });
+    let dial = P::dial(config, index, common, Arc::clone(&started))?;
     let address = format!("{}:{}", backend.host, backend.port);
     let figures = metrics.backend(&backend.name);
     Ok(Backend::new(
@@ -177,63 +144,6 @@ fn connect(
         started,
         dial,
     ))
-}
-
-/// How each user logs in on a backend.
-pub(super) fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, Login> {
-    let mut logins = HashMap::new();
-    for user in &config.users {
-        if let Some(credentials) = config.credentials_of(backend, &user.name) {
-            let login = Login {
-                user: credentials.user,
-                password: credentials.password,
-                database: config.database_of(backend).to_owned(),
-                parameters: Vec::new(),
-            };
-            logins.insert(user.name.clone(), login);
-        }
-    }
-    logins
-}
-
-/// The front door.
-pub(super) fn door(config: &Config, statements: Arc<Statements>) -> Result<Door, String> {
-    let tls = match &config.client_tls {
-        Some(files) => {
-            let tls = ServerTls::load(files).map_err(|e| e.to_string())?;
-            Some((Arc::new(tls), files.required))
-        }
-        None => None,
-    };
-    let known = |user: &config::User| Known {
-        method: user.auth.unwrap_or(config.cluster.auth),
-        password: user.password.clone(),
-        verifier: Door::verifier(user.password.reveal()),
-    };
-    let mut users: HashMap<String, Known> =
-        config.users.iter().map(|user| (user.name.clone(), known(user))).collect();
-    // The administrator has a way in to the console, and only there.
-    let admin = config::User {
-        name: config.admin.user.clone(),
-        password: config.admin.password.clone(),
-        max_connections: None,
-        auth: None,
-    };
-    users.entry(admin.name.clone()).or_insert_with(|| known(&admin));
-    Ok(Door {
-        tls,
-        users,
-        method: config.cluster.auth,
-        secret: rand::random(),
-        timeout: config.timeouts.login,
-        max_startup: config.limits.max_startup_bytes,
-        bounds: Bounds {
-            message: config.limits.max_message_bytes,
-            prepared: config.limits.max_prepared_per_client,
-            reply: config.limits.reply_buffer_bytes,
-        },
-        statements,
-    })
 }
 
 /// A secret nobody can guess.

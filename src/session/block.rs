@@ -5,8 +5,8 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Protocol, TxMode, Watch};
-use crate::sql::TxOp;
+use crate::exchange::{AUTOCOMMIT, Client, Link, Protocol, Sink, TxMode, Watch};
+use crate::sql::{Class, Statement, TxOp};
 
 impl<P: Protocol> Session<P> {
     /// Runs a statement that opens, ends or divides a transaction.
@@ -32,7 +32,36 @@ impl<P: Protocol> Session<P> {
             TxOp::Savepoint(name) => self.savepoint(step, name).await,
             TxOp::Release(name) => self.release(step, name).await,
             TxOp::RollbackTo(name) => self.return_to(step, name).await,
+            TxOp::Autocommit(on) => {
+                if *on && !self.autocommit {
+                    self.commit_before().await?;
+                }
+                self.autocommit = *on;
+                self.client.report(AUTOCOMMIT, if *on { "on" } else { "off" });
+                self.answered(step, "SET")
+            }
         }
+    }
+
+    /// Without autocommit a transaction is open as soon as anything is to run in one.
+    pub(super) fn open_unasked(&mut self, statements: &[Statement]) {
+        let runs = |s: &Statement| !matches!(s.class, Class::Tx(_) | Class::Set(_)) && !s.commits;
+        if !self.autocommit && self.tx.is_none() && statements.iter().any(runs) {
+            self.open_block(true, TxMode::default());
+        }
+    }
+
+    /// Ends the transaction that is open, for a statement that does so by itself.
+    pub(super) async fn commit_before(&mut self) -> Result<(), Stop> {
+        match &self.tx {
+            Some(tx) if tx.failed => self.undo().await,
+            Some(_) => {
+                self.commit().await?;
+                self.shared.metrics.commits.inc();
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// BEGIN is held back: no backend knows of it before the first statement.
@@ -97,7 +126,7 @@ impl<P: Protocol> Session<P> {
         self.on_leader_checked(step).await?;
         let (settings, scope) = (self.settings.clone(), self.scope.clone());
         if let Some(tx) = &mut self.tx {
-            tx.mark(name, settings, scope);
+            tx.mark(name, step.sql, settings, scope);
         }
         self.tell_shares(step.sql).await;
         Ok(())

@@ -216,7 +216,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Runs a statement on every follower at once; those on which it failed.
-    async fn on_followers(&self, sql: &str) -> Vec<(usize, String)> {
+    pub(super) async fn on_followers(&self, sql: &str) -> Vec<(usize, String)> {
         let view = self.shared.keeper.view();
         let runs = view.followers().iter().map(|&follower| async move {
             let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);

@@ -7,6 +7,7 @@
 //! Rules that hold throughout: a step that was started is never given up half-way (only the wait
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
+mod alone;
 mod attempt;
 mod block;
 mod bulk;
@@ -14,6 +15,7 @@ mod commit;
 mod ddl;
 pub(crate) mod deep;
 mod identity;
+mod kill;
 mod leader;
 pub(crate) mod outside;
 mod own;
@@ -92,7 +94,10 @@ impl Stays {
 pub struct Session<P: Protocol> {
     shared: Arc<Shared<P>>,
     client: P::Client,
+    /// Under which its connections to the servers are kept.
     user: String,
+    /// The user as people know it.
+    name: String,
     /// The settings of the start-up message: what RESET goes back to.
     initial: Settings,
     /// The settings that the application has chosen.
@@ -106,6 +111,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// Whether each statement is a transaction unless one was opened.
+    autocommit: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
     state_lost: bool,
     /// The connection on which this session last drew from a sequence.
@@ -123,8 +130,10 @@ pub struct Session<P: Protocol> {
 /// What a client brings along from its login.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// The user.
+    /// Under which the user's connections to the servers are kept.
     pub user: String,
+    /// The user as people know it.
+    pub name: String,
     /// Settings chosen in the start-up message.
     pub settings: Settings,
 }
@@ -143,6 +152,7 @@ impl<P: Protocol> Session<P> {
             shared,
             client,
             user: login.user,
+            name: login.name,
             initial: login.settings.clone(),
             settings: login.settings,
             scope: Arc::default(),
@@ -151,6 +161,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            autocommit: true,
             state_lost: false,
             drawn: None,
             figures: std::collections::HashMap::new(),
@@ -169,8 +180,12 @@ impl<P: Protocol> Session<P> {
             let batch = match self.next_batch().await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
-                    let farewell = Failure::new(Kind::Shutdown, "the proxy is shutting down")
-                        .hint("connect again");
+                    let farewell = if self.cancel.ended().is_cancelled() {
+                        kill::killed()
+                    } else {
+                        Failure::new(Kind::Shutdown, "the proxy is shutting down")
+                            .hint("connect again")
+                    };
                     self.client.close(&farewell).await;
                     break;
                 }
@@ -186,12 +201,14 @@ impl<P: Protocol> Session<P> {
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
     async fn next_batch(&mut self) -> Result<Option<Batch<P::Work>>, Gone> {
         loop {
-            let Self { shared, client, held, stop, tx, .. } = &mut *self;
+            let Self { shared, client, held, stop, tx, cancel, .. } = &mut *self;
+            let ended = cancel.ended();
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
                 let patience = shared.settings().idle_in_transaction.filter(|_| !idle);
                 tokio::select! {
                     biased;
+                    () = ended.cancelled() => return Ok(None),
                     batch = client.next() => return batch.map(Some),
                     () = stop.cancelled(), if idle => return Ok(None),
                     () = tokio::time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
@@ -202,6 +219,7 @@ impl<P: Protocol> Session<P> {
             let mut said = Unasked::default();
             tokio::select! {
                 biased;
+                () = ended.cancelled() => return Ok(None),
                 batch = client.next() => return batch.map(Some),
                 () = stop.cancelled() => return Ok(None),
                 heard = lease.idle(&mut said) => {
@@ -304,7 +322,7 @@ impl<P: Protocol> Session<P> {
 
     /// The isolation level of transactions that do not choose one.
     fn default_isolation(&self) -> Isolation {
-        settings::default_isolation(&self.settings)
+        settings::default_isolation(&self.settings, &P::MANNERS)
     }
 
     /// Waits while no backend is active, up to the limit.

@@ -3,30 +3,45 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How what a session runs now is cancelled.
+use tokio_util::sync::CancellationToken;
+
+/// How what a session runs now is cancelled, and how the session is ended.
 #[derive(Debug)]
-pub struct CancelSlot<C>(Mutex<Option<C>>);
+pub struct CancelSlot<C> {
+    running: Mutex<Option<C>>,
+    ended: CancellationToken,
+}
 
 impl<C> Default for CancelSlot<C> {
     fn default() -> Self {
-        Self(Mutex::new(None))
+        Self { running: Mutex::new(None), ended: CancellationToken::new() }
     }
 }
 
 impl<C: Clone> CancelSlot<C> {
     /// A statement begins.
     pub fn set(&self, canceller: C) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
     }
 
     /// The statement has ended.
     pub fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// How to cancel what runs, if anything does.
     pub fn get(&self) -> Option<C> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the session as soon as it runs nothing.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Whether and when the session has to end.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
     }
 }
 
@@ -45,7 +60,10 @@ pub struct SessionInfo {
     pub since_ms: u64,
 }
 
-type Sessions<C> = BTreeMap<u32, (Vec<u8>, SessionInfo, Arc<CancelSlot<C>>)>;
+type Session<C> = (Vec<u8>, SessionInfo, Arc<CancelSlot<C>>);
+
+/// By number; nothing yet where the number is kept for somebody who has not logged in.
+type Sessions<C> = BTreeMap<u32, Option<Session<C>>>;
 
 /// Who is connected.
 #[derive(Debug)]
@@ -64,14 +82,26 @@ impl<C: Clone> Registry<C> {
 
     /// Adds a client under a number that nobody has.
     pub fn add(&self, secret: Vec<u8>, info: SessionInfo) -> (u32, Arc<CancelSlot<C>>) {
+        let number = self.reserve();
+        (number, self.enter(number, secret, info))
+    }
+
+    /// Keeps a number that nobody has, for a client that is told its number before it logs in.
+    pub fn reserve(&self) -> u32 {
         let mut sessions = self.lock();
         let mut number = rand::random_range(1..u32::MAX / 2);
         while sessions.contains_key(&number) {
             number = rand::random_range(1..u32::MAX / 2);
         }
+        sessions.insert(number, None);
+        number
+    }
+
+    /// Adds a client under the number that was kept for it.
+    pub fn enter(&self, number: u32, secret: Vec<u8>, info: SessionInfo) -> Arc<CancelSlot<C>> {
         let slot = Arc::new(CancelSlot::default());
-        sessions.insert(number, (secret, info, slot.clone()));
-        (number, slot)
+        self.lock().insert(number, Some((secret, info, slot.clone())));
+        slot
     }
 
     /// Removes a client.
@@ -82,30 +112,38 @@ impl<C: Clone> Registry<C> {
     /// How to cancel what a client runs, for whoever knows its secret.
     pub fn canceller(&self, number: u32, secret: &[u8]) -> Option<C> {
         let sessions = self.lock();
-        let (known, _, slot) = sessions.get(&number)?;
+        let (known, _, slot) = sessions.get(&number)?.as_ref()?;
         lockstep_protocol::pg::auth::constant_time_eq(known, secret).then(|| slot.get()).flatten()
     }
 
     /// How to cancel what a client runs, for an operator: `None` when there is no such client, and
     /// nothing in it when it runs nothing.
     pub fn running(&self, number: u32) -> Option<Option<C>> {
-        self.lock().get(&number).map(|(_, _, slot)| slot.get())
+        self.lock().get(&number)?.as_ref().map(|(_, _, slot)| slot.get())
+    }
+
+    /// The slot of a client of the given user.
+    pub fn slot(&self, number: u32, user: &str) -> Option<Arc<CancelSlot<C>>> {
+        let sessions = self.lock();
+        let (_, info, slot) = sessions.get(&number)?.as_ref()?;
+        (info.user == user).then(|| slot.clone())
     }
 
     /// How many clients a user has.
     pub fn count(&self, user: Option<&str>) -> usize {
         let sessions = self.lock();
-        user.map_or(sessions.len(), |user| {
-            sessions.values().filter(|(_, info, _)| info.user == user).count()
-        })
+        let inside = sessions.values().flatten();
+        inside.filter(|(_, info, _)| user.is_none_or(|user| info.user == user)).count()
     }
 
     /// All clients, with whether each runs something.
     pub fn list(&self) -> Vec<(u32, SessionInfo, bool)> {
         let sessions = self.lock();
         let mut list = Vec::with_capacity(sessions.len());
-        for (n, (_, info, slot)) in sessions.iter() {
-            list.push((*n, info.clone(), slot.get().is_some()));
+        for (n, session) in sessions.iter() {
+            if let Some((_, info, slot)) = session {
+                list.push((*n, info.clone(), slot.get().is_some()));
+            }
         }
         list
     }

@@ -8,8 +8,8 @@ use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, Client, Item, Link, Outcome, Protocol, TxMode, Watch, Work};
-use crate::sql::{Catalog, Class, Discard, Hold, Statement, TxOp, analyze};
+use crate::exchange::{Batch, Client, Item, Link, Outcome, Protocol, TxMode, TxState, Watch, Work};
+use crate::sql::{Answers, Class, Discard, Hold, Maintenance, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -59,8 +59,11 @@ impl<P: Protocol> Session<P> {
         let plan = self.shared.catalogs.plan(text, &self.scope);
         let statements = &plan.script.statements;
         let many = statements.len() > 1;
+        let together = P::MANNERS.batch_is_transaction;
+        self.open_unasked(statements);
         let reads = statements.iter().all(|s| matches!(s.class, Class::Read));
-        if reads && self.tx.is_none() && !item.work.is_partial() {
+        let alone = self.tx.is_none() && !item.work.is_partial();
+        if reads && alone && (together || !many) {
             return self.read_alone(statements, &item.work).await;
         }
         if statements.is_empty() {
@@ -80,7 +83,8 @@ impl<P: Protocol> Session<P> {
             } else {
                 &item.work
             };
-            if (block || many) && self.tx.is_none() && !matches!(statement.class, Class::Tx(_)) {
+            let control = matches!(statement.class, Class::Tx(_));
+            if together && (block || many) && self.tx.is_none() && !control {
                 self.open_block(false, TxMode::default());
                 if let Some(tx) = &mut self.tx {
                     tx.streams = true;
@@ -89,12 +93,21 @@ impl<P: Protocol> Session<P> {
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work, text, plan: &plan };
             self.statement(&step).await?;
+            if many && !together && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
+                self.commit().await?;
+            }
         }
         Ok(())
     }
 
     /// Runs messages that execute nothing. Their failure fails the transaction like any other.
     async fn prepared_only(&mut self, work: &P::Work) -> Result<(), Stop> {
+        if work.resets() {
+            self.undo().await;
+            self.begin_anew().await?;
+            self.client.answer(work, "");
+            return Ok(());
+        }
         if !work.needs_backend() {
             // Drivers close statements behind their user's back, and nobody reads of a failure there.
             self.client.answer(work, "");
@@ -125,10 +138,7 @@ impl<P: Protocol> Session<P> {
             )
             .into());
         }
-        let done = match self.check_drawn(step).await {
-            Ok(()) => self.dispatch(step).await,
-            Err(stop) => Err(stop),
-        };
+        let done = self.run_step(step).await;
         self.settle_last();
         let metrics = self.figures(step.statement.tag);
         match &done {
@@ -140,6 +150,15 @@ impl<P: Protocol> Session<P> {
             self.after_error().await;
         }
         done
+    }
+
+    async fn run_step(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if step.statement.commits {
+            self.commit_before().await?;
+        }
+        self.open_unasked(std::slice::from_ref(step.statement));
+        self.check_drawn(step).await?;
+        self.dispatch(step).await
     }
 
     /// currval() and lastval() are right only on the connection where this session drew last.
@@ -178,6 +197,7 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
+            Class::Maintenance(Maintenance::Alone) => self.everywhere_alone(step).await,
             Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,
@@ -202,6 +222,7 @@ impl<P: Protocol> Session<P> {
                 Ok(())
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
+            Class::Kill { number, whole } => self.kill(step, *number, *whole).await,
             Class::Own(own) => self.own(step, own).await,
             Class::Refused(refusal) => {
                 if let Some(other) = self.second_look(step).await? {
@@ -225,8 +246,9 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = &mut tx.place else {
             return Ok(None);
         };
-        let mut answers = std::collections::BTreeMap::new();
-        for (name, sql) in Catalog::queries() {
+        let catalogs = self.shared.catalogs.clone();
+        let mut answers = Answers::new();
+        for (name, sql) in catalogs.questions() {
             match leader.ask(sql, &[]).await {
                 Ok(Ok(rows)) => answers.insert(*name, rows),
                 Ok(Err(error)) => return Err(Stop::Server(error)),
@@ -236,8 +258,8 @@ impl<P: Protocol> Session<P> {
                 }
             };
         }
-        let catalog = Catalog::from_rows(&answers).map_err(|e| internal(&e))?;
-        let Ok(script) = analyze(&step.text.sql, &catalog, &self.scope) else {
+        let judged = catalogs.judge_with(&answers, &step.text.sql, &self.scope);
+        let Some(script) = judged.map_err(|e| internal(&e))? else {
             return Ok(None);
         };
         let mut statements = script.statements.into_iter();
@@ -256,6 +278,18 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else { return };
         if !tx.explicit {
             return; // Undone as a whole at the end of the batch.
+        }
+        if !P::MANNERS.error_fails_transaction {
+            // Only a server's word that its transaction is gone ends ours: a deadlock, most likely.
+            let ended = match &tx.place {
+                Place::Nowhere => tx.writing > 0 || tx.ran,
+                Place::Reading(lease) => lease.tx_state() == TxState::Idle,
+                Place::Leading { leader, .. } => tx.ran && leader.tx_state() == TxState::Idle,
+            };
+            if ended {
+                self.undo().await;
+            }
+            return;
         }
         tx.failed = true;
         let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
@@ -398,15 +432,21 @@ impl<P: Protocol> Session<P> {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
         }
+        self.begin_anew().await?;
+        self.answered(step, "DISCARD ALL")
+    }
+
+    /// The session as it was after the login.
+    async fn begin_anew(&mut self) -> Result<(), Stop> {
         // The server's session goes with everything in it; a pooled one takes its place.
         self.held = None;
         self.stays = super::Stays::default();
+        self.autocommit = true;
         self.prepared.clear();
         self.client.forget_prepared(None);
         self.settings = self.initial.clone();
         self.scope = self.initial_scope();
-        self.report_settings().await?;
-        self.answered(step, "DISCARD ALL")
+        self.report_settings().await
     }
 }
 

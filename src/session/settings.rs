@@ -10,17 +10,18 @@ use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::PREPARED;
-use crate::exchange::{Link, Protocol, Settings, Sink, Watch};
-use crate::sql::{Isolation, Modes, Scope, SetOp, Statement};
+use crate::exchange::{Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
+use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Statement, Told};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
 const CONSISTENCY: &str = "lockstep.consistency";
 
 /// The isolation level of transactions that do not choose one.
-pub(super) fn default_isolation(settings: &Settings) -> Isolation {
-    let Some(statement) = settings.get("default_transaction_isolation") else {
-        return Isolation::ReadCommitted;
+pub(super) fn default_isolation(settings: &Settings, manners: &Manners) -> Isolation {
+    let chosen = manners.isolation_keys.iter().find_map(|key| settings.get(*key));
+    let Some(statement) = chosen else {
+        return manners.isolation;
     };
     let statement = statement.to_ascii_lowercase();
     // Unknown words count as the strictest level: that only costs portability.
@@ -91,6 +92,15 @@ impl<P: Protocol> Session<P> {
                 self.note_context(step.sql);
                 Ok(())
             }
+            SetOp::Each(settings) => self.set_each(step, settings).await,
+            SetOp::Noted(settings) => {
+                for Setting { key, told } in settings {
+                    if let Told::Constant(statement, value) = told {
+                        self.keep(key, Some(statement.clone()), value.as_deref(), &[]);
+                    }
+                }
+                self.answered(step, "SET")
+            }
             SetOp::Constraints => {
                 if self.tx.is_some() {
                     self.ensure_leading().await?;
@@ -99,6 +109,56 @@ impl<P: Protocol> Session<P> {
                 self.note_context(step.sql);
                 Ok(())
             }
+        }
+    }
+
+    /// Several assignments in one statement: each is kept by itself.
+    async fn set_each(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        settings: &[Setting],
+    ) -> Result<(), Stop> {
+        if self.tx.is_some() && settings.iter().any(|s| matches!(s.told, Told::Asked(_))) {
+            self.ensure_leading().await?;
+        }
+        self.establish(step).await?;
+        for Setting { key, told } in settings {
+            match told {
+                Told::Constant(..) if key == "autocommit" => {
+                    if !std::mem::replace(&mut self.autocommit, true) {
+                        self.commit_before().await?;
+                    }
+                }
+                Told::Constant(statement, value) => {
+                    self.keep(key, Some(statement.clone()), value.as_deref(), &[]);
+                }
+                Told::Dropped => self.keep(key, None, None, &[]),
+                Told::Asked(query) => {
+                    let (statement, value) = self.ask_setting(query).await?;
+                    self.keep(key, Some(statement), value.as_deref(), &[]);
+                }
+            }
+        }
+        self.note_context(step.sql);
+        Ok(())
+    }
+
+    /// Asks the connection that has just taken a setting how another one gets the same.
+    async fn ask_setting(&mut self, query: &str) -> Result<(String, Option<String>), Stop> {
+        let lease = match self.tx.as_mut().map(|tx| &mut tx.place) {
+            Some(Place::Leading { leader, .. }) => Some(leader),
+            Some(_) => None,
+            None => self.last.as_mut(),
+        };
+        let lease = lease.ok_or_else(|| super::leader::internal("no connection to ask"))?;
+        let answer = lease.ask(query, &[]).await;
+        let rows = match answer {
+            Ok(rows) => rows.map_err(Stop::Server)?,
+            Err(broken) => return Err(Failure::retry(broken.to_string()).into()),
+        };
+        match rows.into_iter().next().map(|row| (row.first().cloned(), row.get(1).cloned())) {
+            Some((Some(Some(statement)), value)) => Ok((statement, value.flatten())),
+            _ => Err(super::leader::internal("a setting has no value").into()),
         }
     }
 
@@ -207,6 +267,19 @@ impl<P: Protocol> Session<P> {
             tx.sets = true;
         } else if let Some(lease) = &mut self.last {
             lease.assume(self.settings.clone());
+        }
+    }
+
+    /// What a statement left in the server's session follows the application's from now on.
+    pub(super) fn note_left(&mut self, outcome: &Outcome) {
+        for (key, statement) in &outcome.left {
+            self.keep(key, Some(statement.clone()), None, &[]);
+            // Not even a rollback takes it back.
+            if let Some(tx) = &mut self.tx {
+                let mut before = (*tx.before.0).clone();
+                before.insert((*key).to_owned(), statement.clone());
+                tx.before.0 = Settings::new(before);
+            }
         }
     }
 
@@ -336,6 +409,8 @@ fn adjust(scope: &mut Scope, key: &str, value: Option<&str>, list: &[String]) {
         "standard_conforming_strings" => {
             scope.standard_conforming_strings = value != Some("off");
         }
+        "sql_mode" => scope.sql_mode = value.map(str::to_owned),
+        "use" => scope.search_path = value.map(|database| vec![database.to_owned()]),
         _ => {}
     }
 }
@@ -348,6 +423,9 @@ fn split_list(value: &str) -> Vec<String> {
 
 /// The value in a statement of our own making.
 fn statement_value(statement: &str) -> Option<String> {
+    if let Some(name) = statement.strip_prefix("USE `") {
+        return Some(name.strip_suffix('`')?.replace("``", "`"));
+    }
     let (_, value) = statement.split_once(" TO ")?;
     let value = value.strip_prefix('\'')?.strip_suffix('\'')?;
     Some(value.replace("''", "'"))

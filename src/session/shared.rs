@@ -129,8 +129,8 @@ impl<P: Protocol> Shared<P> {
             let epoch = self.catalogs.epoch();
             if let Some(leader) = self.keeper.view().leader() {
                 match self.controls[leader].catalog().await {
-                    Ok(catalog) => {
-                        self.catalogs.install(epoch, catalog);
+                    Ok(judge) => {
+                        self.catalogs.install(epoch, judge);
                         return;
                     }
                     Err(error) => {

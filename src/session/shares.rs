@@ -11,7 +11,6 @@ use super::{Shared, deep};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
-use crate::store::capture::quoted;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +42,8 @@ pub(super) async fn open<P: Protocol>(
 
 /// Sets the savepoints that the transaction has after so many effects.
 pub(super) fn set_savepoints<L: Link>(link: &mut L, tx: &Transaction<L>, effects: usize) {
-    for name in tx.savepoints_at(effects) {
-        link.queue(&format!("SAVEPOINT {}", quoted(name)));
+    for statement in tx.savepoints_at(effects) {
+        link.queue(statement);
     }
 }
 

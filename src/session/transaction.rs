@@ -78,6 +78,8 @@ pub(super) enum Place<L: Link> {
 #[derive(Debug)]
 pub(super) struct Savepoint {
     name: String,
+    /// The statement that sets it.
+    statement: String,
     effects: usize,
     context: usize,
     settings: Settings,
@@ -221,9 +223,16 @@ impl<L: Link> Transaction<L> {
     }
 
     /// Marks a savepoint.
-    pub(super) fn mark(&mut self, name: &str, settings: Settings, scope: Arc<Scope>) {
+    pub(super) fn mark(
+        &mut self,
+        name: &str,
+        statement: &str,
+        settings: Settings,
+        scope: Arc<Scope>,
+    ) {
         self.savepoints.push(Savepoint {
             name: name.to_owned(),
+            statement: statement.to_owned(),
             effects: self.effects.len(),
             context: self.context.len(),
             settings,
@@ -231,9 +240,9 @@ impl<L: Link> Transaction<L> {
         });
     }
 
-    /// The savepoints that were set when the transaction had so many effects.
+    /// What sets the savepoints that were set when the transaction had so many effects.
     pub(super) fn savepoints_at(&self, effects: usize) -> impl Iterator<Item = &str> {
-        self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.name)
+        self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.statement)
     }
 
     /// Forgets a savepoint and those after it.

@@ -42,11 +42,7 @@ impl<P: Protocol> Session<P> {
         let way_back = if proved { WayBack::None } else { self.way_back(step) };
         let watch = match returned {
             Some(_) => Watch { returned, ..Watch::default() },
-            None if keyed => {
-                // What a server of its own gives back must be what the leader gave back (I3).
-                let alike = step.statement.portable || step.work.answers_in_text();
-                Watch { digest: step.statement.returns_rows && alike, ..Watch::default() }
-            }
+            None if keyed => keyed_watch(step),
             None => {
                 let sequences = Some(&step.statement.sequences);
                 let undoable = way_back == WayBack::Savepoint;
@@ -72,6 +68,7 @@ impl<P: Protocol> Session<P> {
             return self.write_again(step, hold, mark).await;
         }
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
+        self.note_left(&outcome);
         if keyed {
             self.add_keyed(step, &outcome, watch.digest)?;
         } else if returned.is_some() {
@@ -153,6 +150,9 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
+        if let Some(sql) = &outcome.context {
+            tx.add(Effect::Text { sql: sql.clone(), rows: None }, false);
+        }
         let effect = match checked {
             true => Effect::Checked { effect: Box::new(effect), digest: outcome.digest },
             false => effect,
@@ -283,4 +283,12 @@ impl<P: Protocol> Session<P> {
         }
         self.add_captured(Touched::Unknown, outcome, false)
     }
+}
+
+/// What is looked at around a statement whose bytes are repeated.
+fn keyed_watch<'a, W: Work>(step: &Step<'a, W>) -> Watch<'a> {
+    // What a server of its own gives back must be what the leader gave back (I3).
+    let alike = step.statement.portable || step.work.answers_in_text();
+    let digest = step.statement.returns_rows && alike;
+    Watch { digest, context: Some(&step.statement.context), ..Watch::default() }
 }

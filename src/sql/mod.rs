@@ -7,21 +7,25 @@
 //! that nobody thought of counts as the worst it could be.
 //!
 //! What a statement is called is common to all databases (`statement`, `scope`); how it is judged
-//! is each one's own (a folder a dialect). The whole folder is pure: no clock, no randomness, no I/O.
+//! is each one's own (a folder a dialect), behind one trait (`judge`). The whole folder is pure: no clock, no randomness, no I/O.
 
+mod control;
+mod judge;
+mod mysql;
 mod pg;
 mod question;
 mod refusal;
+mod schema;
 mod scope;
 mod statement;
 
-mod schema;
-
+pub use judge::{Answers, Judge, ignorant, informed, questions};
+pub use mysql::assignment_of;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes, Outside,
-    Password, Refusal, Returned, Script, Sequences, SetOp, Split, Statement, TimeParam, Touched,
-    TxOp,
+    Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes,
+    Outside, Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split, Statement,
+    TimeParam, Told, Touched, TxOp,
 };

@@ -59,6 +59,8 @@ pub enum Maintenance {
     Everywhere,
     /// Changes the schema: between an intent and its outcome, one backend at a time.
     Journaled(Outside),
+    /// Changes the schema in one step that commits by itself, while no transaction is open.
+    Alone,
 }
 
 /// What is changed step by step, each step committed by itself, so that an interruption leaves a

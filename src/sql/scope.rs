@@ -14,6 +14,8 @@ pub struct Scope {
     pub temp_tables: BTreeSet<String>,
     /// How the server reads backslashes in plain literals.
     pub standard_conforming_strings: bool,
+    /// MySQL's way of reading quotes and backslashes. None: the server's default.
+    pub sql_mode: Option<String>,
 }
 
 impl Default for Scope {
@@ -23,6 +25,7 @@ impl Default for Scope {
             search_path: Some(vec!["$user".to_owned(), "public".to_owned()]),
             temp_tables: BTreeSet::new(),
             standard_conforming_strings: true,
+            sql_mode: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
 use super::question::Own;
 pub use super::refusal::Refusal;
 pub use super::schema::{Ddl, DdlStep, Maintenance, Outside, Password, Split};
@@ -63,6 +64,24 @@ pub struct Statement {
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
+    /// What of the leader's session a follower is given before it repeats the same bytes.
+    pub context: Context,
+    /// It ends the transaction that is open, as a COMMIT before it would.
+    pub commits: bool,
+}
+
+/// What of a server session the effect of a keyed statement depends on, besides its settings and
+/// the clock. The leader's values go to the followers in front of the statement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
+    pub insert_id: bool,
+    /// It reads `LAST_INSERT_ID()`.
+    pub last_insert_id: bool,
+    /// It calls `RAND()`: the seeds, chosen before the leader runs it.
+    pub rand_seeds: bool,
+    /// User variables that it reads, in lower case and without the `@`.
+    pub user_variables: Vec<String>,
 }
 
 /// A write that is captured by what it returns: the leader gives back the columns that the followers
@@ -247,6 +266,13 @@ pub enum Class {
     Unlisten(Option<String>),
     /// NOTIFY: on the leader alone, else each listener would hear it from every backend.
     Notify,
+    /// Cancels what another session of the same user runs.
+    Kill {
+        /// The number the session was told at its login.
+        number: u32,
+        /// The session ends, too.
+        whole: bool,
+    },
     /// The proxy answers it: no backend knows.
     Own(Own),
     /// Cannot be made the same on all backends.
@@ -275,89 +301,6 @@ pub struct CopyIn {
     pub writes_temp: bool,
 }
 
-/// SET and RESET.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SetOp {
-    /// SET key = …; `role` and `session_authorization` among the keys.
-    Assign {
-        /// The setting, in lower case.
-        key: String,
-        /// SET LOCAL.
-        local: bool,
-        /// Its value, when that is a single constant.
-        value: Option<String>,
-        /// All its values, when they are constants (`search_path`). Empty: to the default.
-        list: Vec<String>,
-    },
-    /// RESET key, SET key TO DEFAULT.
-    Reset {
-        /// The setting, in lower case.
-        key: String,
-    },
-    /// RESET ALL.
-    ResetAll,
-    /// SET TRANSACTION, with the text of the modes.
-    Transaction(String),
-    /// SET SESSION CHARACTERISTICS AS TRANSACTION: see [`Statement::modes`].
-    Characteristics,
-    /// SET CONSTRAINTS.
-    Constraints,
-}
-
-/// Transaction control.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TxOp {
-    /// BEGIN, START TRANSACTION.
-    Begin {
-        /// ISOLATION LEVEL, where given.
-        isolation: Option<Isolation>,
-        /// READ ONLY or READ WRITE, where given.
-        read_only: Option<bool>,
-        /// DEFERRABLE, where given.
-        deferrable: Option<bool>,
-    },
-    /// COMMIT, END.
-    Commit {
-        /// AND CHAIN.
-        chain: bool,
-    },
-    /// ROLLBACK, ABORT.
-    Rollback {
-        /// AND CHAIN.
-        chain: bool,
-    },
-    /// SAVEPOINT.
-    Savepoint(String),
-    /// RELEASE.
-    Release(String),
-    /// ROLLBACK TO.
-    RollbackTo(String),
-}
-
-/// The modes of a transaction, where they were given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Modes {
-    /// ISOLATION LEVEL.
-    pub isolation: Option<Isolation>,
-    /// READ ONLY or READ WRITE.
-    pub read_only: Option<bool>,
-    /// DEFERRABLE.
-    pub deferrable: Option<bool>,
-}
-
-/// Isolation levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isolation {
-    /// The same as READ COMMITTED in PostgreSQL.
-    ReadUncommitted,
-    /// A snapshot for each statement.
-    ReadCommitted,
-    /// A snapshot for the transaction.
-    RepeatableRead,
-    /// As if one after the other.
-    Serializable,
-}
-
 impl Statement {
     /// A statement of this class that touches nothing; the caller adds what it knows.
     pub(super) fn new(tag: &'static str, class: Class) -> Self {
@@ -381,6 +324,8 @@ impl Statement {
             keyed_if: Vec::new(),
             portable: false,
             cursor: None,
+            context: Context::default(),
+            commits: false,
             returned: None,
         }
     }

@@ -4,6 +4,8 @@
 //! the proxy records and applies. This module installs it, checks it, compares backends with it, and gives the rest of
 //! the program the forms in which changes travel. It opens no connection itself.
 
+pub mod mysql;
+
 pub mod init;
 
 pub mod fill;

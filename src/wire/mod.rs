@@ -1,3 +1,4 @@
-//! Each protocol's own form of a statement on its way from a client to a backend.
+//! What the two ends of a conversation share of a protocol.
 
+pub mod mysql;
 pub mod pg;

@@ -252,6 +252,10 @@ impl Work for PgWork {
         !matches!(self, Self::Steps(steps) if steps.iter().all(closes))
     }
 
+    fn resets(&self) -> bool {
+        false // SQL has DISCARD ALL for that.
+    }
+
     fn is_partial(&self) -> bool {
         match self {
             Self::Query(_) => false,

@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use lockstep::catalog::Text;
 use lockstep::error::Failure;
 use lockstep::exchange::{
-    Batch, BulkPiece, Client, End, Gone, Item, Protocol, ServerError, Sink, Table, TxState, Work,
+    Batch, BulkPiece, Client, End, Gone, Item, Manners, Protocol, ServerError, Sink, Table,
+    TxState, Work,
 };
 use lockstep::sql::TimeParam;
 use lockstep::store::journal::Effect;
@@ -23,6 +24,7 @@ impl Protocol for Sim {
     type Work = SimWork;
     type Client = SimClient;
     type Link = SimLink;
+    const MANNERS: Manners = <lockstep::proxy::Pg as Protocol>::MANNERS;
 }
 
 /// A statement is its text.
@@ -57,6 +59,10 @@ impl Work for SimWork {
     }
 
     fn is_partial(&self) -> bool {
+        false
+    }
+
+    fn resets(&self) -> bool {
         false
     }
 

@@ -17,6 +17,7 @@ use lockstep::metrics::Metrics;
 use lockstep::monitor::{self, Keep};
 use lockstep::recovery;
 use lockstep::session::{Login, Registry, Session, Shared, SharedSettings, Wanted};
+use lockstep_protocol::Dialect;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -136,7 +137,7 @@ impl World {
             controls,
             keeper,
             ledger,
-            catalogs: Arc::new(Catalogs::default()),
+            catalogs: Arc::new(Catalogs::new(Dialect::Postgres)),
             metrics,
             current: ArcSwap::from_pointee(SharedSettings {
                 hold: HOLD,
@@ -205,7 +206,11 @@ impl World {
                 let (say, inbox) = mpsc::channel(4);
                 let (outbox, hear) = mpsc::channel(4);
                 let client = SimClient::new(self.clone(), inbox, outbox);
-                let login = Login { user: USER.to_owned(), settings: Arc::default() };
+                let login = Login {
+                    user: USER.to_owned(),
+                    name: USER.to_owned(),
+                    settings: Arc::default(),
+                };
                 let (shared, stop) = (running.shared.clone(), running.stop.clone());
                 let session = Session::<Sim>::new(shared, client, login, Arc::default(), stop);
                 running.tasks.push(tokio::spawn(session.serve()));

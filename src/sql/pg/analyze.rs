@@ -8,6 +8,7 @@ use pg_query::{Node, NodeEnum, ParserOptions};
 use super::catalog::{Catalog, TypeClass};
 use super::determine::Proof;
 use super::functions;
+use super::judge::Judge;
 use super::names;
 use super::piece::Piece;
 use super::resolve::Names;
@@ -18,6 +19,16 @@ use super::{copy, create, ddl, keyed, own, returned, session};
 
 /// Before a read: it is to run on the leader.
 const LEADER_HINT: &str = "/*NO LOAD BALANCE*/";
+
+impl Judge for Catalog {
+    fn judge(&self, sql: &str, scope: &Scope) -> Result<Script, ParseError> {
+        analyze(sql, self, scope)
+    }
+
+    fn checks_late(&self) -> bool {
+        self.deferrable
+    }
+}
 
 /// Cuts a client's string into statements and classifies each.
 pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, ParseError> {

@@ -30,6 +30,7 @@ impl Catalog {
             system: table(rows, "system", 1)?.iter().map(|row| text(row, 0)).collect(),
             wild_casts: casts.iter().any(|row| value(row, 0) == Some("v")),
             loose_casts: !casts.is_empty(),
+            deferrable: !table(rows, "deferrable", 1)?.is_empty(),
             ..Self::default()
         };
         functions(&mut catalog, rows)?;

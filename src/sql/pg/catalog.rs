@@ -22,6 +22,8 @@ pub struct Catalog {
     pub(super) wild_casts: bool,
     /// … or with one that is not immutable: no expression is proved to be the same everywhere.
     pub(super) loose_casts: bool,
+    /// Some constraint may be checked as late as at the commit.
+    pub(super) deferrable: bool,
 }
 
 /// A table, view, sequence, …

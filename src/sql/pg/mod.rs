@@ -39,7 +39,7 @@ mod trees;
 mod value;
 mod walk;
 
-use super::{question, scope, statement};
+use super::{judge, question, scope, statement};
 
 pub use analyze::analyze;
 pub use catalog::Catalog;

@@ -19,6 +19,7 @@ pub(super) const QUERIES: &[(&str, &str)] = &[
     ("types", TYPES),
     ("casts", CASTS),
     ("system", SYSTEM),
+    ("deferrable", "SELECT '1' FROM pg_constraint WHERE condeferrable LIMIT 1"),
 ];
 
 /// oid, schema, name, quoted, kind, row security, rules, row security for the owner too, owner,

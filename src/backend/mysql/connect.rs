@@ -1,0 +1,244 @@
+//! Opening a connection to a MySQL or MariaDB server: TLS and login.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lockstep_protocol::mysql::auth::{Client, Next};
+use lockstep_protocol::mysql::handshake::{self, Greeting, capability as cap};
+use lockstep_protocol::mysql::{command, packet, response};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::link::{Canceller, MyLink, Shared};
+use crate::backend::ConnectError;
+use crate::config::Secret;
+use crate::net::Stream;
+use crate::tls::BackendConnector;
+
+/// What we ask of a server. Several statements in one text are never sent: the session cuts them.
+const WANTED: u32 = cap::LONG_PASSWORD
+    | cap::LONG_FLAG
+    | cap::TRANSACTIONS
+    | cap::MULTI_RESULTS
+    | cap::PS_MULTI_RESULTS;
+
+/// The collation that connections begin with: utf8mb4_general_ci, which all servers know.
+const COLLATION: u8 = 45;
+
+/// The longest packet that we say we take.
+const MAX_PACKET: u32 = 1 << 30;
+
+/// The way to one server.
+#[derive(Debug)]
+pub struct Route {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whether and how the connection is encrypted.
+    pub tls: Option<BackendConnector>,
+    /// How long opening a connection may take.
+    pub timeout: Duration,
+    /// How long sent bytes may stay unacknowledged.
+    pub user_timeout: Duration,
+}
+
+/// Who logs in, and to which database.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+    /// The database; empty: none.
+    pub database: String,
+    /// Of an UPDATE the rows found are counted, not those changed.
+    pub found_rows: bool,
+}
+
+impl Route {
+    async fn open(&self) -> Result<Conversation, ConnectError> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
+        Stream::tune(&tcp, self.user_timeout);
+        let incoming = BytesMut::with_capacity(4096);
+        Ok(Conversation { stream: Stream::Plain(tcp), incoming, sequence: 0 })
+    }
+
+    /// Logs in.
+    ///
+    /// # Errors
+    /// When the server cannot be reached in time, or refuses.
+    pub async fn login(
+        self: &Arc<Self>,
+        login: &Login,
+        shared: Arc<Shared>,
+        gone: CancellationToken,
+    ) -> Result<MyLink, ConnectError> {
+        let attempt = async {
+            let (greeting, conversation) = self.enter(self.open().await?, login).await?;
+            shared.note_version(&greeting.server);
+            let number = greeting.connection;
+            let canceller = Canceller { route: self.clone(), login: login.clone(), number };
+            let Conversation { stream, incoming, .. } = conversation;
+            Ok(MyLink::new(stream, incoming, shared, canceller, gone.clone()))
+        };
+        tokio::select! {
+            done = tokio::time::timeout(self.timeout, attempt) => done.unwrap_or_else(|_| {
+                Err(ConnectError::Unreachable(format!("no answer within {:?}", self.timeout)))
+            }),
+            () = gone.cancelled() => {
+                Err(ConnectError::Unreachable("the backend was made inactive".into()))
+            }
+        }
+    }
+
+    /// Asks the server to cancel what a session runs, and waits until the server has done so.
+    pub(super) async fn cancel(&self, login: &Login, number: u32) {
+        let attempt = async {
+            let opened = self.open().await.ok()?;
+            let (_, mut conversation) = self.enter(opened, login).await.ok()?;
+            conversation.sequence = 0;
+            let text = format!("KILL QUERY {number}");
+            let kill = |buf: &mut BytesMut| {
+                buf.extend_from_slice(&[command::QUERY]);
+                buf.extend_from_slice(text.as_bytes());
+            };
+            conversation.say(kill).await.ok()?;
+            conversation.packet().await.ok()
+        };
+        // A cancel that does not get through is followed by the time limit of whoever waits.
+        let _ = tokio::time::timeout(self.timeout, attempt).await;
+    }
+
+    /// Takes the greeting, encrypts where that is wanted, and proves who we are.
+    async fn enter(
+        &self,
+        mut conversation: Conversation,
+        login: &Login,
+    ) -> Result<(Greeting, Conversation), ConnectError> {
+        let payload = conversation.packet().await?;
+        if payload.first() == Some(&response::ERR) {
+            return Err(refusal(&payload));
+        }
+        let greeting = Greeting::decode(&payload).map_err(broken)?;
+        let found = if login.found_rows { cap::FOUND_ROWS } else { 0 };
+        let wanted = (WANTED | found) & greeting.capabilities;
+        if let Some(connector) = &self.tls {
+            if greeting.capabilities & cap::SSL == 0 {
+                return Err(ConnectError::Unreachable("the server does not offer TLS".into()));
+            }
+            let tls = wanted | cap::SECURE_CONNECTION | cap::PLUGIN_AUTH;
+            conversation.say(|buf| handshake::tls_request(buf, tls, MAX_PACKET, COLLATION)).await?;
+            conversation = conversation.secure(connector).await?;
+        }
+        let encrypted = self.tls.is_some();
+        let mut client = Client::new(login.password.reveal(), encrypted, &greeting.plugin);
+        let answer = handshake::Login {
+            capabilities: if encrypted { wanted | cap::SSL } else { wanted },
+            max_packet: MAX_PACKET,
+            collation: COLLATION,
+            user: login.user.clone(),
+            proof: client.first(&greeting.challenge),
+            database: (!login.database.is_empty()).then(|| login.database.clone()),
+            plugin: Some(client.method().name().to_owned()),
+            attributes: Vec::new(),
+        };
+        conversation.say(|buf| answer.encode(buf)).await?;
+        conversation.prove(&mut client).await?;
+        Ok((greeting, conversation))
+    }
+}
+
+struct Conversation {
+    stream: Stream,
+    incoming: BytesMut,
+    sequence: u8,
+}
+
+impl Conversation {
+    async fn say(&mut self, body: impl FnOnce(&mut BytesMut)) -> Result<(), ConnectError> {
+        let mut out = BytesMut::new();
+        self.sequence = packet::write(&mut out, self.sequence, body);
+        self.stream.write_all(&out).await.map_err(lost)?;
+        self.stream.flush().await.map_err(lost)
+    }
+
+    async fn packet(&mut self) -> Result<Bytes, ConnectError> {
+        loop {
+            if let Some(packet) =
+                packet::take(&mut self.incoming, packet::MAX_PART).map_err(broken)?
+            {
+                self.sequence = packet.last.wrapping_add(1);
+                return Ok(packet.payload);
+            }
+            if self.stream.read_more(&mut self.incoming).await.map_err(lost)? == 0 {
+                return Err(ConnectError::Unreachable("the server closed the connection".into()));
+            }
+        }
+    }
+
+    async fn secure(self, connector: &BackendConnector) -> Result<Self, ConnectError> {
+        // Nothing may be taken for encrypted that was sent ahead in plain text.
+        if !self.incoming.is_empty() {
+            return Err(broken("bytes before the TLS handshake"));
+        }
+        let Stream::Plain(tcp) = self.stream else {
+            return Err(broken("TLS inside TLS"));
+        };
+        let tls = connector.connect(tcp).await.map_err(lost)?;
+        Ok(Self { stream: Stream::Tls(Box::new(tls.into())), ..self })
+    }
+
+    async fn prove(&mut self, client: &mut Client<'_>) -> Result<(), ConnectError> {
+        loop {
+            let payload = self.packet().await?;
+            match payload.first() {
+                Some(&response::OK) => return Ok(()),
+                Some(&response::ERR) => return Err(refusal(&payload)),
+                _ => {}
+            }
+            let refused = |message: String| ConnectError::Refused { code: "28000".into(), message };
+            match client.on(&payload).map_err(broken)? {
+                Next::Send(proof) => {
+                    self.say(|buf| buf.extend_from_slice(&proof)).await?;
+                }
+                Next::Wait => {}
+                Next::NeedsTls => {
+                    let what = "the server asks for the password itself, which is sent over TLS \
+                                only: set `tls` for this backend";
+                    return Err(refused(what.into()));
+                }
+                Next::Unknown(method) => {
+                    return Err(refused(format!(
+                        "authentication method {method} is not supported"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+fn lost(error: std::io::Error) -> ConnectError {
+    ConnectError::Unreachable(error.to_string())
+}
+
+fn broken(why: impl std::fmt::Display) -> ConnectError {
+    ConnectError::Unreachable(format!("protocol broken: {why}"))
+}
+
+fn refusal(payload: &[u8]) -> ConnectError {
+    let Ok(error) = response::Err::decode(payload) else {
+        return broken("an unreadable error");
+    };
+    let message = String::from_utf8_lossy(error.message).into_owned();
+    match error.number {
+        // No room, blocked, starting up, shutting down: nobody is let in, whoever asks.
+        1040 | 1053 | 1129 | 1130 => ConnectError::Unreachable(message),
+        _ => {
+            let code = String::from_utf8_lossy(error.state).into_owned();
+            ConnectError::Refused { code, message }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a statement's meaning depends on besides its text: fixed before the leader runs it, and
+//! reported, so that a follower can repeat it with the same bytes.
+//!
+//! The clock is the leader's own, held still for the statement. The next number of AUTO_INCREMENT
+//! is known only afterwards, from the answer: a follower is given the one that the first row got.
+//! A number that was given and not used would wait for the next statement, whoever's it is, so that
+//! each context gives one or takes it back.
+
+use super::link::MyLink;
+use crate::exchange::{Broken, Outcome, Settings};
+use crate::sql::Context;
+
+/// The setting that `LAST_INSERT_ID()` reads.
+pub(super) const LAST_INSERT_ID: &str = "last_insert_id";
+
+/// Asks for the fixed clock, and for what the last INSERT left.
+const FIXED: &str = "SELECT @@timestamp, @@last_insert_id";
+
+/// What was fixed in front of a statement.
+#[derive(Debug, Default)]
+pub(super) struct Fixed {
+    seeds: Option<(u32, u32)>,
+    timestamp: String,
+    last_insert_id: String,
+}
+
+impl MyLink {
+    /// Queues what fixes the context. Two answers come before the statement's.
+    pub(super) fn fix(&mut self, context: &Context) -> Fixed {
+        let seeds = context.rand_seeds.then(rand::random::<(u32, u32)>);
+        // The generator has 30 bits of each.
+        let seeds = seeds.map(|(a, b)| (a & 0x3fff_ffff, b & 0x3fff_ffff));
+        let mut text = String::from("SET timestamp=@@timestamp, insert_id=0");
+        if let Some((first, second)) = seeds {
+            text.push_str(&format!(", rand_seed1={first}, rand_seed2={second}"));
+        }
+        self.push_text(&text, "context");
+        self.push_text(FIXED, "context");
+        Fixed { seeds, ..Fixed::default() }
+    }
+
+    /// Reads what was fixed.
+    pub(super) async fn read_fixed(&mut self, fixed: &mut Fixed) -> Result<(), Broken> {
+        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
+        let mut values = rows.into_iter().next().into_iter().flatten().flatten();
+        match (values.next(), values.next()) {
+            (Some(timestamp), Some(last_insert_id)) => {
+                fixed.timestamp = timestamp;
+                fixed.last_insert_id = last_insert_id;
+                Ok(())
+            }
+            _ => Err(Broken::Setup("the context cannot be read".into())),
+        }
+    }
+
+    /// Queues what lets the clock go again, and asks what the statement left. Two answers.
+    pub(super) fn release(&mut self) {
+        self.push_text("SELECT @@last_insert_id", "context");
+        self.push_text("SET timestamp=DEFAULT", "context");
+    }
+
+    /// Reads what the statement left, and puts the context together.
+    pub(super) async fn read_left(
+        &mut self,
+        context: &Context,
+        fixed: &Fixed,
+        generated: u64,
+        outcome: &mut Outcome,
+    ) -> Result<(), Broken> {
+        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
+        let left = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        self.settle(0).await?;
+        if left != fixed.last_insert_id {
+            let statement = format!("SET {LAST_INSERT_ID}={left}");
+            let mut settings = (*self.settings).clone();
+            settings.insert(LAST_INSERT_ID.to_owned(), statement.clone());
+            self.settings = Settings::new(settings);
+            outcome.left.push((LAST_INSERT_ID, statement));
+        }
+        let number = if context.insert_id { generated } else { 0 };
+        let mut text = format!("SET timestamp={}, insert_id={number}", fixed.timestamp);
+        if context.last_insert_id {
+            text.push_str(&format!(", {LAST_INSERT_ID}={}", fixed.last_insert_id));
+        }
+        if let Some((first, second)) = fixed.seeds {
+            text.push_str(&format!(", rand_seed1={first}, rand_seed2={second}"));
+        }
+        outcome.context = Some(text);
+        Ok(())
+    }
+
+    /// Queues what makes the connection forget the context of its last effect.
+    pub(super) fn unfix(&mut self) {
+        if std::mem::take(&mut self.fixed) {
+            self.push_text("SET timestamp=DEFAULT, insert_id=DEFAULT", "context");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Opening connections for application users.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Login, Route};
+use super::link::{MyLink, Shared};
+use crate::backend::{ConnectError, Dial, Dialling, Purpose};
+use crate::exchange::Link;
+use crate::store::mysql::control::{STARTED_SQL, STARTED_SQL_8};
+use crate::wire::mysql::identity;
+
+/// How each user logs in, by name; replaced when the configuration is read again.
+pub type Logins = arc_swap::ArcSwap<HashMap<String, Login>>;
+
+/// Opens connections to one MySQL or MariaDB backend.
+#[derive(Debug)]
+pub struct MyDial {
+    /// The way there.
+    pub route: Arc<Route>,
+    /// What its connections have in common.
+    pub shared: Arc<Shared>,
+    /// How each application user logs in there.
+    pub logins: Arc<Logins>,
+    /// When the server was started, as far as its journal has been looked at since.
+    pub started: Arc<Mutex<String>>,
+}
+
+impl MyDial {
+    async fn open(
+        &self,
+        user: &str,
+        purpose: Purpose,
+        gone: CancellationToken,
+    ) -> Result<MyLink, ConnectError> {
+        let (user, found_rows) = identity::parts(user);
+        let logins = self.logins.load();
+        let Some(login) = logins.get(user) else {
+            let message = format!("user '{user}' is not in the configuration");
+            return Err(ConnectError::Refused { code: "28000".into(), message });
+        };
+        let login = Login { found_rows, ..login.clone() };
+        let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
+        link.reader = purpose == Purpose::Read;
+        // Statements are repeatable and readers refuse writes, whatever the server's defaults are.
+        link.queue("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+        if link.reader {
+            link.queue("SET SESSION TRANSACTION READ ONLY");
+        }
+        match tokio::time::timeout(self.route.timeout, link.drain()).await {
+            Ok(Ok(None)) => self.check_start(&mut link).await.map(|()| link),
+            Ok(Ok(Some(error))) => {
+                Err(ConnectError::Refused { code: error.code, message: error.what })
+            }
+            Ok(Err(broken)) => Err(ConnectError::Unreachable(broken.to_string())),
+            Err(_) => Err(ConnectError::Unreachable("no answer to the first statement".into())),
+        }
+    }
+}
+
+impl MyDial {
+    /// A server that was restarted unseen may have lost commits, or be an older copy of itself.
+    async fn check_start(&self, link: &mut MyLink) -> Result<(), ConnectError> {
+        let known = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Ok(known) = known.parse::<i64>() else {
+            return Ok(());
+        };
+        let sql = if link.is_maria() { STARTED_SQL } else { STARTED_SQL_8 };
+        let seen = match tokio::time::timeout(self.route.timeout, link.ask(sql, &[])).await {
+            Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
+            _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
+        };
+        // Two numbers of whole seconds are subtracted: one second says nothing.
+        if seen.parse::<i64>().is_ok_and(|seen| (seen - known).abs() <= 1) {
+            Ok(())
+        } else {
+            Err(ConnectError::Unreachable("the server was restarted".into()))
+        }
+    }
+}
+
+impl Dial<MyLink> for MyDial {
+    fn dial<'a>(
+        &'a self,
+        user: &'a str,
+        purpose: Purpose,
+        gone: CancellationToken,
+    ) -> Dialling<'a, MyLink> {
+        Box::pin(self.open(user, purpose, gone))
+    }
+}

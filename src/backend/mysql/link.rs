@@ -1,0 +1,436 @@
+//! One connection to a MySQL or MariaDB server.
+//!
+//! Everything is queued first and sent together, so that a transaction's settings, its BEGIN and its
+//! first statement travel in one packet of the network: a server reads commands from its socket one
+//! after the other and answers each in turn. Answers are matched to requests by order.
+//!
+//! A statement that this connection has not prepared yet is the exception: its number comes with the
+//! answer to the prepare, so that sending waits for it, once for each statement and connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use lockstep_protocol::mysql::answer::{Answer, Asked, Event};
+use lockstep_protocol::mysql::response::{self, status};
+use lockstep_protocol::mysql::stmt::{self, PrepareOk};
+use lockstep_protocol::mysql::{command, packet};
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Login, Route};
+use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
+use crate::net::Stream;
+use crate::wire::mysql::{Prepared, Statements};
+
+/// Errors with which a server says goodbye: shutdown, and the end of this session.
+const FATAL: [u16; 3] = [1053, 1927, 4031];
+
+/// SQLSTATE of a deadlock.
+const DEADLOCK: &str = "40001";
+
+/// What all connections to one backend have in common.
+#[derive(Debug)]
+pub struct Shared {
+    /// The statements known to this process.
+    pub statements: Arc<Statements>,
+    /// The statement that writes the journal's record.
+    pub record: Arc<Prepared>,
+    /// The proxy's secret for the routines of database `lockstep`.
+    pub token: String,
+    /// The version of the servers, as the newest connection has learnt it.
+    pub version: Arc<Mutex<String>>,
+    /// The largest packet taken from a server.
+    pub max_message: usize,
+    /// How many statements one connection keeps prepared.
+    pub max_prepared: usize,
+    /// How long a follower's part of a transaction waits for a lock.
+    pub follower_lock: Duration,
+    /// After how long without an answer a backend counts as dead.
+    pub dead_after: Duration,
+}
+
+impl Shared {
+    pub(super) fn note_version(&self, version: &str) {
+        let mut known = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != version {
+            version.clone_into(&mut known);
+        }
+    }
+}
+
+/// How to cancel what a connection runs.
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    pub(super) route: Arc<Route>,
+    pub(super) login: Login,
+    pub(super) number: u32,
+}
+
+/// Something a server is asked.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// A text.
+    Text(Bytes),
+    /// To prepare a statement, for its own sake.
+    Prepare(Arc<Prepared>),
+    /// A prepared statement with its parameters.
+    Execute(Arc<Prepared>, Bytes),
+    /// A whole command.
+    Command(Bytes, Asked),
+}
+
+/// A request that waits to be sent.
+#[derive(Debug)]
+struct Queued {
+    request: Request,
+    what: &'static str,
+    rows: Option<u64>,
+}
+
+/// One request whose answer is outstanding.
+#[derive(Debug)]
+struct Expected {
+    /// Rows that the leader had, for an effect.
+    rows: Option<u64>,
+    /// For error messages.
+    what: &'static str,
+    /// What comes next.
+    answer: Answer,
+    /// The statement that the server gives a number.
+    learns: Option<u64>,
+}
+
+/// One connection to a MySQL or MariaDB server.
+#[derive(Debug)]
+pub struct MyLink {
+    stream: Stream,
+    pub(super) incoming: BytesMut,
+    outgoing: BytesMut,
+    pub(super) shared: Arc<Shared>,
+    pub(super) canceller: Canceller,
+    gone: CancellationToken,
+    pub(super) settings: Settings,
+    /// What the server reports of its session: nothing that a client would have to be told.
+    pub(super) parameters: std::collections::BTreeMap<String, String>,
+    pub(super) in_transaction: bool,
+    /// Used for balanced reads only.
+    pub(super) reader: bool,
+    /// Clock and next number are fixed for the statement that a follower repeats.
+    pub(super) fixed: bool,
+    queue: VecDeque<Queued>,
+    expected: VecDeque<Expected>,
+    first_error: Option<Mishap>,
+    /// The server's numbers of the statements it has prepared.
+    known: HashMap<u64, u32>,
+}
+
+impl MyLink {
+    pub(super) fn new(
+        stream: Stream,
+        incoming: BytesMut,
+        shared: Arc<Shared>,
+        canceller: Canceller,
+        gone: CancellationToken,
+    ) -> Self {
+        Self {
+            stream,
+            incoming,
+            outgoing: BytesMut::with_capacity(4096),
+            shared,
+            canceller,
+            gone,
+            settings: Settings::default(),
+            parameters: std::collections::BTreeMap::new(),
+            in_transaction: false,
+            reader: false,
+            fixed: false,
+            queue: VecDeque::new(),
+            expected: VecDeque::new(),
+            first_error: None,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Whether the server is MariaDB, as the version says that it greets with.
+    pub(super) fn is_maria(&self) -> bool {
+        let version = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner);
+        version.contains("MariaDB")
+    }
+
+    pub(super) fn push(&mut self, request: Request, what: &'static str, rows: Option<u64>) {
+        self.queue.push_back(Queued { request, what, rows });
+    }
+
+    pub(super) fn push_text(&mut self, sql: &str, what: &'static str) {
+        self.push(Request::Text(Bytes::copy_from_slice(sql.as_bytes())), what, None);
+    }
+
+    pub(super) fn outstanding_requests(&self) -> usize {
+        self.queue.len() + self.expected.len()
+    }
+
+    pub(super) fn is_prepared(&self, prepared: &Prepared) -> bool {
+        self.known.contains_key(&prepared.id)
+    }
+
+    /// Forgets what the server has prepared, when it is too much.
+    pub(super) fn trim_prepared(&mut self) {
+        if self.known.len() <= self.shared.max_prepared || self.outstanding_requests() > 0 {
+            return;
+        }
+        for (_, number) in self.known.drain() {
+            packet::write(&mut self.outgoing, 0, |buf| {
+                buf.put_u8(command::STMT_CLOSE);
+                buf.put_u32_le(number);
+            });
+        }
+    }
+
+    /// Forgets what the server has prepared: its session was reset.
+    pub(super) fn forget_prepared(&mut self) {
+        self.known.clear();
+    }
+
+    /// Sends what is queued. Waits where a statement has to be prepared first.
+    pub(super) async fn send(&mut self) -> Result<(), Broken> {
+        while let Some(queued) = self.queue.pop_front() {
+            let Queued { request, what, rows } = queued;
+            match request {
+                Request::Text(text) => {
+                    packet::write(&mut self.outgoing, 0, |buf| {
+                        buf.put_u8(command::QUERY);
+                        buf.put_slice(&text);
+                    });
+                    self.expect(what, rows, Asked::Results, None);
+                }
+                Request::Prepare(prepared) => self.prepare(&prepared, what),
+                Request::Execute(prepared, parameters) => {
+                    if !self.is_prepared(&prepared) {
+                        self.prepare(&prepared, what);
+                        self.write().await?;
+                        self.settle(0).await?;
+                    }
+                    // Where that failed, the error is noted, and there is nothing to run.
+                    if let Some(&number) = self.known.get(&prepared.id) {
+                        packet::write(&mut self.outgoing, 0, |buf| {
+                            stmt::execute(buf, number, 0, &parameters);
+                        });
+                        self.expect(what, rows, Asked::Results, None);
+                    }
+                }
+                Request::Command(payload, asked) => {
+                    packet::put(&mut self.outgoing, 0, &payload);
+                    self.expect(what, rows, asked, None);
+                }
+            }
+        }
+        self.write().await
+    }
+
+    fn prepare(&mut self, prepared: &Prepared, what: &'static str) {
+        packet::write(&mut self.outgoing, 0, |buf| {
+            buf.put_u8(command::STMT_PREPARE);
+            buf.put_slice(prepared.text.sql.as_bytes());
+        });
+        self.expect(what, None, Asked::Prepare, Some(prepared.id));
+    }
+
+    fn expect(&mut self, what: &'static str, rows: Option<u64>, asked: Asked, learns: Option<u64>) {
+        self.expected.push_back(Expected { rows, what, answer: Answer::to(asked), learns });
+    }
+
+    async fn write(&mut self) -> Result<(), Broken> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        let Self { stream, outgoing, incoming, gone, .. } = self;
+        tokio::select! {
+            biased;
+            sent = stream.write_while_reading(outgoing, incoming) => {
+                sent.map_err(|e| Broken::Lost(e.to_string()))
+            }
+            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
+        }
+    }
+
+    /// Waits for more bytes of the server.
+    pub(super) async fn receive(&mut self) -> Result<(), Broken> {
+        let Self { stream, incoming, gone, .. } = self;
+        tokio::select! {
+            biased;
+            read = stream.read_more(incoming) => match read {
+                Ok(0) => Err(Broken::Lost("the server closed the connection".into())),
+                Ok(_) => Ok(()),
+                Err(e) => Err(Broken::Lost(e.to_string())),
+            },
+            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
+        }
+    }
+
+    /// Waits until all requests but the newest `keep` are answered; their answers go nowhere.
+    pub(super) async fn settle(&mut self, keep: usize) -> Result<(), Broken> {
+        while self.expected.len() > keep {
+            match self.next()? {
+                Some(seen) => {
+                    self.judge_own(&seen);
+                    self.pass(&seen);
+                }
+                None => self.receive().await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The packet that has arrived, and what it is in the answer that is being read.
+    pub(super) fn next(&mut self) -> Result<Option<Seen>, Broken> {
+        self.next_after(0)
+    }
+
+    /// The packet behind those `passed` bytes that are about to be handed on.
+    pub(super) fn next_after(&mut self, passed: usize) -> Result<Option<Seen>, Broken> {
+        let arrived = &self.incoming[passed..];
+        let header = packet::peek(arrived, self.shared.max_message).map_err(rules)?;
+        let Some(header) = header.filter(|h| h.total <= arrived.len()) else {
+            return Ok(None);
+        };
+        let payload = packet::first_part(arrived);
+        let Some(expected) = self.expected.front_mut() else {
+            return Err(unasked(payload));
+        };
+        let event = expected.answer.on(payload).map_err(rules)?;
+        let last = match event {
+            Event::Middle | Event::Row => false,
+            Event::Prepared { last } => {
+                if let (Some(id), Ok(ok)) = (expected.learns, PrepareOk::decode(payload)) {
+                    self.known.insert(id, ok.statement);
+                }
+                last
+            }
+            Event::Result { more, .. } => {
+                self.in_transaction = status_of(payload) & status::IN_TRANSACTION != 0;
+                !more
+            }
+            Event::Done => true,
+            Event::Error => {
+                let error = read_error(payload);
+                if error.fatal {
+                    return Err(Broken::Lost(error.to_string()));
+                }
+                // After a deadlock the transaction is gone as a whole; else it goes on.
+                self.in_transaction &= error.code != DEADLOCK;
+                true
+            }
+            Event::Infile => return Err(rules("it asks for a file that nobody has offered")),
+        };
+        Ok(Some(Seen { header, event, last }))
+    }
+
+    /// Leaves a packet behind.
+    pub(super) fn pass(&mut self, seen: &Seen) {
+        self.incoming.advance(seen.header.total);
+        if seen.last {
+            self.end_request();
+        }
+    }
+
+    /// The answer has been read to its end.
+    pub(super) fn end_request(&mut self) {
+        self.expected.pop_front();
+    }
+
+    /// Looks at a packet nobody but us is interested in.
+    fn judge_own(&mut self, seen: &Seen) {
+        let payload = packet::first_part(&self.incoming);
+        let Some(expected) = self.expected.front() else { return };
+        let mishap = match seen.event {
+            Event::Error => {
+                let error = read_error(payload);
+                let what = format!("{}: {error}", expected.what);
+                Some(Mishap { code: error.code, what })
+            }
+            Event::Result { more: false, .. } => {
+                let got = told(payload).map(|(affected, _)| affected);
+                expected.rows.filter(|wanted| got != Some(*wanted)).map(|wanted| {
+                    let got = got.map_or("none".to_owned(), |rows| rows.to_string());
+                    let what = format!("{wanted} rows on the leader, {got} on the follower");
+                    Mishap { code: String::new(), what }
+                })
+            }
+            _ => None,
+        };
+        if self.first_error.is_none() {
+            self.first_error = mishap;
+        }
+    }
+
+    /// Notes that something could not even be asked.
+    pub(super) fn fail(&mut self, what: &str) {
+        let mishap = Mishap { code: String::new(), what: what.to_owned() };
+        self.first_error.get_or_insert(mishap);
+    }
+
+    /// The first error among the answers since the last call.
+    pub(super) fn take_error(&mut self) -> Option<Mishap> {
+        self.first_error.take()
+    }
+
+    pub(super) fn state(&self) -> TxState {
+        if self.in_transaction { TxState::Open } else { TxState::Idle }
+    }
+}
+
+/// A packet of an answer, complete but not passed yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) header: packet::Header,
+    pub(super) event: Event,
+    /// The answer ends with it.
+    pub(super) last: bool,
+}
+
+fn rules(why: impl std::fmt::Display) -> Broken {
+    Broken::Lost(format!("the server broke the protocol: {why}"))
+}
+
+/// A server says something unasked only when it says goodbye.
+fn unasked(payload: &[u8]) -> Broken {
+    if payload.first() == Some(&response::ERR) {
+        Broken::Lost(read_error(payload).to_string())
+    } else {
+        rules("an answer to nothing")
+    }
+}
+
+fn status_of(payload: &[u8]) -> u16 {
+    let at = response::status_at(payload);
+    at.map_or(0, |at| u16::from_le_bytes([payload[at], payload[at + 1]]))
+}
+
+/// Rows changed or found, and the first number that AUTO_INCREMENT gave, where the packet says so:
+/// an OK does, the end of rows does not.
+pub(super) fn told(payload: &[u8]) -> Option<(u64, u64)> {
+    if response::is_eof(payload) {
+        return None;
+    }
+    response::Ok::decode(payload).ok().map(|ok| (ok.affected, ok.insert_id))
+}
+
+/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
+pub(super) fn read_error(payload: &[u8]) -> ServerError {
+    let wire = Bytes::copy_from_slice(payload);
+    match response::Err::decode(payload) {
+        Ok(error) => ServerError {
+            code: String::from_utf8_lossy(error.state).into_owned(),
+            message: format!("{} [{}]", String::from_utf8_lossy(error.message), error.number),
+            fatal: FATAL.contains(&error.number),
+            wire,
+        },
+        Err(_) => ServerError {
+            code: "HY000".into(),
+            message: "unreadable error".into(),
+            fatal: false,
+            wire,
+        },
+    }
+}

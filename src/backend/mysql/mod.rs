@@ -1,0 +1,356 @@
+//! The conversation with a MySQL or MariaDB server.
+
+mod connect;
+mod context;
+mod dial;
+mod link;
+mod relay;
+mod settings;
+
+pub use connect::{Login, Route};
+pub use dial::{Logins, MyDial};
+pub use link::{Canceller, MyLink, Shared};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use lockstep_protocol::mysql::answer::Asked;
+use lockstep_protocol::mysql::value::kind;
+use lockstep_protocol::mysql::{command, response};
+
+use crate::error::Kind;
+use crate::exchange::{
+    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
+    TextRows, TxMode, TxState, Watch,
+};
+use crate::store::journal::Effect;
+use crate::store::mysql::schema;
+use crate::wire::mysql::MyWork;
+use link::Request;
+use relay::Relay;
+
+impl Link for MyLink {
+    type Work = MyWork;
+    type Canceller = Canceller;
+
+    fn adopt(&mut self, wanted: &Settings) {
+        self.trim_prepared();
+        self.adopt_settings(wanted);
+    }
+
+    fn reported(&self) -> &std::collections::BTreeMap<String, String> {
+        &self.parameters
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn assume(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    fn forget(&mut self) {
+        self.forget_prepared();
+    }
+
+    fn begin(&mut self, mode: &TxMode) {
+        self.unfix();
+        self.push_begin(mode);
+    }
+
+    fn begin_share(&mut self, settings: &Settings) {
+        self.trim_prepared();
+        let limited = self.limited(settings);
+        self.adopt_settings(&limited);
+        self.push_text("START TRANSACTION READ WRITE", "BEGIN");
+    }
+
+    fn lead(&mut self, settings: &Settings) {
+        self.unfix();
+        self.adopt_settings(settings);
+    }
+
+    async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
+        // Every constraint is checked with its own statement.
+        Ok(Outcome { counted: Some(0), ..Outcome::default() })
+    }
+
+    fn queue_commit(&mut self) {
+        self.push_text("COMMIT", "COMMIT");
+        self.unfix();
+    }
+
+    fn queue_rollback(&mut self) {
+        self.push_text("ROLLBACK", "ROLLBACK");
+        self.unfix();
+    }
+
+    fn queue(&mut self, sql: &str) {
+        self.push_text(sql, "statement");
+    }
+
+    fn queue_effect(&mut self, effect: &Effect) {
+        self.fixed = true;
+        match effect {
+            Effect::Text { sql, rows } => {
+                let text = Bytes::copy_from_slice(sql.as_bytes());
+                self.push(Request::Text(text), "effect", *rows);
+            }
+            Effect::Bound { sql, bind, rows, .. } => {
+                let prepared = self.shared.statements.intern(sql);
+                let parameters = Bytes::copy_from_slice(bind);
+                self.push(Request::Execute(prepared, parameters), "effect", *rows);
+            }
+            Effect::Outside { sql } => self.push_text(sql, "statement outside a transaction"),
+            Effect::Rows { .. }
+            | Effect::Advance { .. }
+            | Effect::ResetSequence { .. }
+            | Effect::Bulk { .. }
+            | Effect::Intended(_)
+            | Effect::Finished { .. }
+            | Effect::Withdrawn { .. }
+            | Effect::Checked { .. }
+            | Effect::Deep { .. } => self.fail("an effect of a kind that no MySQL leader has"),
+        }
+    }
+
+    fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]) {
+        let record = self.shared.record.clone();
+        let proof = schema::proof(&self.shared.token, self.canceller.number, seq, id);
+        let parameters = record_parameters(&proof, seq, id, user, entry);
+        self.push(Request::Execute(record, parameters), "record", None);
+    }
+
+    async fn run<S: Sink>(
+        &mut self,
+        work: &MyWork,
+        watch: Watch<'_>,
+        sink: &mut S,
+    ) -> Result<Outcome, Broken> {
+        if watch.rows {
+            return self.refuse_capture(work).await;
+        }
+        if let MyWork::Execute { prepared, .. } = work
+            && !self.is_prepared(prepared)
+        {
+            let mut quiet = Discard::default();
+            let request = Request::Prepare(prepared.clone());
+            let outcome = self.run_request(request, Relay::default(), &mut quiet).await?;
+            if outcome.error.is_some() {
+                return Ok(outcome);
+            }
+        }
+        let (request, number) = request(work);
+        let relay = Relay { digest: watch.digest, number };
+        let Some(context) = watch.context else {
+            return self.run_request(request, relay, sink).await;
+        };
+        let mut fixed = self.fix(context);
+        self.push(request, "statement", None);
+        self.release();
+        self.send().await?;
+        self.settle(4).await?;
+        self.check_setup()?;
+        self.read_fixed(&mut fixed).await?;
+        let (mut outcome, generated) = self.relay(relay, sink).await?;
+        self.read_left(context, &fixed, generated, &mut outcome).await?;
+        Ok(outcome)
+    }
+
+    async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {
+        Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
+    }
+
+    async fn fingerprint(
+        &mut self,
+        _filled: &[String],
+    ) -> Result<Result<String, ServerError>, Broken> {
+        Ok(Err(refused(UNSEEN)))
+    }
+
+    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+        Ok(Ok(Vec::new())) // The numbers that rows are given follow the rows themselves.
+    }
+
+    async fn send_bulk(&mut self, _piece: &BulkPiece) -> Result<(), Broken> {
+        Err(Broken::Lost("a bulk load that no server has asked for".into()))
+    }
+
+    async fn finish_bulk<S: Sink>(
+        &mut self,
+        _watch: Watch<'_>,
+        _sink: &mut S,
+    ) -> Result<Outcome, Broken> {
+        Err(Broken::Lost("a bulk load that no server has asked for".into()))
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        self.send().await
+    }
+
+    async fn drain(&mut self) -> Result<Option<Mishap>, Broken> {
+        let limit = self.shared.dead_after;
+        let answered = async {
+            self.send().await?;
+            self.settle(0).await
+        };
+        match tokio::time::timeout(limit, answered).await {
+            Ok(settled) => settled?,
+            Err(_) => return Err(Broken::Silent(format!("no answer within {limit:?}"))),
+        }
+        Ok(self.take_error())
+    }
+
+    fn outstanding(&self) -> usize {
+        self.outstanding_requests()
+    }
+
+    async fn ask(
+        &mut self,
+        sql: &str,
+        params: &[Option<&str>],
+    ) -> Result<Result<TextRows, ServerError>, Broken> {
+        self.push_text(&with_params(sql, params), "question");
+        self.send().await?;
+        self.settle(1).await?;
+        self.collect().await
+    }
+
+    async fn idle<S: Sink>(&mut self, _sink: &mut S) -> Result<(), Broken> {
+        self.receive().await?;
+        // Whatever it is, it answers nothing: `next` says what the server said.
+        match self.next()? {
+            Some(_) => Err(Broken::Lost("the server answered a question nobody asked".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    async fn cancel(canceller: &Canceller) {
+        canceller.route.cancel(&canceller.login, canceller.number).await;
+    }
+
+    fn tx_state(&self) -> TxState {
+        self.state()
+    }
+
+    fn is_spent(&self) -> bool {
+        false // What a session leaves behind is in its settings, and goes with them.
+    }
+}
+
+impl MyLink {
+    /// Sends one request behind all that was queued, and hands its answer on.
+    async fn run_request<S: Sink>(
+        &mut self,
+        request: Request,
+        relay: Relay,
+        sink: &mut S,
+    ) -> Result<Outcome, Broken> {
+        self.push(request, "statement", None);
+        self.send().await?;
+        self.settle(1).await?;
+        self.check_setup()?;
+        self.relay(relay, sink).await.map(|(outcome, _)| outcome)
+    }
+
+    fn check_setup(&mut self) -> Result<(), Broken> {
+        self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
+    }
+
+    /// Rows that a statement changes cannot be seen here. A statement that the server cannot read
+    /// either gets the server's own words.
+    async fn refuse_capture(&mut self, work: &MyWork) -> Result<Outcome, Broken> {
+        let prepared = match work {
+            MyWork::Query { text, .. } => {
+                Some(self.shared.statements.intern(&String::from_utf8_lossy(text)))
+            }
+            _ => None,
+        };
+        if let Some(prepared) = prepared.filter(|prepared| !self.is_prepared(prepared)) {
+            let mut quiet = Discard::default();
+            let request = Request::Prepare(prepared);
+            let outcome = self.run_request(request, Relay::default(), &mut quiet).await?;
+            if outcome.error.is_some() {
+                return Ok(outcome);
+            }
+        }
+        Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
+    }
+}
+
+/// Why a statement that only rows could carry is not run.
+const UNSEEN: &str =
+    "the statement may change rows in a way that the other databases cannot repeat";
+
+/// An error of ours in the form of a server's.
+fn refused(what: &str) -> ServerError {
+    let (number, state) = Kind::Refused.mysql();
+    let error = response::Err { number, state: state.as_bytes(), message: what.as_bytes() };
+    let mut wire = BytesMut::new();
+    error.encode(&mut wire);
+    let (code, message) = (state.to_owned(), what.to_owned());
+    ServerError { code, message, fatal: false, wire: wire.freeze() }
+}
+
+/// What is sent for a piece of work, and the application's number for a statement it prepares.
+fn request(work: &MyWork) -> (Request, Option<u32>) {
+    match work {
+        MyWork::Query { text, .. } => (Request::Text(text.clone()), None),
+        MyWork::Prepare { prepared, number } => (Request::Prepare(prepared.clone()), Some(*number)),
+        MyWork::Execute { prepared, parameters } => {
+            (Request::Execute(prepared.clone(), parameters.clone()), None)
+        }
+        MyWork::Columns(payload) => (Request::Command(payload.clone(), Asked::Columns), None),
+        MyWork::Reset => {
+            let payload = Bytes::from_static(&[command::RESET_CONNECTION]);
+            (Request::Command(payload, Asked::Results), None)
+        }
+    }
+}
+
+/// A question of ours with its parameters in it: in hexadecimal they mean the same in every mode of
+/// reading quotes. Our own texts have a question mark for each and none besides.
+fn with_params(sql: &str, params: &[Option<&str>]) -> String {
+    use std::fmt::Write;
+    let mut params = params.iter();
+    let mut text = String::with_capacity(sql.len());
+    for piece in sql.split_inclusive('?') {
+        match (piece.strip_suffix('?'), params.clone().next()) {
+            (Some(front), Some(param)) => {
+                params.next();
+                text.push_str(front);
+                let Some(param) = param else {
+                    text.push_str("NULL");
+                    continue;
+                };
+                text.push_str("CONVERT(x'");
+                for byte in param.bytes() {
+                    // Writing into a String cannot fail.
+                    let _ = write!(text, "{byte:02x}");
+                }
+                text.push_str("' USING utf8mb4)");
+            }
+            _ => text.push_str(piece),
+        }
+    }
+    text
+}
+
+/// The parameters of the journal's record, in the form of an EXECUTE.
+fn record_parameters(proof: &str, seq: i64, id: i64, user: &str, entry: &[u8]) -> Bytes {
+    const BLOB: u8 = 252;
+    let mut out = BytesMut::with_capacity(64 + proof.len() + user.len() + entry.len());
+    out.put_slice(&[0, 1]);
+    for kind in [kind::VAR_STRING, kind::LONGLONG, kind::LONGLONG, kind::VAR_STRING, BLOB] {
+        out.put_slice(&[kind, 0]);
+    }
+    lockstep_protocol::mysql::stmt::put_bytes(&mut out, proof.as_bytes());
+    out.put_i64_le(seq);
+    out.put_i64_le(id);
+    lockstep_protocol::mysql::stmt::put_bytes(&mut out, user.as_bytes());
+    lockstep_protocol::mysql::stmt::put_bytes(&mut out, entry);
+    out.freeze()
+}

@@ -1,0 +1,91 @@
+//! How a connection gets an application's settings, and a transaction its own.
+
+use super::link::MyLink;
+use crate::exchange::{Settings, TxMode};
+use crate::sql::Isolation;
+
+/// The setting that bounds a wait for a row.
+const LOCK_WAIT: &str = "innodb_lock_wait_timeout";
+/// The setting that chooses an isolation level.
+const ISOLATION: &str = "default_transaction_isolation";
+/// The setting that makes transactions read only.
+const READ_ONLY: &str = "default_transaction_read_only";
+
+impl MyLink {
+    /// Brings the session's settings to `wanted`.
+    pub(super) fn adopt_settings(&mut self, wanted: &Settings) {
+        if std::sync::Arc::ptr_eq(&self.settings, wanted) {
+            return;
+        }
+        let gone: Vec<String> =
+            self.settings.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in gone {
+            let statement = self.reset_statement(&key);
+            self.push_text(&statement, "settings");
+        }
+        for (key, statement) in wanted.iter() {
+            if self.settings.get(key) != Some(statement) && self.takes(key, statement) {
+                self.push_text(statement, "settings");
+            }
+        }
+        self.settings = wanted.clone();
+    }
+
+    /// Whether a setting is the application's to choose here.
+    fn takes(&self, key: &str, statement: &str) -> bool {
+        // A reader stays read-only, whatever the application has chosen for its writes.
+        if self.reader {
+            return key != READ_ONLY;
+        }
+        // Below REPEATABLE READ a statement cannot be repeated in the order of the commits.
+        key != ISOLATION || statement.to_ascii_uppercase().contains("SERIALIZABLE")
+    }
+
+    fn reset_statement(&self, key: &str) -> String {
+        match key {
+            "character_set_client" | "character_set_connection" | "character_set_results" => {
+                format!("SET SESSION {key}=utf8mb4")
+            }
+            "collation_connection" => format!("SET SESSION {key}=utf8mb4_general_ci"),
+            "use" => format!("USE `{}`", self.canceller.login.database.replace('`', "``")),
+            "last_insert_id" => "SET last_insert_id=0".to_owned(),
+            _ if key.starts_with('@') => format!("SET @`{}`=NULL", key[1..].replace('`', "``")),
+            ISOLATION => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+            READ_ONLY if self.reader => "SET SESSION TRANSACTION READ ONLY".to_owned(),
+            READ_ONLY => "SET SESSION TRANSACTION READ WRITE".to_owned(),
+            _ => format!("SET SESSION {key}=DEFAULT"),
+        }
+    }
+
+    /// Queues the opening of a transaction.
+    pub(super) fn push_begin(&mut self, mode: &TxMode) {
+        if let Some(level) = mode.isolation {
+            // Below REPEATABLE READ a statement cannot be repeated in the order of the commits.
+            let level = if self.reader { level } else { level.max(Isolation::RepeatableRead) };
+            let word = match level {
+                Isolation::ReadUncommitted => "READ UNCOMMITTED",
+                Isolation::ReadCommitted => "READ COMMITTED",
+                Isolation::RepeatableRead => "REPEATABLE READ",
+                Isolation::Serializable => "SERIALIZABLE",
+            };
+            self.push_text(&format!("SET TRANSACTION ISOLATION LEVEL {word}"), "BEGIN");
+        }
+        let text = match mode.read_only {
+            _ if self.reader => "START TRANSACTION READ ONLY",
+            None => "START TRANSACTION",
+            Some(true) => "START TRANSACTION READ ONLY",
+            Some(false) => "START TRANSACTION READ WRITE",
+        };
+        self.push_text(text, "BEGIN");
+    }
+
+    /// The settings of a follower's part of a transaction: a plan may lock more there than it did on
+    /// the leader, and a share that waits too long is applied again, alone.
+    pub(super) fn limited(&self, settings: &Settings) -> Settings {
+        // Whole seconds, and none at all would mean not to wait.
+        let seconds = self.shared.follower_lock.as_secs().max(1);
+        let mut limited = (**settings).clone();
+        limited.insert(LOCK_WAIT.to_owned(), format!("SET SESSION {LOCK_WAIT}={seconds}"));
+        Settings::new(limited)
+    }
+}

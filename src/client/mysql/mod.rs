@@ -1,0 +1,354 @@
+//! The conversation with an application that speaks MySQL's protocol.
+//!
+//! A command is a batch of one. Numbers of statements are the application's own and stay here, as
+//! do long parameters and the types of earlier ones: what goes on is a statement that leans on
+//! nothing. Cursors are not opened, so that no server has to keep one: the rows come at once, which
+//! the protocol allows.
+//!
+//! Packets get their numbers and the transaction's state at the last moment ([`dress`]). The packet
+//! that ends a result is held back until more is known: whether another result follows, and whether
+//! the commit behind it succeeds.
+
+mod charset;
+mod commands;
+mod dress;
+mod login;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use lockstep_protocol::mysql::stmt::{Kind as ParameterKind, PrepareOk};
+use lockstep_protocol::mysql::value::kind;
+use lockstep_protocol::mysql::{packet, response};
+
+pub use charset::charset_settings;
+pub use login::{Door, Greeting, Known};
+
+use crate::error::{Failure, Kind};
+use crate::exchange::{
+    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TxState,
+};
+use crate::net::Stream;
+use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
+
+/// The longest error text that clients have room for.
+const MESSAGE_LIMIT: usize = 500;
+
+/// Bounds on what one client may make us keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The largest packet, and the most bytes of long parameters.
+    pub message: usize,
+    /// Prepared statements.
+    pub prepared: usize,
+    /// Bytes of an answer that wait before they are sent.
+    pub reply: usize,
+}
+
+/// A statement that the application has prepared.
+#[derive(Debug)]
+struct Own {
+    prepared: Arc<Prepared>,
+    /// How many parameters it takes, as a server said.
+    parameters: u16,
+    /// The types of its last EXECUTE.
+    kinds: Vec<ParameterKind>,
+    /// Values sent ahead, by the parameter's place.
+    long: BTreeMap<u16, BytesMut>,
+}
+
+/// The conversation with an application that speaks MySQL's protocol.
+#[derive(Debug)]
+pub struct MyClient {
+    stream: Stream,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    /// The number of the next packet.
+    sequence: u8,
+    statements: Arc<Statements>,
+    bounds: Bounds,
+    /// Several statements may stand in one text.
+    multi: bool,
+    own: HashMap<u32, Own>,
+    /// The number of the statement that was prepared last.
+    newest: u32,
+    /// The statement whose prepare has not been answered yet.
+    preparing: Option<u32>,
+    /// Bytes of all long parameters.
+    long: usize,
+    state: TxState,
+    autocommit: bool,
+    /// The answer is complete: nothing is held back.
+    settled: bool,
+    flushes: u64,
+}
+
+impl MyClient {
+    /// A client that has proved who it is.
+    fn new(
+        stream: Stream,
+        incoming: BytesMut,
+        sequence: u8,
+        multi: bool,
+        statements: Arc<Statements>,
+        bounds: Bounds,
+    ) -> Self {
+        Self {
+            stream,
+            incoming,
+            outgoing: BytesMut::with_capacity(8192),
+            sequence,
+            statements,
+            bounds,
+            multi,
+            own: HashMap::new(),
+            newest: 0,
+            preparing: None,
+            long: 0,
+            state: TxState::Idle,
+            autocommit: true,
+            settled: true,
+            flushes: 0,
+        }
+    }
+
+    /// Tells the client that it is in.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn welcome(&mut self) -> Result<(), Gone> {
+        self.ok();
+        self.settled = true;
+        self.flush().await
+    }
+
+    async fn packet(&mut self) -> Result<packet::Packet, Gone> {
+        loop {
+            match packet::take(&mut self.incoming, self.bounds.message) {
+                Ok(Some(packet)) => {
+                    self.sequence = packet.last.wrapping_add(1);
+                    return Ok(packet);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let failure = Failure::new(Kind::Protocol, error.to_string())
+                        .number(1153)
+                        .code("08S01")
+                        .hint("raise `[limits] max_message_bytes`");
+                    self.close(&failure).await;
+                    return Err(Gone);
+                }
+            }
+            match self.stream.read_more(&mut self.incoming).await {
+                Ok(0) | Err(_) => return Err(Gone),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn put(&mut self, mark: Mark, body: impl FnOnce(&mut BytesMut)) {
+        let at = self.outgoing.len();
+        packet::write(&mut self.outgoing, Mark::Middle.byte(), body);
+        if let Some(byte) = self.outgoing.get_mut(at + 3) {
+            *byte = mark.byte();
+        }
+    }
+
+    fn ok(&mut self) {
+        self.put(Mark::Result, |buf| response::Ok::default().encode(buf));
+    }
+
+    fn eof(&mut self, mark: Mark) {
+        self.put(mark, |buf| response::eof(buf, 0, 0));
+    }
+
+    /// A prepared statement is known with its parameters once a server has answered.
+    fn note_prepared(&mut self) {
+        let Some(number) = self.preparing.take() else { return };
+        let answer = packet::first_part(&self.outgoing);
+        if let (Some(own), Ok(ok)) = (self.own.get_mut(&number), PrepareOk::decode(answer)) {
+            own.parameters = ok.parameters;
+        }
+    }
+
+    /// What was under way has failed: a statement that was to be prepared is not there.
+    fn forget_preparing(&mut self) {
+        if let Some(number) = self.preparing.take() {
+            self.own.remove(&number);
+        }
+    }
+}
+
+impl Sink for MyClient {
+    fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.outgoing
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        self.note_prepared();
+        let end = self.dress();
+        if end == 0 {
+            return Ok(());
+        }
+        self.flushes += 1;
+        let kept = self.outgoing.split_off(end);
+        let Self { stream, outgoing, incoming, .. } = self;
+        let sent = stream.write_while_reading(outgoing, incoming).await;
+        self.outgoing.unsplit(kept);
+        sent.map_err(|_| Gone)
+    }
+
+    fn limit(&self) -> usize {
+        self.bounds.reply
+    }
+
+    fn flushes(&self) -> u64 {
+        self.flushes
+    }
+
+    fn report(&mut self, name: &str, value: &str) {
+        if name == AUTOCOMMIT {
+            self.autocommit = value == "on";
+        }
+    }
+}
+
+impl Client for MyClient {
+    type Work = MyWork;
+
+    async fn next(&mut self) -> Result<Batch<MyWork>, Gone> {
+        loop {
+            let packet = self.packet().await?;
+            self.settled = false;
+            match self.command(&packet.payload)? {
+                Some(item) => {
+                    return Ok(Batch { items: vec![item], end: End::Ready, failure: None });
+                }
+                None => {
+                    self.settled = true;
+                    self.flush().await?;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, _work: &MyWork, _tag: &str) {
+        self.ok();
+    }
+
+    fn rows(&mut self, work: &MyWork, table: &Table<'_>) {
+        const UTF8MB4: u16 = 45;
+        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
+        for name in table.columns {
+            let column = response::Column {
+                name: name.as_bytes(),
+                kind: kind::VAR_STRING,
+                charset: UTF8MB4,
+                flags: 0,
+            };
+            self.put(Mark::Middle, |buf| column.encode(buf));
+        }
+        self.eof(Mark::Middle);
+        let binary = matches!(work, MyWork::Execute { .. });
+        for row in table.rows {
+            let values: Vec<Option<&[u8]>> =
+                row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
+            self.put(Mark::Middle, |buf| {
+                if binary {
+                    put_binary_head(buf, &values);
+                    response::put_text_row(
+                        buf,
+                        &values.into_iter().filter(Option::is_some).collect::<Vec<_>>(),
+                    );
+                } else {
+                    response::put_text_row(buf, &values);
+                }
+            });
+        }
+        self.eof(Mark::Result);
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        let (number, state) = failure.mysql();
+        let message = text_of(failure);
+        let error = response::Err { number, state: state.as_bytes(), message: message.as_bytes() };
+        self.put(Mark::Middle, |buf| error.encode(buf));
+        self.forget_preparing();
+    }
+
+    fn relay_error(&mut self, error: &ServerError) {
+        self.put(Mark::Middle, |buf| buf.put_slice(&error.wire));
+        self.forget_preparing();
+    }
+
+    fn ready(&mut self, state: TxState) {
+        self.state = state;
+        self.settled = true;
+    }
+
+    fn warn(&mut self, _code: &str, _message: &str) {
+        // Warnings are asked for with SHOW WARNINGS; there is no packet that brings one.
+    }
+
+    async fn next_bulk(&mut self) -> Result<BulkPiece, Gone> {
+        let packet = self.packet().await?;
+        Ok(if packet.payload.is_empty() {
+            BulkPiece::Done
+        } else {
+            BulkPiece::Data(packet.payload)
+        })
+    }
+
+    async fn skip_bulk(&mut self) -> Result<(), Gone> {
+        while !matches!(self.next_bulk().await?, BulkPiece::Done) {}
+        Ok(())
+    }
+
+    fn forget_prepared(&mut self, name: Option<&str>) -> bool {
+        // Statements of SQL have names, those of the protocol have numbers: only all can be meant.
+        if name.is_none() {
+            self.own.clear();
+            self.long = 0;
+        }
+        false
+    }
+
+    async fn close(&mut self, failure: &Failure) {
+        self.fail(failure);
+        self.settled = true;
+        // The client may have left already: then nobody misses the farewell.
+        let _ = self.flush().await;
+    }
+}
+
+/// What, why, and what to do, in the one text that an error has here.
+fn text_of(failure: &Failure) -> String {
+    let mut text = failure.message.clone();
+    if let Some(detail) = &failure.detail {
+        text.push_str(": ");
+        text.push_str(detail);
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str("; ");
+        text.push_str(hint);
+    }
+    let end = (0..=MESSAGE_LIMIT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+/// What stands in front of a row in binary form: which values are NULL.
+fn put_binary_head(buf: &mut BytesMut, values: &[Option<&[u8]>]) {
+    buf.put_u8(0);
+    let mut nulls = vec![0_u8; (values.len() + 2).div_ceil(8)];
+    for (at, value) in values.iter().enumerate() {
+        if value.is_none() {
+            nulls[(at + 2) / 8] |= 1 << ((at + 2) % 8);
+        }
+    }
+    buf.put_slice(&nulls);
+}

@@ -1,0 +1,337 @@
+//! Bookkeeping on a MariaDB or MySQL backend: an administrator's connection, opened when it is needed
+//! and again after it broke.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use lockstep_protocol::Dialect;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::config::{Backend, BackendTls, Config};
+use crate::keeper::{Answer, Control, Examination};
+use crate::sql::{Answers, Judge, informed, questions};
+use crate::store::journal::Record;
+use crate::store::mysql::control as rows;
+use crate::store::mysql::{SESSION_SQL, run_all};
+use crate::store::outside::{Fate, Remain, Task};
+
+/// Records removed from the journal in one transaction.
+const PRUNE_BATCH: u64 = 5000;
+
+/// Where a control connection goes, and as whom.
+#[derive(Clone, Debug)]
+pub struct Address {
+    opts: Opts,
+}
+
+impl Address {
+    /// The administrator's way to a backend.
+    pub fn of(config: &Config, backend: &Backend) -> Self {
+        let admin = config.admin_of(backend);
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(&backend.host)
+            .tcp_port(backend.port)
+            .user(Some(&admin.user))
+            .pass(Some(admin.password.reveal()))
+            .prefer_socket(false)
+            .ssl_opts(tls(&backend.tls));
+        Self { opts: opts.into() }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// When the backend cannot be reached, or refuses.
+    pub async fn connect(&self) -> Result<Conn, String> {
+        let mut conn = Conn::new(self.opts.clone()).await.map_err(|e| e.to_string())?;
+        run_all(&mut conn, &[SESSION_SQL]).await.map_err(|e| e.to_string())?;
+        Ok(conn)
+    }
+}
+
+/// How the way to the server is protected.
+fn tls(mode: &BackendTls) -> Option<SslOpts> {
+    let authority = |ca: &std::path::Path| {
+        SslOpts::default()
+            .with_root_certs(vec![ca.to_owned().into()])
+            .with_disable_built_in_roots(true)
+    };
+    match mode {
+        BackendTls::Disable => None,
+        BackendTls::Require => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
+        BackendTls::VerifyCa { ca } => Some(authority(ca).with_danger_skip_domain_validation(true)),
+        BackendTls::VerifyFull { ca } => Some(authority(ca)),
+    }
+}
+
+/// The bookkeeping of one backend.
+pub struct MyControl {
+    address: Address,
+    limit: Duration,
+    conn: Mutex<Option<Conn>>,
+    /// When the server was started, as it was first computed.
+    started: AtomicI64,
+}
+
+impl MyControl {
+    /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
+    /// that read or write much.
+    pub fn new(address: Address, limit: Duration) -> Self {
+        Self { address, limit, conn: Mutex::new(None), started: AtomicI64::new(0) }
+    }
+
+    async fn connect(&self) -> Result<Conn, String> {
+        let connecting = tokio::time::timeout(self.limit, self.address.connect());
+        connecting.await.map_err(|_| "no connection in time".to_owned())?
+    }
+
+    /// The connection, for one question. One that lay idle may have broken meanwhile: it is tried.
+    async fn lend(&self) -> Result<Lent<'_>, String> {
+        // The lock is held while a question is under way: a connection carries one at a time.
+        let mut slot = self.conn.lock().await;
+        if let Some(mut conn) = slot.take()
+            && let Ok(Ok(())) = tokio::time::timeout(self.limit, conn.ping()).await
+        {
+            return Ok(Lent { slot, conn });
+        }
+        let conn = self.connect().await?;
+        Ok(Lent { slot, conn })
+    }
+
+    async fn within<T>(
+        &self,
+        asked: impl Future<Output = mysql_async::Result<T>>,
+    ) -> Result<T, String> {
+        match tokio::time::timeout(self.limit, asked).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {:?}", self.limit)),
+        }
+    }
+
+    async fn read_catalog(conn: &mut Conn) -> Result<Box<dyn Judge>, String> {
+        // What the server shows is written with the quotes that an empty mode asks for.
+        conn.query_drop("SET SESSION sql_mode = ''").await.map_err(|e| e.to_string())?;
+        let mut answers = Answers::new();
+        for (name, sql) in questions(Dialect::MySql) {
+            answers.insert(name, text_rows(conn, sql).await.map_err(|e| e.to_string())?);
+        }
+        informed(Dialect::MySql, &answers)
+    }
+}
+
+/// A connection under way. One whose question failed is dropped, and not used again.
+struct Lent<'c> {
+    slot: MutexGuard<'c, Option<Conn>>,
+    conn: Conn,
+}
+
+impl Lent<'_> {
+    fn keep(mut self) {
+        *self.slot = Some(self.conn);
+    }
+}
+
+async fn examine(conn: &mut Conn) -> mysql_async::Result<Examination> {
+    let identity = rows::identity(conn).await?;
+    let control = rows::read_control(conn).await?;
+    let newest = match &control {
+        Some(_) => rows::journal_end(conn).await?,
+        None => 0,
+    };
+    Ok(Examination {
+        system: identity.system_identifier.unwrap_or_default(),
+        started: identity.started.to_string(),
+        control,
+        newest,
+        writable: !identity.read_only,
+    })
+}
+
+async fn write_view(conn: &mut Conn, number: i64, members: &[String]) -> mysql_async::Result<()> {
+    let ballot = rows::read_control(conn).await?.map_or(0, |control| control.ballot);
+    rows::write_view(conn, number, members, ballot).await
+}
+
+/// Every column as text.
+async fn text_rows(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Vec<Option<String>>>> {
+    let rows: Vec<mysql_async::Row> = conn.query(sql).await?;
+    let text = |value: mysql_async::Value| match value {
+        mysql_async::Value::NULL => None,
+        mysql_async::Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        // The text protocol gives nothing but bytes.
+        other => Some(other.as_sql(true)),
+    };
+    Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+}
+
+impl Control for MyControl {
+    fn examine(&self) -> Answer<'_, Examination> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let mut answer = self.within(examine(&mut lent.conn)).await?;
+            lent.keep();
+            // Two numbers of whole seconds are subtracted: one second more or less says nothing.
+            let known = self.started.load(Ordering::Relaxed);
+            let seen: i64 = answer.started.parse().unwrap_or_default();
+            if (known - seen).abs() <= 1 {
+                answer.started = known.to_string();
+            } else {
+                self.started.store(seen, Ordering::Relaxed);
+            }
+            Ok(answer)
+        })
+    }
+
+    fn has_record(&self, seq: i64) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::read_records(&mut lent.conn, &[seq])).await?;
+            lent.keep();
+            Ok(!answer.is_empty())
+        })
+    }
+
+    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            self.within(write_view(&mut lent.conn, number, &members)).await?;
+            lent.keep();
+            Ok(())
+        })
+    }
+
+    fn install_tokens(&self, token: String, _capture: String) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            self.within(rows::install_token(&mut lent.conn, &token)).await?;
+            lent.keep();
+            Ok(())
+        })
+    }
+
+    fn probe_write(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            self.within(rows::probe_write(&mut lent.conn)).await?;
+            lent.keep();
+            Ok(())
+        })
+    }
+
+    fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::journal_tail(&mut lent.conn, after)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::read_records(&mut lent.conn, &seqs)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            self.within(rows::set_complete(&mut lent.conn, seq)).await?;
+            lent.keep();
+            Ok(())
+        })
+    }
+
+    fn prune(&self, seq: i64) -> Answer<'_, u64> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::prune(&mut lent.conn, seq, PRUNE_BATCH)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::owner_of(&mut lent.conn, id, after, upto)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::weigh(&mut lent.conn, after, upto, bytes)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer =
+                self.within(rows::first_younger(&mut lent.conn, age.as_secs_f64())).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    fn outside(&self, after: i64) -> Answer<'_, Vec<Record>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(rows::outside_records(&mut lent.conn, after)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
+    /// A change of the schema is whole or not there: nothing is left half done here.
+    fn remains(&self, _task: Task) -> Answer<'_, Vec<Remain>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn clear(&self, _task: Task, _fate: Fate) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// The numbers that rows are given follow the rows themselves: there is nothing to level.
+    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn set_sequences(&self, values: Vec<(String, i64, bool)>, _ahead: i64) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if values.is_empty() { Ok(()) } else { Err("there are no sequences here".to_owned()) }
+        })
+    }
+
+    fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut conn = self.connect().await?;
+            let fenced = rows::fence(&mut conn, &users, self.limit).await;
+            match fenced.map_err(|error| error.to_string())? {
+                0 => Ok(()),
+                left => Err(format!(
+                    "{left} sessions of the former writer are still there after the deadline"
+                )),
+            }
+        })
+    }
+
+    fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {
+        Box::pin(async move {
+            // A connection of its own: it reads in another mode than the rest.
+            let mut conn = self.connect().await?;
+            let read = tokio::time::timeout(self.limit * 10, Self::read_catalog(&mut conn));
+            read.await.map_err(|_| "the catalog takes too long to read".to_owned())?
+        })
+    }
+}

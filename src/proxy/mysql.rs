@@ -1,0 +1,229 @@
+//! MySQL's side of the glue.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use lockstep_protocol::Dialect;
+use lockstep_protocol::mysql::auth::Verifier;
+use tokio::net::TcpStream;
+
+use super::front::Front;
+use super::house::{CONSOLE, House, admit};
+use crate::backend::Dial;
+use crate::backend::mysql::{
+    Login as LinkLogin, Logins, MyDial, MyLink, Route, Shared as LinkShared,
+};
+use crate::catalog::Catalogs;
+use crate::client::mysql::{Bounds, Door, Greeting, Known, MyClient, charset_settings};
+use crate::config::{self, AuthMethod, Config};
+use crate::console;
+use crate::control::mysql::{Address, MyControl};
+use crate::error::{Failure, Kind};
+use crate::exchange::{Client, Link, Manners, Protocol, Settings};
+use crate::keeper::{Control, now_ms};
+use crate::session::{CancelSlot, Login, Session, SessionInfo};
+use crate::sql::Isolation;
+use crate::store::mysql::schema::RECORD_SQL;
+use crate::tls::{BackendConnector, ServerTls};
+use crate::wire::mysql::{MyWork, Statements, identity};
+
+/// MySQL's protocol, on both sides.
+pub struct MySql;
+
+impl Protocol for MySql {
+    type Work = MyWork;
+    type Client = MyClient;
+    type Link = MyLink;
+    const MANNERS: Manners = Manners {
+        error_fails_transaction: false,
+        batch_is_transaction: false,
+        isolation_keys: &["default_transaction_isolation"],
+        isolation: Isolation::RepeatableRead,
+    };
+}
+
+/// What door and connections have in common.
+pub(super) struct Common {
+    statements: Arc<Statements>,
+    links: Arc<LinkShared>,
+    /// How users log in on each backend.
+    logins: Vec<Arc<Logins>>,
+}
+
+impl Front for MySql {
+    const DIALECT: Dialect = Dialect::MySql;
+    const NO_DATABASE: (u16, &'static str) = (1049, "42000");
+    type Common = Common;
+    type Door = Door;
+
+    fn listen(config: &Config) -> (&'static str, &[SocketAddr]) {
+        ("mysql_listen", &config.cluster.mysql_listen)
+    }
+
+    fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {
+        let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs));
+        let links = Arc::new(LinkShared {
+            statements: statements.clone(),
+            record: statements.intern(RECORD_SQL),
+            token: token.to_owned(),
+            version: Arc::default(),
+            max_message: config.limits.max_message_bytes,
+            max_prepared: config.pool.prepared_statements,
+            follower_lock: config.timeouts.follower_lock,
+            dead_after: config.timeouts.dead_after,
+        });
+        let logins = config.backends.iter().map(|backend| logins_of(config, backend));
+        let logins = logins.map(|logins| Arc::new(Logins::from_pointee(logins))).collect();
+        Common { statements, links, logins }
+    }
+
+    fn dial(
+        config: &Config,
+        index: usize,
+        common: &Common,
+        started: Arc<Mutex<String>>,
+    ) -> Result<Box<dyn Dial<MyLink>>, String> {
+        let backend = &config.backends[index];
+        let tls = BackendConnector::new(&backend.tls, &backend.host)
+            .map_err(|e| format!("backend {}: {e}", backend.name))?;
+        let route = Arc::new(Route {
+            host: backend.host.clone(),
+            port: backend.port,
+            tls,
+            timeout: config.timeouts.connect,
+            user_timeout: config.timeouts.dead_after,
+        });
+        let (shared, logins) = (common.links.clone(), common.logins[index].clone());
+        Ok(Box::new(MyDial { route, shared, logins, started }))
+    }
+
+    fn renew(config: &Config, common: &Common) {
+        for (logins, backend) in common.logins.iter().zip(&config.backends) {
+            logins.store(Arc::new(logins_of(config, backend)));
+        }
+    }
+
+    fn control(config: &Config, backend: &config::Backend) -> Result<Arc<dyn Control>, String> {
+        let limit = config.timeouts.probe_timeout;
+        Ok(Arc::new(MyControl::new(Address::of(config, backend), limit)))
+    }
+
+    fn door(config: &Config, common: &Common) -> Result<Door, String> {
+        let tls = match &config.client_tls {
+            Some(files) => {
+                let tls = ServerTls::load(files).map_err(|e| e.to_string())?;
+                Some((Arc::new(tls), files.required))
+            }
+            None => None,
+        };
+        let known = |auth: Option<AuthMethod>, password: &config::Secret| Known {
+            verifier: Verifier::new(password.reveal()),
+            trusted: auth.unwrap_or(config.cluster.auth) == AuthMethod::Trust,
+        };
+        let users = config.users.iter();
+        let mut users: HashMap<String, Known> =
+            users.map(|user| (user.name.clone(), known(user.auth, &user.password))).collect();
+        // The administrator has a way in to the console, and only there.
+        users
+            .entry(config.admin.user.clone())
+            .or_insert_with(|| known(None, &config.admin.password));
+        Ok(Door {
+            tls,
+            users,
+            method: None,
+            version: common.links.version.clone(),
+            secret: rand::random(),
+            timeout: config.timeouts.login,
+            max_login: config.limits.max_startup_bytes,
+            bounds: Bounds {
+                message: config.limits.max_message_bytes,
+                prepared: config.limits.max_prepared_per_client,
+                reply: config.limits.reply_buffer_bytes,
+            },
+            statements: common.statements.clone(),
+        })
+    }
+
+    async fn visit(house: Arc<House<Self>>, tcp: TcpStream, peer: SocketAddr) {
+        // The number comes with the very first packet, before anybody knows who it is.
+        let number = house.shared.registry.reserve();
+        let door = house.door.load_full();
+        match door.open(tcp, peer, number).await {
+            Some(greeting) => enter(&house, greeting, number).await,
+            None => house.shared.metrics.client_rejections.inc(),
+        }
+        house.shared.registry.remove(number);
+    }
+}
+
+/// How each user logs in on a backend.
+fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, LinkLogin> {
+    let mut logins = HashMap::new();
+    for user in &config.users {
+        if let Some(credentials) = config.credentials_of(backend, &user.name) {
+            let login = LinkLogin {
+                user: credentials.user,
+                password: credentials.password,
+                database: config.database_of(backend).to_owned(),
+                found_rows: false,
+            };
+            logins.insert(user.name.clone(), login);
+        }
+    }
+    logins
+}
+
+async fn enter(house: &Arc<House<MySql>>, mut greeting: Greeting, number: u32) {
+    let database = greeting.database.clone();
+    let wanted = database.as_deref().unwrap_or(&house.config.load().cluster.database).to_owned();
+    let mut settings = match charset_settings(greeting.collation) {
+        Ok(settings) => settings,
+        Err(what) => {
+            let failure = Failure::new(Kind::Refused, format!("{what} is not supported"))
+                .number(1115)
+                .hint("connect with the character set utf8mb4");
+            return greeting.client.close(&failure).await;
+        }
+    };
+    if let Err(refusal) = admit(house, &greeting.user, &wanted) {
+        house.shared.metrics.client_rejections.inc();
+        greeting.client.close(&refusal).await;
+        return;
+    }
+    house.shared.metrics.client_connections.inc();
+    let info = SessionInfo {
+        user: greeting.user.clone(),
+        database: wanted.clone(),
+        address: greeting.peer.to_string(),
+        application: greeting.application.clone(),
+        since_ms: now_ms(),
+    };
+    let slot = house.shared.registry.enter(number, Vec::new(), info);
+    let Greeting { mut client, user, found_rows, .. } = greeting;
+    if client.welcome().await.is_err() {
+        return;
+    }
+    if wanted == CONSOLE {
+        console::serve(house.shared.clone(), house.levers.clone(), client, house.stop.clone())
+            .await;
+        return;
+    }
+    settings.push(("use".to_owned(), format!("USE `{}`", wanted.replace('`', "``"))));
+    let settings: BTreeMap<String, String> = settings.into_iter().collect();
+    let login = Login {
+        user: identity::of(&user, found_rows),
+        name: user,
+        settings: Settings::new(settings),
+    };
+    serve(house, client, login, slot).await;
+}
+
+async fn serve(
+    house: &Arc<House<MySql>>,
+    client: MyClient,
+    login: Login,
+    slot: Arc<CancelSlot<<MyLink as Link>::Canceller>>,
+) {
+    Session::new(house.shared.clone(), client, login, slot, house.stop.clone()).serve().await;
+}

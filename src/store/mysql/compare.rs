@@ -1,0 +1,129 @@
+//! What a server holds, reduced so that two can be compared: definitions as the server shows them, and
+//! for each table the number and a checksum of its rows.
+
+use std::collections::BTreeMap;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Result};
+
+use super::quoted;
+
+/// What one server holds, in all databases that are neither its own nor lockstep's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Databases, in order.
+    pub databases: Vec<String>,
+    /// Definitions by kind and name.
+    pub schema: BTreeMap<String, String>,
+    /// Rows and their checksum, by `database.table`.
+    pub tables: BTreeMap<String, (u64, Option<u64>)>,
+}
+
+impl Content {
+    /// Whether there is nothing that a user made, but perhaps empty databases.
+    pub fn is_empty(&self) -> bool {
+        self.schema.keys().all(|key| key.starts_with("database "))
+    }
+}
+
+/// Databases of users.
+const DATABASES: &str = "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME \
+    FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN \
+    ('mysql', 'information_schema', 'performance_schema', 'sys', 'lockstep') ORDER BY 1";
+
+const TABLES: &str = "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES \
+    WHERE TABLE_SCHEMA = ? ORDER BY 1";
+
+const ROUTINES: &str = "SELECT ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES \
+    WHERE ROUTINE_SCHEMA = ? ORDER BY 1, 2";
+
+const TRIGGERS: &str = "SELECT TRIGGER_NAME, CONCAT_WS(' ', ACTION_TIMING, EVENT_MANIPULATION, \
+    EVENT_OBJECT_TABLE, ACTION_ORDER, SQL_MODE, ACTION_STATEMENT) \
+    FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = ? ORDER BY 1";
+
+const EVENTS: &str = "SELECT EVENT_NAME, EVENT_DEFINITION FROM information_schema.EVENTS \
+    WHERE EVENT_SCHEMA = ? ORDER BY 1";
+
+/// Reads everything. Nobody may write meanwhile.
+pub async fn content(conn: &mut Conn) -> Result<Content> {
+    let mut content = Content::default();
+    let databases: Vec<(String, String, String)> = conn.query(DATABASES).await?;
+    for (database, charset, collation) in databases {
+        let tables: Vec<(String, String)> = conn.exec(TABLES, (&database,)).await?;
+        for (table, kind) in tables {
+            let name = format!("{}.{}", quoted(&database), quoted(&table));
+            let key = format!("{} {database}.{table}", kind.to_lowercase());
+            content.schema.insert(key, definition(conn, &format!("TABLE {name}")).await?);
+            if kind == "BASE TABLE" || kind == "SYSTEM VERSIONED" {
+                let rows: Option<u64> =
+                    conn.query_first(format!("SELECT COUNT(*) FROM {name}")).await?;
+                let sum: Option<(String, Option<u64>)> =
+                    conn.query_first(format!("CHECKSUM TABLE {name}")).await?;
+                let digest = (rows.unwrap_or_default(), sum.and_then(|(_, sum)| sum));
+                content.tables.insert(format!("{database}.{table}"), digest);
+            }
+        }
+        let routines: Vec<(String, String)> = conn.exec(ROUTINES, (&database,)).await?;
+        for (kind, routine) in routines {
+            let name = format!("{kind} {}.{}", quoted(&database), quoted(&routine));
+            let key = format!("{} {database}.{routine}", kind.to_lowercase());
+            content.schema.insert(key, definition(conn, &name).await?);
+        }
+        for (kind, query) in [("trigger", TRIGGERS), ("event", EVENTS)] {
+            let found: Vec<(String, String)> = conn.exec(query, (&database,)).await?;
+            let named =
+                found.into_iter().map(|(name, text)| (format!("{kind} {database}.{name}"), text));
+            content.schema.extend(named);
+        }
+        content.schema.insert(format!("database {database}"), format!("{charset} {collation}"));
+        content.databases.push(database);
+    }
+    Ok(content)
+}
+
+/// What SHOW CREATE says, without the number that the next row will get.
+async fn definition(conn: &mut Conn, what: &str) -> Result<String> {
+    let row: Option<mysql_async::Row> = conn.query_first(format!("SHOW CREATE {what}")).await?;
+    let Some(row) = row else { return Ok(String::new()) };
+    let text = |at: usize| {
+        row.get_opt::<Option<String>, _>(at).and_then(std::result::Result::ok).flatten()
+    };
+    // Routines have their mode between name and definition.
+    let at = if what.starts_with("TABLE") { 1 } else { 2 };
+    let text = text(at).unwrap_or_default();
+    let mut kept = String::with_capacity(text.len());
+    for (index, part) in text.split(" AUTO_INCREMENT=").enumerate() {
+        let part =
+            if index == 0 { part } else { part.trim_start_matches(|c: char| c.is_ascii_digit()) };
+        kept.push_str(part);
+    }
+    Ok(kept)
+}
+
+/// In words, how one server's content differs from another's.
+pub fn diff(wanted: &Content, found: &Content) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (key, text) in &wanted.schema {
+        match found.schema.get(key) {
+            None => differences.push(format!("{key} is missing")),
+            Some(other) if other != text => {
+                differences.push(format!("{key} is defined differently"))
+            }
+            Some(_) => {}
+        }
+    }
+    let more = found.schema.keys().filter(|key| !wanted.schema.contains_key(*key));
+    differences.extend(more.map(|key| format!("{key} is there in addition")));
+    for (table, (rows, sum)) in &wanted.tables {
+        match found.tables.get(table) {
+            Some((other, _)) if other != rows => {
+                differences.push(format!("{table} has {other} rows, not {rows}"));
+            }
+            Some((_, other)) if other != sum => {
+                differences.push(format!("{table} has other rows"));
+            }
+            _ => {}
+        }
+    }
+    differences
+}

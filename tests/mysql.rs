@@ -1,0 +1,16 @@
+//! MySQL's protocol with real servers and real clients: what goes through the proxy's two ends is
+//! what a server says itself.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
+#[path = "mysql/cluster.rs"]
+mod cluster;
+#[path = "mysql/link.rs"]
+mod link;
+#[path = "mysql/replicate.rs"]
+mod replicate;
+#[path = "mysql/server.rs"]
+mod server;
+#[path = "mysql/through.rs"]
+mod through;

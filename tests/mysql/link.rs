@@ -1,0 +1,247 @@
+//! The conversation with a server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lockstep::backend::Dial;
+use lockstep::backend::Purpose;
+use lockstep::backend::mysql::{Login, Logins, MyDial, MyLink, Route, Shared};
+use lockstep::catalog::Catalogs;
+use lockstep::config::Secret;
+use lockstep::exchange::{Gone, Link, Outcome, Settings, Sink, TxMode, TxState, Watch, Work};
+use lockstep::sql::Context;
+use lockstep::wire::mysql::{MyWork, Statements, identity};
+use lockstep_protocol::Dialect;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::{DATABASE, PASSWORD, Server, USER};
+
+/// Keeps what is handed on.
+#[derive(Default)]
+pub(crate) struct Kept(pub(crate) BytesMut);
+
+impl Sink for Kept {
+    fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.0
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    fn limit(&self) -> usize {
+        usize::MAX
+    }
+
+    fn flushes(&self) -> u64 {
+        0
+    }
+}
+
+pub(crate) fn statements() -> Arc<Statements> {
+    Arc::new(Statements::new(1000, Arc::new(Catalogs::new(Dialect::MySql))))
+}
+
+pub(crate) fn dial(server: &Server, statements: &Arc<Statements>) -> MyDial {
+    let route = Arc::new(Route {
+        host: "127.0.0.1".into(),
+        port: server.port,
+        tls: None,
+        timeout: Duration::from_secs(5),
+        user_timeout: Duration::from_secs(10),
+    });
+    let shared = Arc::new(Shared {
+        statements: statements.clone(),
+        record: statements.intern("select ?, ?, ?, ?, ?"),
+        token: "token".into(),
+        version: Arc::default(),
+        max_message: 1 << 26,
+        max_prepared: 10,
+        follower_lock: Duration::from_secs(1),
+        dead_after: Duration::from_secs(10),
+    });
+    let login = Login {
+        user: USER.into(),
+        password: Secret::new(PASSWORD),
+        database: DATABASE.into(),
+        found_rows: false,
+    };
+    MyDial {
+        route,
+        shared,
+        logins: Arc::new(Logins::from_pointee([(USER.to_owned(), login)].into())),
+        started: Arc::default(),
+    }
+}
+
+async fn link(server: &Server) -> MyLink {
+    let dial = dial(server, &statements());
+    dial.dial(USER, Purpose::Write, CancellationToken::new()).await.expect("a connection")
+}
+
+fn query(text: &str) -> MyWork {
+    MyWork::Query { text: Bytes::copy_from_slice(text.as_bytes()), single: true }
+}
+
+async fn run(link: &mut MyLink, text: &str) -> Outcome {
+    link.run(&query(text), Watch::default(), &mut Kept::default()).await.expect("an answer")
+}
+
+async fn value(link: &mut MyLink, text: &str) -> String {
+    let rows = link.ask(text, &[]).await.expect("an answer").expect("no error");
+    rows.into_iter().flatten().flatten().next().unwrap_or_else(|| "NULL".into())
+}
+
+async fn with_context(link: &mut MyLink, work: &MyWork, context: &Context) -> Outcome {
+    let watch = Watch { context: Some(context), ..Watch::default() };
+    link.run(work, watch, &mut Kept::default()).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_follower_repeats_a_statement_with_its_context() {
+    let server = Server::launch();
+    server.root(
+        "create table app.one(id int auto_increment primary key, at timestamp(6) default now(6),
+         r double, v int); create table app.two like app.one; alter table app.two auto_increment = 7",
+    );
+    let (mut leader, mut follower) = (link(&server).await, link(&server).await);
+    let context = Context { insert_id: true, rand_seeds: true, ..Context::default() };
+    leader.begin(&TxMode::default());
+    follower.begin_share(&Settings::default());
+    for text in [
+        "insert into one(r) values(rand()),(rand())",
+        "insert into one(id, r) values(90, rand())",
+        "insert into one(r) values(rand())",
+        "update one set v = microsecond(now(6)) where id > 90",
+    ] {
+        let work = query(text);
+        let outcome = with_context(&mut leader, &work, &context).await;
+        assert!(outcome.error.is_none(), "{text}: {:?}", outcome.error);
+        follower.queue(&outcome.context.clone().expect("a context"));
+        let twin = text.replace("one", "two");
+        follower.queue_effect(&query(&twin).effect(&twin, outcome.rows).expect("an effect"));
+    }
+    for link in [&mut leader, &mut follower] {
+        link.queue_commit();
+        assert_eq!(link.drain().await.expect("alive"), None);
+        assert_eq!(link.tx_state(), TxState::Idle);
+    }
+    let rows = |table| server.root(&format!("select * from app.{table}"));
+    assert_eq!(rows("one").lines().count(), 4);
+    assert_eq!(rows("two"), rows("one"));
+    assert_eq!(server.root("select max(id) from app.two"), "91\n");
+    // Neither the clock nor a number is left standing for whoever comes next.
+    let late = "select abs(timestampdiff(second, now(), sysdate())) < 2";
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(value(&mut follower, late).await, "1");
+    assert_eq!(value(&mut leader, late).await, "1");
+    run(&mut follower, "insert into two(r) values(0)").await;
+    assert_eq!(server.root("select max(id) from app.two"), "92\n");
+}
+
+#[tokio::test]
+async fn a_follower_that_does_otherwise_is_noticed() {
+    let server = Server::launch();
+    server.root("create table app.t(id int primary key); insert into app.t values(1)");
+    let mut follower = link(&server).await;
+    follower.begin_share(&Settings::default());
+    let text = "delete from t where id > 0";
+    follower.queue_effect(&query(text).effect(text, Some(2)).expect("an effect"));
+    let mishap = follower.drain().await.expect("alive").expect("a difference");
+    assert_eq!(mishap.what, "2 rows on the leader, 1 on the follower");
+    follower.queue_rollback();
+    assert_eq!(follower.drain().await.expect("alive"), None);
+    assert_eq!(server.root("select count(*) from app.t"), "1\n");
+}
+
+#[tokio::test]
+async fn prepared_statements_are_prepared_where_they_are_needed() {
+    let server = Server::launch();
+    server.root("create table app.t(id bigint primary key, v varchar(20))");
+    let statements = statements();
+    let dial = dial(&server, &statements);
+    let gone = CancellationToken::new;
+    let mut leader = dial.dial(USER, Purpose::Write, gone()).await.expect("a connection");
+    let mut follower = dial.dial(USER, Purpose::Write, gone()).await.expect("a connection");
+    let prepared = statements.intern("insert into t values(?, 'x')");
+    let parameters = Bytes::from_static(b"\x00\x01\x08\x00\x07\0\0\0\0\0\0\0");
+    let work = MyWork::Execute { prepared, parameters };
+    leader.begin(&TxMode::default());
+    let outcome = with_context(&mut leader, &work, &Context::default()).await;
+    assert_eq!((outcome.rows, outcome.error.is_none()), (Some(1), true));
+    leader.queue_rollback();
+    assert_eq!(leader.drain().await.expect("alive"), None);
+    follower.begin_share(&Settings::default());
+    follower.queue_effect(&work.effect("", outcome.rows).expect("an effect"));
+    follower.queue_record(1, 2, USER, b"entry");
+    follower.queue_commit();
+    assert_eq!(follower.drain().await.expect("alive"), None);
+    assert_eq!(server.root("select * from app.t"), "7\tx\n");
+    // A statement that cannot be prepared is the application's error, not the connection's.
+    let prepared = statements.intern("insert into nowhere values(?)");
+    let work = MyWork::Execute { prepared, parameters: Bytes::new() };
+    let outcome = leader.run(&work, Watch::default(), &mut Kept::default()).await.expect("alive");
+    assert_eq!(outcome.error.expect("an error").code, "42S02");
+    assert_eq!(value(&mut leader, "select 1").await, "1");
+}
+
+#[tokio::test]
+async fn settings_follow_and_readers_refuse_writes() {
+    let server = Server::launch();
+    server.root("create table app.t(id int primary key)");
+    let dial = dial(&server, &statements());
+    let mut reader =
+        dial.dial(USER, Purpose::Read, CancellationToken::new()).await.expect("a connection");
+    let chosen = [("sql_mode", "SET sql_mode='ANSI'"), ("@a", "SET @a=5")];
+    let settings: std::collections::BTreeMap<String, String> =
+        chosen.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    reader.adopt(&Settings::new(settings));
+    assert_eq!(value(&mut reader, "select concat(@@sql_mode like '%ANSI%', @a)").await, "15");
+    reader.adopt(&Settings::default());
+    let gone = "select concat(@@sql_mode = @@global.sql_mode, @a is null)";
+    assert_eq!(value(&mut reader, gone).await, "11");
+    let refused = run(&mut reader, "insert into t values(1)").await.error.expect("refused");
+    assert_eq!(refused.code, "25006");
+}
+
+#[tokio::test]
+async fn what_runs_is_cancelled_from_elsewhere() {
+    let server = Server::launch();
+    let mut link = link(&server).await;
+    let canceller = link.canceller();
+    let cancel = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        MyLink::cancel(&canceller).await;
+    };
+    let started = tokio::time::Instant::now();
+    let (outcome, ()) = tokio::join!(
+        run(&mut link, "select count(*) from seq_1_to_100000000 a, seq_1_to_1000 b"),
+        cancel
+    );
+    assert_eq!(outcome.error.expect("interrupted").code, "70100");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(value(&mut link, "select 1").await, "1");
+}
+
+#[tokio::test]
+async fn a_server_counts_as_each_client_wants_it() {
+    let server = Server::launch();
+    server.root("create table app.t(id int primary key); insert into app.t values(1)");
+    let dial = dial(&server, &statements());
+    for (found_rows, rows) in [(false, 0), (true, 1)] {
+        let user = identity::of(USER, found_rows);
+        let mut link =
+            dial.dial(&user, Purpose::Write, CancellationToken::new()).await.expect("a connection");
+        assert_eq!(run(&mut link, "update t set id=1 where id=1").await.rows, Some(rows));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_goes_is_noticed() {
+    let server = Server::launch();
+    let mut link = link(&server).await;
+    server.kill();
+    let lost = link.run(&query("select 1"), Watch::default(), &mut Kept::default()).await;
+    assert!(matches!(lost, Err(lockstep::exchange::Broken::Lost(_))), "{lost:?}");
+}

@@ -1,0 +1,195 @@
+//! Writes through the proxy reach every server, whoever dies meanwhile.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use crate::cluster::{Cluster, refused, run, value};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_and_writes_of_all_kinds() {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    assert_eq!(value(&mut conn, "select 1").await, "1");
+    run(&mut conn, "create table t(id int auto_increment primary key, v varchar(50), n int, r double, at timestamp(6) default now(6))").await;
+    run(&mut conn, "insert into t(v, n) values('a', 1), ('b', 2)").await;
+    run(&mut conn, "insert into t(v, r) values('c', 0.5)").await;
+    assert_eq!(value(&mut conn, "select last_insert_id()").await, "3");
+    conn.exec_drop("insert into t(v, n) values(?, ?)", ("d", 4)).await.unwrap();
+    conn.exec_drop("update t set n = n + ?, at = now(6) where id = ?", (10, 1)).await.unwrap();
+    run(&mut conn, "update t set n = 0 where n is null").await;
+    assert_eq!(refused(&mut conn, "insert into t(id) values(1)").await, 1062);
+    assert_eq!(refused(&mut conn, "select * from nowhere").await, 1146);
+    assert_eq!(refused(&mut conn, "nonsense").await, 1064);
+    run(&mut conn, "start transaction").await;
+    run(&mut conn, "insert into t(v) values('e')").await;
+    assert_eq!(refused(&mut conn, "insert into t(id) values(1)").await, 1062);
+    run(&mut conn, "savepoint s").await;
+    run(&mut conn, "delete from t").await;
+    run(&mut conn, "rollback to savepoint s").await;
+    run(&mut conn, "commit").await;
+    run(&mut conn, "start transaction").await;
+    run(&mut conn, "delete from t").await;
+    run(&mut conn, "rollback").await;
+    assert_eq!(value(&mut conn, "select count(*) from t").await, "5");
+    assert_eq!(value(&mut conn, "select n from t where id = 1").await, "11");
+    run(&mut conn, "alter table t add column more int default 7").await;
+    run(&mut conn, "set @x = 5").await;
+    run(&mut conn, "insert into t(v, n) values('f', @x)").await;
+    assert_eq!(value(&mut conn, "select concat(n, more) from t where v = 'f'").await, "57");
+    cluster.assert_all_equal().await;
+}
+
+/// A Python with PyMySQL in it: `LOCKSTEP_PYTHON`, or a virtual environment that is made once and kept.
+fn python() -> PathBuf {
+    if let Some(path) = std::env::var_os("LOCKSTEP_PYTHON") {
+        return path.into();
+    }
+    let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv-mysql");
+    let python = venv.join("bin/python");
+    let knows = Command::new(&python).args(["-c", "import pymysql"]).output();
+    if !knows.is_ok_and(|asked| asked.status.success()) {
+        let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv).status();
+        assert!(made.unwrap().success(), "python3 -m venv: is python3-venv installed?");
+        let install =
+            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pymysql>=1.1"];
+        assert!(Command::new(&python).args(install).status().unwrap().success(), "pip");
+    }
+    python
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pymysql_works_as_with_one_server() {
+    let cluster = Cluster::start(3).await;
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/drivers/pymysql_client.py");
+    let ran = Command::new(python())
+        .arg(script)
+        .env("MYSQL_PORT", cluster.port.to_string())
+        .env("MYSQL_PWD", crate::server::PASSWORD)
+        .output()
+        .unwrap();
+    let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert_eq!(said[0].trim_end(), "done", "{}", said[1]);
+    cluster.assert_all_equal().await;
+}
+
+/// One client that changes rows of its own and of everybody's until it is told to stop.
+async fn work(
+    mut conn: Conn,
+    client: u32,
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+) -> u32 {
+    let mut acknowledged = 0;
+    let mut turn: u32 = client;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        turn = turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (account, amount) = (turn >> 8 & 7, turn >> 16 & 15);
+        let done = async {
+            conn.query_drop("start transaction").await?;
+            conn.exec_drop("update account set n = n + ? where id = ?", (amount, account)).await?;
+            conn.exec_drop("insert into log(client, n) values(?, ?)", (client, amount)).await?;
+            conn.query_drop("update account set n = n * 3 % 1000 where id > 6 and n < 500").await?;
+            conn.query_drop("commit").await
+        };
+        match done.await {
+            Ok(()) => acknowledged += 1,
+            // To be run again: a deadlock, or a leader that died under it.
+            Err(mysql_async::Error::Server(error)) if [1213, 1205].contains(&error.code) => {
+                conn.query_drop("rollback").await.expect("the connection lives");
+            }
+            Err(error) => panic!("client {client}: {error}"),
+        }
+    }
+    conn.disconnect().await.ok();
+    acknowledged
+}
+
+/// Clients at work; what happens meanwhile; then the servers are compared with what was acknowledged.
+async fn under_load<F: AsyncFnOnce(&Cluster)>(what: F) {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    run(&mut conn, "create table account(id int primary key, n int not null)").await;
+    run(&mut conn, "create table log(id int auto_increment primary key, client int, n int, at timestamp(6) default now(6))").await;
+    run(&mut conn, "insert into account values(0,0),(1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0)")
+        .await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for client in 0..6 {
+        clients.push(tokio::spawn(work(cluster.connect().await, client, stop.clone())));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    what(&cluster).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut acknowledged = 0;
+    for client in clients {
+        acknowledged += client.await.unwrap();
+    }
+    cluster.wait_active(3).await;
+    assert!(acknowledged > 20, "only {acknowledged} transactions");
+    let mut conn = cluster.connect().await;
+    assert_eq!(value(&mut conn, "select count(*) from log").await, acknowledged.to_string());
+    cluster.assert_all_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_at_once() {
+    under_load(async |_| tokio::time::sleep(Duration::from_secs(3)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_dies_and_returns() {
+    under_load(async |cluster| {
+        let follower = (cluster.leader() + 1) % 3;
+        cluster.servers[follower].kill();
+        cluster.wait_active(2).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.servers[follower].start();
+        cluster.wait_active(3).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_dies_and_returns() {
+    under_load(async |cluster| {
+        let leader = cluster.leader();
+        cluster.servers[leader].kill();
+        cluster.wait_active(2).await;
+        cluster.wait_leader_other_than(leader).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.servers[leader].start();
+        cluster.wait_active(3).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_dies_and_nothing_acknowledged_is_missing() {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    run(&mut conn, "create table t(id int auto_increment primary key, n int)").await;
+    let mut acknowledged = 0;
+    let killer = async {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        cluster.kill_proxy();
+    };
+    let writer = async {
+        while conn.exec_drop("insert into t(n) values(?)", (acknowledged,)).await.is_ok() {
+            acknowledged += 1;
+        }
+    };
+    tokio::join!(killer, writer);
+    cluster.start_proxy();
+    cluster.wait_active(3).await;
+    let mut conn = cluster.connect().await;
+    let there: i32 = value(&mut conn, "select count(*) from t").await.parse().unwrap();
+    assert!(
+        acknowledged > 10 && (acknowledged..=acknowledged + 1).contains(&there),
+        "{acknowledged} {there}"
+    );
+    cluster.assert_all_equal().await;
+}

@@ -1,0 +1,165 @@
+//! One real MariaDB server with its own data folder and port, gone with its value.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+/// The application's user, its password, and its database.
+pub(crate) const USER: &str = "app";
+pub(crate) const PASSWORD: &str = "secret";
+pub(crate) const DATABASE: &str = "app";
+
+const PREPARE: &str = "drop user if exists ''@localhost; create database app;
+    create user app@'%' identified by 'secret'; create user app@localhost identified by 'secret';
+    grant all on app.* to app@'%'; grant all on app.* to app@localhost; flush privileges;
+    create user admin@'%' identified by 'admin'; grant all on *.* to admin@'%' with grant option;
+    create user admin@localhost identified by 'admin';
+    grant all on *.* to admin@localhost with grant option";
+
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    folder: tempfile::TempDir,
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// A new server, running, with users and an empty database.
+    pub(crate) fn launch() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let copied =
+            Command::new("cp").arg("-r").arg(template()).arg(folder.path().join("data")).status();
+        assert!(copied.unwrap().success());
+        let server = Self { port: free_port(), folder, child: Mutex::new(None) };
+        server.start();
+        server
+    }
+
+    /// Makes a data folder for others to copy.
+    fn install(folder: tempfile::TempDir) -> Self {
+        let data = folder.path().join("data");
+        let installed = Command::new("mariadb-install-db")
+            .args(["--no-defaults", "--user=root", "--skip-test-db"])
+            .arg("--auth-root-authentication-method=normal")
+            .args(["--innodb-log-file-size=8M", "--skip-name-resolve"])
+            .arg(format!("--datadir={}", data.display()))
+            .output()
+            .expect("mariadb-install-db: install the package mariadb-server");
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let server = Self { port: free_port(), folder, child: Mutex::new(None) };
+        server.start();
+        server.root(PREPARE);
+        server.root("set global innodb_fast_shutdown = 0; shutdown");
+        let mut child = server.child.lock().unwrap().take().unwrap();
+        child.wait().unwrap();
+        server
+    }
+
+    pub(crate) fn start(&self) {
+        let folder = self.folder.path();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let child = Command::new(program())
+            .args(["--no-defaults", "--user=root", "--bind-address=127.0.0.1", "--skip-log-bin"])
+            .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"])
+            .args(["--innodb-flush-log-at-trx-commit=0", "--character-set-server=utf8mb4"])
+            .arg(format!("--datadir={}", folder.join("data").display()))
+            .arg(format!("--socket={}", self.socket().display()))
+            .arg(format!("--pid-file={}", folder.join("pid").display()))
+            .arg(format!("--port={}", self.port))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("mariadbd");
+        *self.child.lock().unwrap() = Some(child);
+        for attempt in 0.. {
+            if self.is_up() {
+                break;
+            }
+            let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            assert!(attempt < 600, "the server does not start: {}", log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        let mut ask = self.client("root");
+        ask.args(["-e", "select 1"]).stdout(Stdio::null()).stderr(Stdio::null());
+        ask.status().unwrap().success()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    fn client(&self, user: &str) -> Command {
+        let mut client = Command::new("mariadb");
+        client.args(["--no-defaults", "-u", user, "--batch"]);
+        client.arg(format!("--socket={}", self.socket().display()));
+        client
+    }
+
+    /// Runs statements as the administrator; what they answer.
+    pub(crate) fn root(&self, sql: &str) -> String {
+        let ran = self.client("root").args(["-N", "-e", sql]).output().unwrap();
+        assert!(ran.status.success(), "{sql}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// Schema and rows of the database, in an order of their own.
+    pub(crate) fn contents(&self) -> String {
+        let dumped = Command::new("mariadb-dump")
+            .args(["--no-defaults", "-uroot", "--order-by-primary", "--skip-extended-insert"])
+            .args(["--routines", "--triggers", "--skip-comments", "--tz-utc"])
+            .arg(format!("--socket={}", self.socket().display()))
+            .arg(DATABASE)
+            .output()
+            .unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        let dumped = String::from_utf8_lossy(&dumped.stdout).into_owned();
+        // Numbers that were drawn and not used are not the same everywhere, and need not be.
+        let plain = |line: &str| line.split(" AUTO_INCREMENT=").next().unwrap_or(line).to_owned();
+        dumped.lines().map(|line| plain(line) + "\n").collect()
+    }
+
+    pub(crate) fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The data folder that all servers begin with, made once.
+fn template() -> &'static Path {
+    static MADE: OnceLock<Server> = OnceLock::new();
+    static DATA: OnceLock<PathBuf> = OnceLock::new();
+    DATA.get_or_init(|| {
+        let made = MADE.get_or_init(|| Server::install(tempfile::tempdir().unwrap()));
+        made.folder.path().join("data")
+    })
+}
+
+/// The server's program: Debian keeps it where only administrators look.
+fn program() -> &'static str {
+    const DEBIAN: &str = "/usr/sbin/mariadbd";
+    if std::path::Path::new(DEBIAN).exists() { DEBIAN } else { "mariadbd" }
+}
+
+/// A port that nobody listens on, below those of outgoing connections.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(67) % 15_000;
+    (0..15_000)
+        .map(|_| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|step| 14_000 + u16::try_from((first + step) % 15_000).unwrap())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}

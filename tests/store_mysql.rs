@@ -1,0 +1,215 @@
+//! What MariaDB does for lockstep, on real servers: the journal takes what the writer records, and
+//! nobody else can write, read or forge it.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
+mod maria;
+
+use std::time::Duration;
+
+use lockstep::store::control::Control;
+use lockstep::store::mysql::schema::{RECORD_SQL, grant, install, proof};
+use lockstep::store::mysql::{SESSION_SQL, control};
+use maria::Server;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+
+const TOKEN: &str = "the proxy's secret";
+
+async fn connect(server: &Server, user: &str) -> Conn {
+    let opts = OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(server.port)
+        .user(Some(user))
+        .prefer_socket(false);
+    let mut conn = Conn::new(opts).await.unwrap();
+    conn.query_drop(SESSION_SQL).await.unwrap();
+    conn
+}
+
+/// A server that is prepared, with a user `app`.
+async fn prepared() -> Option<(Server, Conn)> {
+    if !Server::is_there() {
+        return None;
+    }
+    let server = Server::start(&[]);
+    server.ask("", "CREATE DATABASE app; CREATE USER app@'%'; GRANT ALL ON app.* TO app@'%'");
+    let mut admin = connect(&server, "root").await;
+    install(&mut admin, "a-value").await.unwrap();
+    control::install_token(&mut admin, TOKEN).await.unwrap();
+    let absent = grant(&mut admin, &["app".to_owned(), "nobody".to_owned()]).await.unwrap();
+    assert_eq!(absent, ["nobody"]);
+    Some((server, admin))
+}
+
+fn row(backend: &str) -> Control {
+    Control {
+        cluster_id: "cluster".into(),
+        backend: backend.into(),
+        system_identifier: "x".into(),
+        view: 1,
+        members: vec!["one".into(), "zwei ü".into()],
+        ballot: 0,
+        complete_to: 0,
+        pruned_to: 0,
+    }
+}
+
+async fn record(conn: &mut Conn, proof: &str, seq: i64) -> Result<(), u16> {
+    let done = conn.exec_drop(RECORD_SQL, (proof, seq, 7_i64, "app", &[0_u8, 255, 39][..])).await;
+    done.map_err(|error| match error {
+        mysql_async::Error::Server(error) => error.code,
+        other => panic!("{other}"),
+    })
+}
+
+#[tokio::test]
+async fn the_journal_is_written_in_the_transaction_and_read_back() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    assert_eq!(control::read_control(&mut admin).await.unwrap(), None);
+    let written = row("one");
+    control::write_control(&mut admin, &written).await.unwrap();
+    assert_eq!(control::read_control(&mut admin).await.unwrap(), Some(written));
+    let mut app = connect(&server, "app").await;
+    app.query_drop("CREATE TABLE app.t (id INT PRIMARY KEY)").await.unwrap();
+    app.query_drop("SET SESSION time_zone = '-09:00'").await.unwrap();
+    let own = app.id();
+    for seq in 1..=3 {
+        app.query_drop("BEGIN").await.unwrap();
+        app.query_drop(format!("INSERT INTO app.t VALUES ({seq})")).await.unwrap();
+        record(&mut app, &proof(TOKEN, own, seq, 7), seq).await.unwrap();
+        let end = if seq == 2 { "ROLLBACK" } else { "COMMIT" };
+        app.query_drop(end).await.unwrap();
+    }
+    assert_eq!(control::journal_tail(&mut admin, 0).await.unwrap(), [(1, 7), (3, 7)]);
+    assert_eq!(control::journal_end(&mut admin).await.unwrap(), 3);
+    let records = control::read_records(&mut admin, &[1, 2, 3]).await.unwrap();
+    assert_eq!(records.len(), 2);
+    assert_eq!((records[0].user.as_str(), &records[0].entry[..]), ("app", &[0, 255, 39][..]));
+    assert_eq!(control::owner_of(&mut admin, 7, 0, 3).await.unwrap().as_deref(), Some("app"));
+    assert_eq!(control::owner_of(&mut admin, 8, 0, 3).await.unwrap(), None);
+    // Each is three bytes long, and eighty besides.
+    assert_eq!(control::weigh(&mut admin, 0, 3, 1).await.unwrap(), Some((1, 1, 83)));
+    assert_eq!(control::weigh(&mut admin, 0, 3, 84).await.unwrap(), Some((3, 2, 166)));
+    assert_eq!(control::weigh(&mut admin, 3, 9, 84).await.unwrap(), None);
+    // The clock is the server's, whatever time zone a session lives in.
+    assert_eq!(control::first_younger(&mut admin, 600.0).await.unwrap(), Some(1));
+    assert_eq!(control::first_younger(&mut admin, 0.0).await.unwrap(), None);
+    assert_eq!(control::outside_records(&mut admin, 0).await.unwrap(), []);
+    control::set_complete(&mut admin, 3).await.unwrap();
+    assert_eq!(control::prune(&mut admin, 3, 1).await.unwrap(), 1);
+    assert_eq!(control::prune(&mut admin, 3, 10).await.unwrap(), 1);
+    assert_eq!(control::prune(&mut admin, 3, 10).await.unwrap(), 0);
+    assert_eq!(control::journal_end(&mut admin).await.unwrap(), 3);
+    control::write_view(&mut admin, 5, &["one".into()], 0).await.unwrap();
+    control::write_view(&mut admin, 4, &["zwei ü".into()], 0).await.unwrap();
+    let now = control::read_control(&mut admin).await.unwrap().unwrap();
+    assert_eq!((now.view, now.complete_to, now.pruned_to), (5, 3, 3));
+    assert_eq!(now.members, ["one"]);
+    control::probe_write(&mut admin).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_but_the_writer_can_record_or_read() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let mut app = connect(&server, "app").await;
+    let mut other = connect(&server, "app").await;
+    let denied = 1370;
+    assert_eq!(record(&mut app, "", 1).await, Err(denied));
+    let guessed = proof("guess", app.id(), 1, 7);
+    assert_eq!(record(&mut app, &guessed, 1).await, Err(denied));
+    // A proof that was seen somewhere is worth nothing on another connection or for another record.
+    let seen = proof(TOKEN, app.id(), 1, 7);
+    assert_eq!(record(&mut other, &seen, 1).await, Err(denied));
+    assert_eq!(record(&mut app, &seen, 2).await, Err(denied));
+    for sql in [
+        "SELECT * FROM lockstep.secret",
+        "SELECT * FROM lockstep.journal",
+        "SELECT * FROM lockstep.control",
+        "INSERT INTO lockstep.journal VALUES (1, 1, NOW(), 'x', '')",
+        "UPDATE lockstep.control SET view = 9",
+        "CREATE TABLE lockstep.evil (id INT)",
+        "CREATE OR REPLACE PROCEDURE lockstep.record() SELECT 1",
+        "DROP PROCEDURE lockstep.record",
+        "DROP DATABASE lockstep",
+    ] {
+        let error = app.query_drop(sql).await.unwrap_err();
+        assert!(error.to_string().contains("denied"), "{sql}: {error}");
+    }
+    admin.query_drop("DELETE FROM lockstep.secret").await.unwrap();
+    let of_nothing = proof("", app.id(), 1, 7);
+    assert_eq!(record(&mut app, &of_nothing, 1).await, Err(denied));
+    assert_eq!(control::journal_end(&mut admin).await.unwrap(), 0);
+}
+
+/// The snapshot of a transaction is older than the secret that replaced the one it would be let in with.
+#[tokio::test]
+async fn a_former_writer_is_refused_whatever_it_has_read() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let mut app = connect(&server, "app").await;
+    app.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    app.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await.unwrap();
+    control::install_token(&mut admin, "another secret").await.unwrap();
+    let former = proof(TOKEN, app.id(), 1, 7);
+    assert_eq!(record(&mut app, &former, 1).await, Err(1370));
+}
+
+#[tokio::test]
+async fn sessions_of_the_cluster_s_users_are_ended() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let mut app = connect(&server, "app").await;
+    let users = ["app".to_owned()];
+    let left = control::fence(&mut admin, &users, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(left, 0);
+    assert!(app.query_drop("SELECT 1").await.is_err());
+    admin.query_drop("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_its_value_and_its_start() {
+    let Some((mut server, mut admin)) = prepared().await else { return };
+    let first = control::identity(&mut admin).await.unwrap();
+    assert!(first.system_identifier.as_deref().unwrap().starts_with("a-value@"));
+    // Preparing it again leaves it who it is.
+    install(&mut admin, "another-value").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(control::identity(&mut admin).await.unwrap(), first);
+    server.restart(&["--read-only=1"]);
+    let mut admin = connect(&server, "root").await;
+    let again = control::identity(&mut admin).await.unwrap();
+    assert_eq!(again.system_identifier, first.system_identifier);
+    assert!(again.started > first.started && again.read_only && !first.read_only);
+}
+
+/// What a session has in a variable, another gets with its type, its bytes and its collation.
+#[tokio::test]
+async fn user_variables_can_be_given_to_another_session() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let mut other = connect(&server, "root").await;
+    let values = [
+        "5",
+        "-1.50",
+        "1e100",
+        "'it''s \\\\ \"quoted\"'",
+        "x'00ff27'",
+        "NULL",
+        "UUID()",
+        "1 = 1",
+        "CONVERT('ä' USING latin1)",
+        "'5'",
+        "_utf8mb4'x' COLLATE utf8mb4_bin",
+        "NOW()",
+    ];
+    let seen = "SELECT CONCAT_WS('|', IFNULL(HEX(@`it's`), 'NULL'), CHARSET(@`it's`), \
+                COLLATION(@`it's`), @`it's` / 3, JSON_QUOTE(@`it's`) IS NULL)";
+    for value in values {
+        admin.query_drop(format!("SET @`it's` = {value}")).await.unwrap();
+        let question = format!("SELECT {}", lockstep::sql::assignment_of("it's"));
+        let assignment: String = admin.query_first(question).await.unwrap().unwrap();
+        other.query_drop(format!("SET {assignment}")).await.unwrap();
+        let here: Option<String> = admin.query_first(seen).await.unwrap();
+        let there: Option<String> = other.query_first(seen).await.unwrap();
+        assert_eq!(here, there, "{value}: {assignment}");
+    }
+}
