@@ -164,6 +164,7 @@ fn unreadable(sql: &str) -> Script {
         returns_rows: true,
         set_config: None,
         modes: None,
+        portable: false,
         cursor: None,
         keyed_if: Vec::new(),
         context: Context::default(),

@@ -59,6 +59,8 @@ pub trait Work: Clone + Send + Sync + 'static {
     fn may_return(&self, shown: usize) -> bool;
     /// Whether a database has any part in it: closing a statement is the application's affair alone.
     fn needs_backend(&self) -> bool;
+    /// Whether what it gives back comes in text form.
+    fn answers_in_text(&self) -> bool;
     /// Whether it may leave an open portal behind that later requests read on from.
     fn is_partial(&self) -> bool;
     /// The statement that is described or bound here, whether or not it is run.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod console;
 pub mod control;
 pub mod demo;
+pub mod encoding;
 pub mod error;
 pub mod exchange;
 pub mod keeper;

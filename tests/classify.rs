@@ -168,6 +168,7 @@ fn describe(sql: &str, statement: &Statement) -> String {
         (statement.uses_currval, "currval"),
         (statement.temp_until_commit, "until-commit"),
         (statement.returns_rows, "rows"),
+        (statement.portable, "portable"),
     ];
     for (_, flag) in flags.iter().filter(|(on, _)| *on) {
         write!(out, " {flag}").unwrap();

@@ -11,7 +11,7 @@ use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Mishap, Protocol, Settings};
+use crate::exchange::{Broken, Link, Mishap, Protocol, Settings, Sink};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 use crate::sql::{Isolation, Touched};
@@ -59,6 +59,14 @@ impl<P: Protocol> Session<P> {
         }
         let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Nowhere => Ok(()),
+            Place::Reading(mut lease) if !tx.context.is_empty() && !tx.sets => {
+                lease.queue_rollback();
+                if let Ok(None) = lease.drain().await {
+                    self.report_all(&lease);
+                    lease.release();
+                }
+                Ok(())
+            }
             Place::Reading(lease) => {
                 self.end_reading(lease, tx.sets).await;
                 Ok(())
@@ -376,8 +384,19 @@ impl<P: Protocol> Session<P> {
         self.resolve(ticket, id).await
     }
 
+    /// Has the client told what the server says of its session, as far as that is news to it.
+    fn report_all(&mut self, lease: &Lease<P::Link>) {
+        for (name, value) in lease.reported() {
+            self.client.report(name, value);
+        }
+    }
+
     /// Gives the leader's connection back after a commit, with the settings it now has.
     fn give_back_after(&mut self, tx: &Transaction<P::Link>, mut lease: Lease<P::Link>) {
+        // What was set for the transaction only has gone back with its end.
+        if !tx.context.is_empty() {
+            self.report_all(&lease);
+        }
         if tx.sets {
             lease.assume(self.settings.clone());
         }

@@ -8,6 +8,7 @@
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
 mod alone;
+mod attempt;
 mod block;
 mod bulk;
 mod commit;

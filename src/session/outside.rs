@@ -6,21 +6,19 @@
 //! settling brings every member to the same (`store/outside.rs` says what that is). Nobody else
 //! changes the schema meanwhile: what such a statement has made must be told from what others made.
 
-use super::leader::{internal, unavailable};
+use super::leader::{ATTEMPTS, internal, unavailable};
 use super::run::Step;
 use super::{Session, Shared, Stop};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::cluster::Phase;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Outcome, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Link, Outcome, Protocol, Settings};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 use crate::sql::{Hold, Outside, Touched};
 use crate::store::journal::{Effect, Entry};
 use crate::store::outside::{Fate, Kind as TaskKind, Task};
 
-/// How often a statement is started again before the client is told.
-const ATTEMPTS: usize = 8;
 /// How long a transaction that has done something waits for a statement outside transactions, which
 /// may be waiting for this very transaction on a server where nobody sees the circle.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -144,26 +142,10 @@ impl<P: Protocol> Session<P> {
                 return Err(Failure::retry("no backend was active; it was undone").into());
             }
             lease.adopt(&self.settings);
-            let mark = (self.client.buffer().len(), self.client.flushes());
-            self.cancel.set(lease.canceller());
-            let ran = lease.run(step.work, Watch::default(), &mut self.client).await;
-            self.cancel.clear();
-            let (backend, generation) = (lease.backend().index, lease.generation());
-            match ran {
-                Ok(outcome) => {
-                    self.give_back(lease);
-                    return Ok((backend, outcome));
-                }
-                Err(Broken::Client(_)) => return Err(Stop::Gone),
-                Err(broken) => {
-                    drop(lease);
-                    self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
-                    if self.client.flushes() != mark.1 {
-                        let why = "its backend died in the middle of an answer";
-                        return Err(Failure::retry(why).into());
-                    }
-                    self.client.buffer().truncate(mark.0);
-                }
+            if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
+                let leader = lease.backend().index;
+                self.give_back(lease);
+                return Ok((leader, outcome));
             }
         }
         Err(unavailable().into())

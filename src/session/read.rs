@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::leader::ATTEMPTS;
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop};
@@ -9,7 +10,7 @@ use crate::backend::{Lease, Purpose};
 use crate::cluster::balance::{self, Candidate};
 use crate::config::Consistency;
 use crate::error::Failure;
-use crate::exchange::{Broken, Link, Outcome, Protocol, Sink, Watch, Work};
+use crate::exchange::{Link, Outcome, Protocol, Sink, Watch, Work};
 use crate::sql::{Hold, Isolation, Statement, Touched};
 
 /// A server's word for a write on a connection that only reads.
@@ -53,7 +54,7 @@ impl<P: Protocol> Session<P> {
         work: &P::Work,
         reads: &Touched,
     ) -> Result<Outcome, Stop> {
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             self.wait_for_commits(reads).await;
             if matches!(self.tx.as_ref().map(|tx| &tx.place), Some(Place::Nowhere)) {
                 let mut lease = self.read_lease().await?;
@@ -66,30 +67,25 @@ impl<P: Protocol> Session<P> {
                     tx.place = Place::Reading(lease);
                 }
             }
-            let mark = (self.client.buffer().len(), self.client.flushes());
-            let Self { tx: Some(tx), client, cancel, .. } = self else {
+            let Some(tx) = &mut self.tx else {
                 break;
             };
-            let Place::Reading(lease) = &mut tx.place else {
-                break;
-            };
-            cancel.set(lease.canceller());
-            let ran = lease.run(work, Watch::default(), client).await;
-            cancel.clear();
-            match ran {
-                Ok(outcome) => return Ok(outcome),
-                Err(Broken::Client(_)) => return Err(Stop::Gone),
-                Err(broken) => {
-                    let (backend, generation) = (lease.backend().index, lease.generation());
-                    tx.place = Place::Nowhere;
-                    let level = tx.mode.isolation.unwrap_or(Isolation::ReadCommitted);
-                    self.read_lost(backend, generation, &broken, mark).await?;
-                    if level > Isolation::ReadCommitted {
-                        return Err(
-                            Failure::retry("its snapshot was on the backend that died").into()
-                        );
-                    }
+            let level = tx.mode.isolation.unwrap_or(Isolation::ReadCommitted);
+            let lease = match std::mem::replace(&mut tx.place, Place::Nowhere) {
+                Place::Reading(lease) => lease,
+                place => {
+                    tx.place = place;
+                    break;
                 }
+            };
+            if let Some((lease, outcome)) = self.attempt(lease, work).await? {
+                if let Some(tx) = &mut self.tx {
+                    tx.place = Place::Reading(lease);
+                }
+                return Ok(outcome);
+            }
+            if level > Isolation::ReadCommitted {
+                return Err(Failure::retry("its snapshot was on the backend that died").into());
             }
         }
         Err(super::leader::unavailable().into())
@@ -107,7 +103,7 @@ impl<P: Protocol> Session<P> {
             let outcome = outcome?;
             return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
         }
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             for statement in statements {
                 self.wait_for_commits(&statement.reads).await;
             }
@@ -115,58 +111,29 @@ impl<P: Protocol> Session<P> {
             lease.adopt(&self.settings);
             let mark = (self.client.buffer().len(), self.client.flushes());
             let started = Instant::now();
-            lease.backend().request_begins();
-            self.cancel.set(lease.canceller());
-            let ran = lease.run(work, Watch::default(), &mut self.client).await;
-            self.cancel.clear();
-            lease.backend().request_ends(started.elapsed());
-            match ran {
-                Ok(outcome) => {
-                    lease.backend().metrics.reads.inc();
-                    lease.release();
-                    let tag = statements.first().map_or("none", |statement| statement.tag);
-                    let figures = self.figures(tag);
-                    let Some(error) = outcome.error else {
-                        figures.ok.inc();
-                        return Ok(());
-                    };
-                    figures.failed.inc();
-                    if error.code == READ_ONLY && self.client.flushes() == mark.1 {
-                        self.client.buffer().truncate(mark.0);
-                        return self.write_misjudged(work).await;
-                    }
-                    return Err(Stop::Server(error));
-                }
-                Err(Broken::Client(_)) => return Err(Stop::Gone),
-                Err(broken) => {
-                    let (backend, generation) = (lease.backend().index, lease.generation());
-                    drop(lease);
-                    self.read_lost(backend, generation, &broken, mark).await?;
-                }
+            let backend = lease.backend().clone();
+            backend.request_begins();
+            let ran = self.attempt(lease, work).await;
+            backend.request_ends(started.elapsed());
+            let Some((lease, outcome)) = ran? else {
+                continue;
+            };
+            backend.metrics.reads.inc();
+            lease.release();
+            let tag = statements.first().map_or("none", |statement| statement.tag);
+            let figures = self.figures(tag);
+            let Some(error) = outcome.error else {
+                figures.ok.inc();
+                return Ok(());
+            };
+            figures.failed.inc();
+            if error.code == READ_ONLY && self.client.flushes() == mark.1 {
+                self.client.buffer().truncate(mark.0);
+                return self.write_misjudged(work).await;
             }
+            return Err(Stop::Server(error));
         }
         Err(super::leader::unavailable().into())
-    }
-
-    /// A backend died under a read: it is run again elsewhere, unless a part of its answer is out.
-    async fn read_lost(
-        &mut self,
-        backend: usize,
-        generation: u64,
-        broken: &Broken,
-        mark: (usize, u64),
-    ) -> Result<(), Stop> {
-        if let Broken::Setup(why) = broken {
-            let what = format!("the session's settings cannot be established: {why}");
-            return Err(super::leader::internal(&what).into());
-        }
-        self.shared.metrics.reads_retried.inc();
-        self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
-        if self.client.flushes() != mark.1 {
-            return Err(Failure::retry("its backend died in the middle of an answer").into());
-        }
-        self.client.buffer().truncate(mark.0);
-        Ok(())
     }
 
     /// Waits until this read is sure to see every commit that any client can have seen.
@@ -178,7 +145,7 @@ impl<P: Protocol> Session<P> {
 
     /// A connection for a read, to a backend that the balancer chooses.
     pub(super) async fn read_lease(&self) -> Result<Lease<P::Link>, Stop> {
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
             let Some(backend) = self.wait_readable().await else {
                 break;

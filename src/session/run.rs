@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use super::leader::internal;
+use super::leader::{ATTEMPTS, internal};
 use super::transaction::{Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
-use crate::exchange::{
-    Batch, Broken, Client, Item, Link, Outcome, Protocol, Sink, TxMode, TxState, Watch, Work,
-};
+use crate::exchange::{Batch, Client, Item, Link, Outcome, Protocol, TxMode, TxState, Watch, Work};
 use crate::sql::{Answers, Class, Discard, Hold, Maintenance, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
@@ -362,40 +360,16 @@ impl<P: Protocol> Session<P> {
 
     /// Runs a statement on the leader outside a transaction.
     pub(super) async fn leader_alone(&mut self, work: &P::Work) -> Result<Outcome, Stop> {
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             let mut lease = self.leader_lease().await?;
-            let settings = self.settings.clone();
-            lease.adopt(&settings);
-            let mark = (self.client.buffer().len(), self.client.flushes());
-            self.cancel.set(lease.canceller());
-            let ran = lease.run(work, Watch::default(), &mut self.client).await;
-            self.cancel.clear();
-            match ran {
-                Ok(outcome) => {
-                    self.last = Some(lease);
-                    return Ok(outcome);
-                }
-                Err(Broken::Client(_)) => return Err(Stop::Gone),
-                Err(Broken::Setup(why)) => {
-                    return Err(internal(&format!("settings cannot be established: {why}")).into());
-                }
-                Err(broken) => {
-                    let (backend, generation) = (lease.backend().index, lease.generation());
-                    drop(lease);
-                    self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
-                    if self.client.flushes() != mark.1 {
-                        return Err(
-                            Failure::retry("its backend died in the middle of an answer").into()
-                        );
-                    }
-                    self.client.buffer().truncate(mark.0);
-                    if std::mem::take(&mut self.stays.other) {
-                        self.forget_server_state();
-                        return Err(
-                            Failure::retry("the state of its server session is gone").into()
-                        );
-                    }
-                }
+            lease.adopt(&self.settings);
+            if let Some((lease, outcome)) = self.attempt(lease, work).await? {
+                self.last = Some(lease);
+                return Ok(outcome);
+            }
+            if std::mem::take(&mut self.stays.other) {
+                self.forget_server_state();
+                return Err(Failure::retry("the state of its server session is gone").into());
             }
         }
         Err(super::leader::unavailable().into())

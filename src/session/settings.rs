@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use super::leader::ATTEMPTS;
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::PREPARED;
-use crate::exchange::{Broken, Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
+use crate::exchange::{Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
 use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Statement, Told};
 use crate::store::capture::quoted;
 
@@ -56,15 +57,16 @@ impl<P: Protocol> Session<P> {
             }
             SetOp::Assign { key, local, value, list } => {
                 self.establish(step).await?;
+                let statement = follows(step.sql, key, value.as_deref(), *local);
                 if *local {
                     if let Some(tx) = &mut self.tx {
-                        tx.add_context(step.sql);
+                        tx.add_context(&statement);
                     }
                     self.adjust_scope(key, value.as_deref(), list);
                     return Ok(());
                 }
-                self.keep(key, Some(step.sql.to_owned()), value.as_deref(), list);
-                self.note_context(step.sql);
+                self.keep(key, Some(statement.clone()), value.as_deref(), list);
+                self.note_context(&statement);
                 Ok(())
             }
             SetOp::Reset { key } => {
@@ -72,6 +74,7 @@ impl<P: Protocol> Session<P> {
                     let value = statement_value(&first);
                     self.keep(key, Some(first.clone()), value.as_deref(), &[]);
                     self.note_context(&first);
+                    self.report_settings().await?;
                     return self.answered(step, "RESET");
                 }
                 self.establish(step).await?;
@@ -196,6 +199,7 @@ impl<P: Protocol> Session<P> {
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let statement =
             format!("SELECT pg_catalog.set_config({}, {}, {local})", literal(key), literal(value));
+        let statement = follows(&statement, key, Some(value), *local);
         let list: Vec<String> = split_list(value);
         if *local {
             if let Some(tx) = &mut self.tx {
@@ -242,25 +246,15 @@ impl<P: Protocol> Session<P> {
             return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
         }
         let settings = self.settings.clone();
-        for _ in 0..8 {
+        for _ in 0..ATTEMPTS {
             let mut lease = match self.held.take() {
                 Some(lease) => lease,
                 None => self.read_lease().await?,
             };
             lease.adopt(&settings);
-            let mark = self.client.buffer().len();
-            match lease.run(step.work, Watch::default(), &mut self.client).await {
-                Ok(outcome) => {
-                    self.last = Some(lease);
-                    return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
-                }
-                Err(Broken::Client(_)) => return Err(Stop::Gone),
-                Err(broken) => {
-                    self.client.buffer().truncate(mark);
-                    let (backend, generation) = (lease.backend().index, lease.generation());
-                    drop(lease);
-                    self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
-                }
+            if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
+                self.last = Some(lease);
+                return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
             }
         }
         Err(super::leader::unavailable().into())
@@ -381,6 +375,18 @@ fn characteristics(modes: Modes) -> Vec<(&'static str, String)> {
         }
     }
     found
+}
+
+/// The statement by which a setting follows its session. Connections look for the one that says how
+/// they are to write texts, and know one form of it.
+fn follows(sql: &str, key: &str, value: Option<&str>, local: bool) -> String {
+    match (key, value) {
+        ("client_encoding", Some(value)) => {
+            let statement = startup_statement(key, value);
+            if local { statement.replacen("SET ", "SET LOCAL ", 1) } else { statement }
+        }
+        _ => sql.to_owned(),
+    }
 }
 
 /// Under which key a prepared statement follows its session.

@@ -281,6 +281,7 @@ fn size(effect: &Effect) -> usize {
             task.weight()
         }
         Effect::Deep { effect, witness } => size(effect) + witness.weight(),
+        Effect::Checked { effect, .. } => size(effect),
         Effect::Advance { .. } | Effect::ResetSequence { .. } => 0,
     }
 }

@@ -7,12 +7,19 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
-use crate::sql::{Hold, Sequences, Touched};
+use crate::sql::{Context, Hold, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
 
 /// By how many values a sequence is reserved ahead on the followers.
 pub(super) const SEQUENCE_STRIDE: i64 = 64;
+
+/// What a server of its own gives back must be what the leader gave back (I3).
+fn keyed_watch<'s, W: Work>(step: &Step<'s, W>) -> Watch<'s> {
+    let alike = step.statement.portable || step.work.answers_in_text();
+    let digest = step.statement.returns_rows && alike;
+    Watch { digest, context: Some(&step.statement.context), ..Watch::default() }
+}
 
 impl<P: Protocol> Session<P> {
     /// Runs a write on the leader and streams its effect to the followers.
@@ -42,7 +49,7 @@ impl<P: Protocol> Session<P> {
         let way_back = if proved { WayBack::None } else { self.way_back(step) };
         let watch = match returned {
             Some(_) => Watch { returned, ..Watch::default() },
-            None if keyed => Watch { context: Some(&step.statement.context), ..Watch::default() },
+            None if keyed => keyed_watch(step),
             None => {
                 let sequences = Some(&step.statement.sequences);
                 let undoable = way_back == WayBack::Savepoint;
@@ -70,7 +77,7 @@ impl<P: Protocol> Session<P> {
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
         self.note_left(&outcome);
         if keyed {
-            self.add_keyed(step, &outcome)?;
+            self.add_keyed(step, &outcome, watch.digest)?;
         } else if returned.is_some() {
             self.add_returned(step, outcome)?;
             self.note_draw(&step.statement.sequences);
@@ -130,10 +137,16 @@ impl<P: Protocol> Session<P> {
                 && s.writes == step.statement.writes
                 && s.keyed_if == step.statement.keyed_if
                 && s.returned == step.statement.returned
+                && s.portable == step.statement.portable
         })
     }
 
-    fn add_keyed(&mut self, step: &Step<'_, P::Work>, outcome: &Outcome) -> Result<(), Stop> {
+    fn add_keyed(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        outcome: &Outcome,
+        checked: bool,
+    ) -> Result<(), Stop> {
         // Zero rows on the leader: there is nothing to send.
         if outcome.rows == Some(0) {
             return Ok(());
@@ -144,9 +157,16 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
+        if outcome.context.is_none() && step.statement.context != Context::default() {
+            return Err(internal("a statement came back without what it depends on").into());
+        }
         if let Some(sql) = &outcome.context {
             tx.add(Effect::Text { sql: sql.clone(), rows: None }, false);
         }
+        let effect = match checked {
+            true => Effect::Checked { effect: Box::new(effect), digest: outcome.digest },
+            false => effect,
+        };
         tx.add(effect, true);
         tx.touch(&step.statement.writes);
         self.check_size()

@@ -58,6 +58,9 @@ pub struct Statement {
     pub keyed_if: Vec<TimeParam>,
     /// Of a captured statement whose whole outcome a RETURNING list can tell.
     pub returned: Option<Box<Returned>>,
+    /// Of a keyed statement: what it returns has the same bytes on every backend, in text and in
+    /// binary form.
+    pub portable: bool,
     /// The cursor of DECLARE, FETCH, MOVE and CLOSE (None in `CLOSE ALL`). A FETCH from a cursor
     /// that the session never saw declared may run a function's query: treat it as captured.
     pub cursor: Option<String>,
@@ -318,6 +321,7 @@ impl Statement {
             set_config: None,
             modes: None,
             keyed_if: Vec::new(),
+            portable: false,
             cursor: None,
             context: Context::default(),
             commits: false,

@@ -134,7 +134,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
 }
 
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |c: u8| char::from(c).to_digit(16);
     let pair = |p: &[u8]| u8::try_from(digit(p[0])? * 16 + digit(p[1])?).ok();
     if text.len().is_multiple_of(2) { text.chunks(2).map(pair).collect() } else { None }

@@ -64,9 +64,37 @@ pub const FINGERPRINT_SQL: &str = "SELECT lockstep.fingerprint($1,$2)";
 /// Types of the parameters of [`FINGERPRINT_SQL`].
 pub const FINGERPRINT_TYPES: [u32; 2] = [25, 1009];
 
+/// How many rows of the catalogs of roles, memberships and role settings this session has changed: an event trigger
+/// does not see these, since they are no database's own.
+macro_rules! roles_changed {
+    () => {
+        "(pg_catalog.pg_stat_get_xact_tuples_inserted(1260) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_updated(1260) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_deleted(1260) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_inserted(1261) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_updated(1261) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_deleted(1261) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_inserted(2964) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_updated(2964) OPERATOR(pg_catalog.+) \
+          pg_catalog.pg_stat_get_xact_tuples_deleted(2964))::pg_catalog.text"
+    };
+}
+
 /// Turns the capture on for the statements that follow in this transaction, and numbers their rows from 1.
-pub const CAPTURE_ON_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
-     pg_catalog.set_config('lockstep.serial','0',true)";
+pub const CAPTURE_ON_SQL: &str = concat!(
+    "SELECT pg_catalog.set_config('lockstep.capture','on',true), \
+     pg_catalog.set_config('lockstep.serial','0',true), \
+     pg_catalog.set_config('lockstep.roles',",
+    roles_changed!(),
+    ",true)"
+);
+/// Ends what [`CAPTURE_ON_SQL`] began: how many rows are still there, and whether roles were changed.
+pub const CAPTURE_END_SQL: &str = concat!(
+    "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0'), \
+     CASE WHEN pg_catalog.current_setting('lockstep.roles', true) OPERATOR(pg_catalog.=) ",
+    roles_changed!(),
+    " THEN 'same' ELSE 'changed' END, pg_catalog.set_config('lockstep.capture', 'off', true)"
+);
 /// Turns the capture off for what follows in this transaction.
 pub const CAPTURE_OFF_SQL: &str = "SELECT pg_catalog.set_config('lockstep.capture','off',true)";
 /// How many of the rows captured since [`CAPTURE_ON_SQL`] are still there: what `Changes::settle` needs.
@@ -153,6 +181,13 @@ pub enum Effect {
         /// What it was.
         task: Task,
     },
+    /// A statement that gives rows back, which must be the leader's.
+    Checked {
+        /// The statement.
+        effect: Box<Self>,
+        /// The hash of the rows that the leader gave back.
+        digest: u64,
+    },
     /// A statement that every backend runs for itself, because it changes the catalog out of sight.
     Deep {
         /// The statement.
@@ -172,6 +207,25 @@ impl Effect {
                 | Self::Finished { .. }
                 | Self::Withdrawn { .. }
         )
+    }
+
+    /// About how many bytes it takes.
+    pub fn weight(&self) -> usize {
+        let texts = |rows: &[String]| rows.iter().map(|row| row.len() + 5).sum::<usize>();
+        match self {
+            Self::Text { sql, .. } | Self::Outside { sql } => sql.len() + 16,
+            Self::Bound { sql, types, bind, .. } => sql.len() + types.len() * 5 + bind.len() + 24,
+            Self::Rows { relation, old, new, .. } => relation.len() + texts(old) + texts(new) + 24,
+            Self::Advance { sequence, .. } | Self::ResetSequence { sequence, .. } => {
+                sequence.len() + 24
+            }
+            Self::Bulk { sql, data, .. } => sql.len() + data.len() + 24,
+            Self::Intended(task) | Self::Finished { task, .. } | Self::Withdrawn { task, .. } => {
+                task.weight()
+            }
+            Self::Checked { effect, .. } => effect.weight() + 16,
+            Self::Deep { effect, witness } => effect.weight() + witness.weight(),
+        }
     }
 }
 
@@ -252,35 +306,8 @@ impl Entry {
 
     /// About how many bytes the entry takes, so that encoding allocates once and limits can be checked beforehand.
     pub fn weight(&self) -> usize {
-        let texts = |rows: &[String]| rows.iter().map(|row| row.len() + 5).sum::<usize>();
         self.settings.iter().map(|(key, set)| key.len() + set.len() + 4).sum::<usize>()
-            + self
-                .effects
-                .iter()
-                .map(|effect| match effect {
-                    Effect::Text { sql, .. } | Effect::Outside { sql } => sql.len() + 16,
-                    Effect::Bound { sql, types, bind, .. } => {
-                        sql.len() + types.len() * 5 + bind.len() + 24
-                    }
-                    Effect::Rows { relation, old, new, .. } => {
-                        relation.len() + texts(old) + texts(new) + 24
-                    }
-                    Effect::Advance { sequence, .. } | Effect::ResetSequence { sequence, .. } => {
-                        sequence.len() + 24
-                    }
-                    Effect::Bulk { sql, data, .. } => sql.len() + data.len() + 24,
-                    Effect::Intended(task)
-                    | Effect::Finished { task, .. }
-                    | Effect::Withdrawn { task, .. } => task.weight(),
-                    Effect::Deep { effect, witness } => match &**effect {
-                        Effect::Bound { sql, types, bind, .. } => {
-                            sql.len() + types.len() * 5 + bind.len() + witness.weight()
-                        }
-                        Effect::Text { sql, .. } => sql.len() + witness.weight(),
-                        _ => witness.weight(),
-                    },
-                })
-                .sum::<usize>()
+            + self.effects.iter().map(Effect::weight).sum::<usize>()
     }
 }
 
@@ -331,6 +358,14 @@ pub fn armoured(text: &str) -> String {
         let _ = write!(hex, "{byte:02x}");
     }
     hex
+}
+
+/// The text in either form; `None` when it is neither.
+pub fn unarmoured(text: &str) -> Option<String> {
+    match text.strip_prefix("\\x") {
+        Some(hex) => String::from_utf8(super::capture::unhex(hex.as_bytes())?).ok(),
+        None => Some(text.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -419,5 +454,8 @@ mod tests {
     #[test]
     fn armour_is_hexadecimal() {
         assert_eq!(armoured("(ä)"), "\\x28c3a429");
+        assert_eq!(unarmoured("\\x28c3a429").as_deref(), Some("(ä)"));
+        assert_eq!(unarmoured("(ä)").as_deref(), Some("(ä)"));
+        assert_eq!((unarmoured("\\xc3"), unarmoured("\\x2")), (None, None));
     }
 }

@@ -120,6 +120,11 @@ impl Work for MyWork {
         }
     }
 
+    /// Rows that a follower gives back are not compared with the leader's here.
+    fn answers_in_text(&self) -> bool {
+        false
+    }
+
     fn effect(&self, text: &str, rows: Option<u64>) -> Option<Effect> {
         match self {
             Self::Query { .. } => Some(Effect::Text { sql: text.to_owned(), rows }),

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use lockstep_protocol::pg::client;
 
 use crate::catalog::{Catalogs, Text};
+use crate::encoding::Encoding;
 use crate::exchange::Work;
 use crate::sql::{TimeParam, value_reads_clock};
 use crate::store::journal::Effect;
@@ -75,7 +76,7 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub enum PgWork {
     /// A simple query.
-    Query(Bytes),
+    Query(Arc<str>),
     /// Messages of the extended protocol, up to an Execute.
     Steps(Vec<Step>),
 }
@@ -87,7 +88,7 @@ impl Work for PgWork {
                 // Positions count characters: a blank stands for each one before the statement.
                 let mut text = " ".repeat(whole[..range.start].chars().count());
                 text.push_str(&whole[range]);
-                Self::Query(Bytes::from(text))
+                Self::Query(text.into())
             }
             Self::Steps(_) => self.clone(),
         }
@@ -95,7 +96,7 @@ impl Work for PgWork {
 
     fn rewritten(&self, text: &str) -> Option<Self> {
         match self {
-            Self::Query(_) => Some(Self::Query(Bytes::copy_from_slice(text.as_bytes()))),
+            Self::Query(_) => Some(Self::Query(text.into())),
             Self::Steps(steps) => {
                 let old = steps.iter().find_map(|step| match step {
                     Step::Bind { statement, .. } => Some(statement),
@@ -181,7 +182,7 @@ impl Work for PgWork {
         let steps = match self {
             // A parameter in a text that has none is a mistake, which the extended protocol words
             // differently.
-            Self::Query(text) => return !text.contains(&b'$'),
+            Self::Query(text) => return !text.contains('$'),
             Self::Steps(steps) => steps,
         };
         // Formats that do not fit the columns are for the server to complain of.
@@ -240,6 +241,10 @@ impl Work for PgWork {
         // Texts travel as they are in either format.
         let value = *bind.params().ok()?.values.get(place)?;
         Some(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn answers_in_text(&self) -> bool {
+        matches!(self, Self::Query(_))
     }
 
     fn needs_backend(&self) -> bool {
@@ -340,7 +345,7 @@ pub struct Statements {
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
-    prepared: HashMap<(String, Vec<u32>, u64), Arc<Prepared>>,
+    prepared: HashMap<(String, Vec<u32>, u64, Encoding), Arc<Prepared>>,
 }
 
 impl Statements {
@@ -349,11 +354,12 @@ impl Statements {
         Self { limit, catalogs, inner: Mutex::default() }
     }
 
-    /// The one shared copy of a statement.
-    pub fn intern(&self, sql: &str, types: &[u32]) -> Arc<Prepared> {
+    /// The one shared copy of a statement. A server may take the same text, written in two encodings,
+    /// for two.
+    pub fn intern(&self, sql: &str, types: &[u32], encoding: Encoding) -> Arc<Prepared> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         // After DDL the same text is another statement: what was prepared before has another answer.
-        let key = (sql.to_owned(), types.to_vec(), self.catalogs.epoch());
+        let key = (sql.to_owned(), types.to_vec(), self.catalogs.epoch(), encoding);
         if let Some(found) = inner.prepared.get(&key) {
             return found.clone();
         }

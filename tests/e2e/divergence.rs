@@ -41,6 +41,35 @@ fn a_row_is_missing_on_one() {
 }
 
 #[test]
+fn a_row_is_another_on_one() {
+    run_within(secs(90), async {
+        for write in [
+            "update odd_t set r = 0.5 where id = 5 returning v",
+            "delete from odd_t where id = 5 returning *",
+            "begin; update odd_t set r = 0.5 where id = 5 returning id, v; insert into odd_t(id, v) values (70, 1); commit",
+        ] {
+            let (cluster, odd) = spoilt("update odd_t set v = 55 where id = 5").await;
+            let app = cluster.connect().await;
+            app.run("update odd_t set r = 0.25 where id = 4 returning *").await;
+            assert_eq!(cluster.active().await.len(), 3, "what is the same is no difference");
+            app.run(write).await;
+            is_given_up(&cluster, &odd).await;
+            let reason = cluster.backends().await[&odd]["reason"].clone();
+            assert!(reason.contains("rows it returned"), "{reason}");
+        }
+        // With parameters the answer comes in binary form.
+        let (cluster, odd) = spoilt("update odd_t set v = 55 where id = 5").await;
+        let app = cluster.connect().await;
+        let update = "update odd_t set r = $1 where id = $2 returning v";
+        for (id, v) in [(4, 4), (5, 5)] {
+            let rows = app.query(update, &[&0.5f64, &id]).await.unwrap();
+            assert_eq!(rows[0].get::<_, i32>(0), v);
+        }
+        is_given_up(&cluster, &odd).await;
+    });
+}
+
+#[test]
 fn a_row_too_many_on_one() {
     run_within(secs(60), async {
         for write in [

@@ -8,6 +8,7 @@ use crate::rig::cluster::{Cluster, Options};
 use crate::rig::config::DEAD_AFTER;
 use crate::rig::load::{Load, Outcome};
 use crate::rig::relay::Net;
+use crate::rig::server::Server;
 use crate::rig::{run_heavy, secs, step};
 
 /// How long service may pause: until the dead one is given up, and a little for a slow machine.
@@ -29,160 +30,129 @@ async fn under_load(
     (cluster, outcome)
 }
 
-/// After a follower's fault: not one error.
-async fn nobody_noticed(cluster: &Cluster, outcome: &Outcome, lost: &str) {
-    cluster.wait_inactive(lost).await;
-    outcome.nobody_noticed();
-    outcome.judge(cluster).await;
-    assert_eq!(cluster.active().await.len(), 2);
+/// Whom a fault strikes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Struck {
+    Follower,
+    Leader,
 }
 
-/// After the leader's fault: locks that a transaction had taken without a write may have gone to
-/// another (40001).
-async fn only_retries(cluster: &Cluster, outcome: &Outcome, lost: &str) {
-    cluster.wait_inactive(lost).await;
-    assert_ne!(cluster.leader().await, lost);
-    outcome.nobody_was_disconnected();
-    outcome.failed_only_with(&["40001"]);
-    outcome.judge(cluster).await;
-    assert_eq!(cluster.active().await.len(), 2);
+impl Struck {
+    async fn name(self, cluster: &Cluster) -> String {
+        match self {
+            Self::Follower => cluster.follower().await,
+            Self::Leader => cluster.leader().await,
+        }
+    }
+
+    /// After a follower's fault not one error; after the leader's, locks that a transaction had
+    /// taken without a write may have gone to another (40001).
+    async fn judge(self, cluster: &Cluster, outcome: &Outcome) {
+        match self {
+            Self::Follower => outcome.nobody_noticed(),
+            Self::Leader => {
+                outcome.nobody_was_disconnected();
+                outcome.failed_only_with(&["40001"]);
+            }
+        }
+        outcome.judge(cluster).await;
+    }
 }
 
 fn test(work: impl Future<Output = ()>) {
     run_heavy(secs(120), work);
 }
 
-#[test]
-fn a_follower_is_killed() {
+/// One server goes, and stays away.
+fn goes(struck: Struck, fault: impl Fn(&Server)) {
     test(async {
         let mut lost = String::new();
         let (cluster, outcome) = under_load(Options::servers(3), async |cluster, _| {
-            lost = cluster.follower().await;
-            cluster.server(&lost).kill9();
+            lost = struck.name(cluster).await;
+            fault(cluster.server(&lost));
         })
         .await;
-        nobody_noticed(&cluster, &outcome, &lost).await;
+        cluster.wait_inactive(&lost).await;
+        assert_ne!(cluster.leader().await, lost);
+        struck.judge(&cluster, &outcome).await;
+        assert_eq!(cluster.active().await.len(), 2);
     });
+}
+
+/// Servers come and go; at the end all of them are back, and equal.
+fn all_return(struck: Struck, options: Options, faults: impl AsyncFnOnce(&Arc<Cluster>, &Load)) {
+    test(async {
+        let (cluster, outcome) = under_load(options, faults).await;
+        struck.judge(&cluster, &outcome).await;
+        cluster.assert_all_equal().await;
+    });
+}
+
+/// One server hangs, is given up, and wakes: what it had in its sockets must not come late, it
+/// returns by its journal.
+fn hangs_and_wakes(struck: Struck) {
+    all_return(struck, Options::servers(3), async |cluster, load| {
+        let lost = struck.name(cluster).await;
+        cluster.server(&lost).freeze();
+        cluster.wait_inactive(&lost).await;
+        load.goes_on(60, PAUSE).await;
+        cluster.server(&lost).thaw();
+        cluster.wait_active(&lost).await;
+    });
+}
+
+/// The network to one server fails in every way, one after the other.
+fn is_cut_off(struck: Struck) {
+    all_return(struck, Options::servers(3).relays(), async |cluster, load| {
+        for net in [Net::Cut, Net::Silent, Net::Mute] {
+            let lost = struck.name(cluster).await;
+            cluster.relay(&lost).set(net);
+            cluster.wait_inactive(&lost).await;
+            load.goes_on(40, PAUSE).await;
+            cluster.relay(&lost).set(Net::Works);
+            cluster.wait_active(&lost).await;
+        }
+    });
+}
+
+#[test]
+fn a_follower_is_killed() {
+    goes(Struck::Follower, Server::kill9);
 }
 
 #[test]
 fn the_leader_is_killed() {
-    test(async {
-        let mut lost = String::new();
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, _| {
-            lost = cluster.leader().await;
-            cluster.server(&lost).kill9();
-        })
-        .await;
-        only_retries(&cluster, &outcome, &lost).await;
-    });
+    goes(Struck::Leader, Server::kill9);
 }
 
 #[test]
 fn a_follower_is_stopped_cleanly() {
-    test(async {
-        let mut lost = String::new();
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, _| {
-            lost = cluster.follower().await;
-            cluster.server(&lost).stop_fast();
-        })
-        .await;
-        nobody_noticed(&cluster, &outcome, &lost).await;
-    });
+    goes(Struck::Follower, Server::stop_fast);
 }
 
 #[test]
 fn the_leader_is_stopped_cleanly() {
-    test(async {
-        let mut lost = String::new();
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, _| {
-            lost = cluster.leader().await;
-            cluster.server(&lost).stop_fast();
-        })
-        .await;
-        only_retries(&cluster, &outcome, &lost).await;
-    });
+    goes(Struck::Leader, Server::stop_fast);
 }
 
 #[test]
 fn a_follower_hangs_and_wakes() {
-    test(async {
-        let mut lost = String::new();
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, load| {
-            lost = cluster.follower().await;
-            cluster.server(&lost).freeze();
-            cluster.wait_inactive(&lost).await;
-            load.goes_on(60, PAUSE).await;
-            cluster.server(&lost).thaw();
-            // What it had in its sockets must not come late; it returns by its journal.
-            cluster.wait_active(&lost).await;
-        })
-        .await;
-        outcome.nobody_noticed();
-        outcome.judge(&cluster).await;
-        cluster.assert_all_equal().await;
-    });
+    hangs_and_wakes(Struck::Follower);
 }
 
 #[test]
 fn the_leader_hangs_and_wakes() {
-    test(async {
-        let mut lost = String::new();
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, load| {
-            lost = cluster.leader().await;
-            cluster.server(&lost).freeze();
-            cluster.wait_inactive(&lost).await;
-            load.goes_on(60, PAUSE).await;
-            cluster.server(&lost).thaw();
-            cluster.wait_active(&lost).await;
-        })
-        .await;
-        outcome.nobody_was_disconnected();
-        outcome.failed_only_with(&["40001"]);
-        outcome.judge(&cluster).await;
-        cluster.assert_all_equal().await;
-    });
+    hangs_and_wakes(Struck::Leader);
 }
 
 #[test]
 fn the_network_to_a_follower_fails_in_every_way() {
-    test(async {
-        let (cluster, outcome) = under_load(Options::servers(3).relays(), async |cluster, load| {
-            for net in [Net::Cut, Net::Silent, Net::Mute] {
-                let lost = cluster.follower().await;
-                cluster.relay(&lost).set(net);
-                cluster.wait_inactive(&lost).await;
-                load.goes_on(40, PAUSE).await;
-                cluster.relay(&lost).set(Net::Works);
-                cluster.wait_active(&lost).await;
-            }
-        })
-        .await;
-        outcome.nobody_noticed();
-        outcome.judge(&cluster).await;
-        cluster.assert_all_equal().await;
-    });
+    is_cut_off(Struck::Follower);
 }
 
 #[test]
 fn the_network_to_the_leader_fails_in_every_way() {
-    test(async {
-        let (cluster, outcome) = under_load(Options::servers(3).relays(), async |cluster, load| {
-            for net in [Net::Cut, Net::Silent, Net::Mute] {
-                let lost = cluster.leader().await;
-                cluster.relay(&lost).set(net);
-                cluster.wait_inactive(&lost).await;
-                load.goes_on(40, PAUSE).await;
-                cluster.relay(&lost).set(Net::Works);
-                cluster.wait_active(&lost).await;
-            }
-        })
-        .await;
-        outcome.nobody_was_disconnected();
-        outcome.failed_only_with(&["40001"]);
-        outcome.judge(&cluster).await;
-        cluster.assert_all_equal().await;
-    });
+    is_cut_off(Struck::Leader);
 }
 
 #[test]
@@ -202,19 +172,12 @@ fn a_slow_network_slows_and_breaks_nothing() {
 
 #[test]
 fn a_server_crashes_and_is_back_before_anyone_looks() {
-    test(async {
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, load| {
-            for name in [cluster.follower().await, cluster.leader().await] {
-                cluster.server(&name).crash_and_recover();
-                load.goes_on(60, PAUSE).await;
-                cluster.wait_active(&name).await;
-            }
-        })
-        .await;
-        outcome.nobody_was_disconnected();
-        outcome.failed_only_with(&["40001"]);
-        outcome.judge(&cluster).await;
-        cluster.assert_all_equal().await;
+    all_return(Struck::Leader, Options::servers(3), async |cluster, load| {
+        for name in [cluster.follower().await, cluster.leader().await] {
+            cluster.server(&name).crash_and_recover();
+            load.goes_on(60, PAUSE).await;
+            cluster.wait_active(&name).await;
+        }
     });
 }
 
@@ -230,29 +193,20 @@ fn the_last_server_carries_on_alone() {
             }
         })
         .await;
-        outcome.nobody_was_disconnected();
-        outcome.failed_only_with(&["40001"]);
-        outcome.judge(&cluster).await;
+        Struck::Leader.judge(&cluster, &outcome).await;
         assert_eq!(cluster.active().await.len(), 1);
     });
 }
 
 #[test]
 fn each_server_is_restarted_in_turn() {
-    test(async {
-        let (cluster, outcome) = under_load(Options::servers(3), async |cluster, load| {
-            for name in ["a", "b", "c"] {
-                cluster.server(name).stop_fast();
-                load.goes_on(40, PAUSE).await;
-                cluster.server(name).start();
-                cluster.wait_active(name).await;
-            }
-        })
-        .await;
-        outcome.nobody_was_disconnected();
-        outcome.failed_only_with(&["40001"]);
-        outcome.judge(&cluster).await;
-        cluster.assert_all_equal().await;
+    all_return(Struck::Leader, Options::servers(3), async |cluster, load| {
+        for name in ["a", "b", "c"] {
+            cluster.server(name).stop_fast();
+            load.goes_on(40, PAUSE).await;
+            cluster.server(name).start();
+            cluster.wait_active(name).await;
+        }
     });
 }
 

@@ -35,5 +35,6 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod tls;
 mod window;
 mod writes;

@@ -224,3 +224,29 @@ fn an_inactive_server_is_never_read() {
         outcome.judge(&cluster).await;
     });
 }
+
+#[test]
+fn a_hint_sends_a_read_to_the_leader() {
+    run(async {
+        let cluster = Options::servers(2).start().await;
+        let app = cluster.connect().await;
+        app.run("create table hint_t(id int primary key); insert into hint_t values (1)").await;
+        let balanced = async || {
+            let (_, text) = cluster.http("/metrics").await.expect("metrics");
+            let lines = text.lines().filter(|line| line.starts_with("lockstep_reads_total{"));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+        };
+        let before = balanced().await;
+        for _ in 0..5 {
+            app.run("/*NO LOAD BALANCE*/ select count(*) from hint_t").await;
+            app.query("/*no load balance*/ select id from hint_t", &[]).await.unwrap();
+        }
+        let hinted = balanced().await - before;
+        for _ in 0..5 {
+            app.run("/*REPLICATION*/ select count(*) from hint_t").await;
+        }
+        let plain = balanced().await - before - hinted;
+        // Preparing a statement executes nothing, and is balanced.
+        assert!(hinted <= 5 && plain >= 5, "{hinted} with the hint, {plain} without");
+    });
+}

@@ -3,7 +3,7 @@
 use crate::rig::cluster::{Cluster, Options, direct};
 use crate::rig::process::{As, command, output};
 use crate::rig::server::programs;
-use crate::rig::wire::{Wire, query, startup};
+use crate::rig::wire::{Wire, any, cancel, lines, parse, query, startup, sync};
 use crate::rig::{folder, run, run_within, secs};
 
 #[test]
@@ -124,6 +124,124 @@ fn silent_and_slow_strangers_keep_nobody_out() {
         let began = std::time::Instant::now();
         cluster.connect().await.run("select 1").await;
         assert!(began.elapsed() < secs(5));
+    });
+}
+
+/// Whatever is said before the login: the stranger is turned away, the proxy reserves nothing for
+/// what was only announced, and everybody else is served.
+#[test]
+fn lengths_before_the_login_are_only_numbers() {
+    run_within(secs(90), async {
+        if direct() {
+            return;
+        }
+        let cluster = Options::servers(2).start().await;
+        cluster.connect().await.run("select 1").await;
+        let before = memory(&cluster);
+        let version = 196_608_u32.to_be_bytes();
+        let announced = [0, 1, 3, 4, 7, 8, 10_001, 1 << 30, (1 << 31) - 1, 1 << 31, u32::MAX];
+        let mut held = Vec::new();
+        for length in announced {
+            for rest in [&version[..], b"", b"\xff\xff\xff\xff", b"\x04\xd2\x16\x2f"] {
+                let mut bare = Wire::bare(cluster.port).await;
+                bare.try_send(&[&length.to_be_bytes()[..], rest].concat()).await;
+                held.push(bare);
+            }
+            // The same in the middle of the login, where a password is waited for.
+            let mut bare = Wire::bare(cluster.port).await;
+            bare.send(&startup(&[("user", "app"), ("database", "app")])).await;
+            bare.until(b'R').await;
+            bare.try_send(&[b"p", &length.to_be_bytes()[..]].concat()).await;
+            held.push(bare);
+        }
+        for text in ["n,,n=,r=", "p=tls,,n=,r=x", "n,,n=,r=\u{1f600}", ""] {
+            let mut bare = Wire::bare(cluster.port).await;
+            bare.send(&startup(&[("user", "app"), ("database", "app")])).await;
+            bare.until(b'R').await;
+            for size in [text.len() as u32, u32::MAX, 1 << 31, 1 << 30] {
+                let body = [b"SCRAM-SHA-256\0", &size.to_be_bytes()[..], text.as_bytes()].concat();
+                bare.try_send(&any(b'p', &body)).await;
+            }
+            held.push(bare);
+        }
+        tokio::time::sleep(secs(1)).await;
+        let grown = memory(&cluster).saturating_sub(before);
+        assert!(grown < 20_000, "{grown} KiB for strangers who have only announced something");
+        cluster.connect().await.run("select 1").await;
+        for mut bare in held {
+            assert!(bare.is_closed_within(secs(8)).await, "a stranger is kept after the time-out");
+        }
+        assert!(cluster.proxy_exited().is_none());
+    });
+}
+
+#[test]
+fn nobody_gets_in_by_saying_the_wrong_thing() {
+    run_within(secs(60), async {
+        let cluster = Cluster::shared().await;
+        let login = startup(&[("user", "app"), ("database", "app")]);
+        let other = startup(&[("user", "postgres"), ("database", "app")]);
+        let request_tls = [8_u32.to_be_bytes(), 80_877_103_u32.to_be_bytes()].concat();
+        for wrong in [
+            query("select 1"),
+            parse("", "select 1"),
+            sync(),
+            // A second start, as somebody else, while the first one is being proved.
+            other.clone(),
+            request_tls.clone(),
+            any(b'p', b""),
+            any(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xff"),
+            any(b'p', b"SCRAM-SHA-256-PLUS\0\0\0\0\0"),
+            any(b'p', b"wrong\0"),
+            any(b'd', b"x"),
+        ] {
+            let mut bare = Wire::bare(cluster.port).await;
+            bare.send(&login).await;
+            bare.until(b'R').await;
+            bare.try_send(&[wrong.clone(), query("select 'in'")].concat()).await;
+            let mut said = Vec::new();
+            while let Some(message) = bare.next().await {
+                said.push(message.tag);
+            }
+            let shown = wrong.escape_ascii();
+            assert!(!said.contains(&b'Z') && !said.contains(&b'D'), "{shown}: {said:?}");
+        }
+        // Names that are nothing, options without a name, and an end that does not come.
+        for options in ["-c =", "-c", "-c=", "--=x", "-c a", "\\", "-c x=\\", "-", "--"] {
+            let mut bare = Wire::bare(cluster.port).await;
+            let asks = [("user", "app"), ("database", "app"), ("options", options)];
+            bare.send(&startup(&asks)).await;
+            let first = bare.next().await;
+            let tag = first.as_ref().map(|message| message.tag);
+            assert!(matches!(tag, Some(b'E' | b'R')), "{options}: {first:?}");
+        }
+        cluster.connect().await.run("select 1").await;
+    });
+}
+
+#[test]
+fn a_guessed_cancel_key_cancels_nothing() {
+    run_within(secs(60), async {
+        let cluster = Cluster::shared().await;
+        let mut wire = cluster.wire().await;
+        wire.send(&query("select pg_sleep(3)")).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let key: [u8; 4] = wire.secret[..4].try_into().expect("a key of four bytes");
+        let near = [0, 1, u32::MAX].map(|n| u32::from_be_bytes(key).wrapping_add(n).to_be_bytes());
+        for secret in
+            [&near[1][..], &near[2], b"\0\0\0\0", b"", &key[..3], &[&key[..], b"x"].concat()]
+        {
+            cancel(cluster.port, wire.pid, secret).await;
+        }
+        cancel(cluster.port, wire.pid.wrapping_add(1), &key).await;
+        let answer = lines(&wire.until_ready(1).await);
+        assert!(answer.iter().any(|line| line == "C SELECT 1"), "{answer:?}");
+        wire.send(&query("select pg_sleep(20)")).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        cancel(cluster.port, wire.pid, &near[0]).await;
+        let answer = lines(&wire.until_ready(1).await);
+        let cancelled = answer.iter().any(|line| line.contains("57014"));
+        assert!(cancelled, "the right key cancels: {answer:?}");
     });
 }
 

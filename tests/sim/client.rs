@@ -54,6 +54,10 @@ impl Work for SimWork {
         true
     }
 
+    fn answers_in_text(&self) -> bool {
+        true
+    }
+
     fn is_partial(&self) -> bool {
         false
     }

@@ -304,6 +304,7 @@ impl Link for SimLink {
             Effect::ResetSequence { sequence, value, .. } => {
                 Request::Advance { token, sequence, value, exactly: true }
             }
+            Effect::Checked { effect, .. } => return self.queue_effect(&effect),
             other => panic!("the simulation has no effects like {other:?}"),
         };
         self.put(request, None);

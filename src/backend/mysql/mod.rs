@@ -108,6 +108,7 @@ impl Link for MyLink {
             | Effect::Intended(_)
             | Effect::Finished { .. }
             | Effect::Withdrawn { .. }
+            | Effect::Checked { .. }
             | Effect::Deep { .. } => self.fail("an effect of a kind that no MySQL leader has"),
         }
     }

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::super::ConnectError;
-use super::link::{Canceller, PgLink, Shared, read_error};
+use super::link::{Canceller, PgLink, Shared};
+use super::row::read_error;
 use crate::config::Secret;
 use crate::net::Stream;
 use crate::tls::BackendConnector;

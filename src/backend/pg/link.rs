@@ -7,15 +7,21 @@
 //! passes over the rest.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::Hasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use lockstep_protocol::pg::{client, frame, server};
+use siphasher::sip::SipHasher13;
 use tokio_util::sync::CancellationToken;
 
 use super::own::Own;
-use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
+use super::request::{ParseFate, Part, Request};
+use super::row::read_error;
+use super::written::{SETTING, written};
+use crate::encoding::Encoding;
+use crate::exchange::{Broken, Mishap, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::pg::{Prepared, Reference, Statements, Step};
 
@@ -44,38 +50,6 @@ pub struct Canceller {
     pub(super) secret: bytes::Bytes,
 }
 
-/// What becomes of the answer to a Parse.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ParseFate {
-    /// The application asked for it.
-    HandOn,
-    /// We added it.
-    Swallow,
-    /// The application asked for it, but the server knows the statement already. In its place
-    /// travels a Close of nothing, whose answer comes where the answer to the Parse belongs.
-    Invent,
-    /// The application closed something.
-    Close,
-}
-
-/// One statement of a request.
-#[derive(Debug)]
-struct Part {
-    /// Rows that the leader had, for an effect.
-    rows: Option<u64>,
-    /// For error messages.
-    what: &'static str,
-}
-
-/// One request: what is answered with one ReadyForQuery.
-#[derive(Debug, Default)]
-struct Request {
-    /// Its statements, in order. Those that are answered are taken off.
-    parts: VecDeque<Part>,
-    /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
-    fates: VecDeque<(ParseFate, u64)>,
-}
-
 /// One connection to a PostgreSQL server.
 #[derive(Debug)]
 pub struct PgLink {
@@ -85,6 +59,9 @@ pub struct PgLink {
     pub(super) shared: Arc<Shared>,
     pub(super) canceller: Canceller,
     pub(super) parameters: std::collections::BTreeMap<String, String>,
+    /// In which encoding the server reads what is queued next, and in which one it did at first.
+    pub(super) encoding: Encoding,
+    pub(super) own_encoding: Encoding,
     pub(super) gone: CancellationToken,
     pub(super) settings: Settings,
     pub(super) tx: u8,
@@ -97,7 +74,7 @@ pub struct PgLink {
     /// What the capture triggers sign their reports on this connection with.
     pub(super) mark: String,
     /// Hashes the rows of the answer being handed on.
-    pub(super) digest: std::hash::DefaultHasher,
+    pub(super) digest: SipHasher13,
     pub(super) wants_digest: bool,
     /// The bulk load under way was opened by an extended query.
     pub(super) bulk_by_steps: bool,
@@ -127,7 +104,10 @@ impl PgLink {
         parameters: std::collections::BTreeMap<String, String>,
         gone: CancellationToken,
     ) -> Self {
+        let encoding = Encoding::named(parameters.get(SETTING).map_or("", String::as_str));
         Self {
+            encoding,
+            own_encoding: encoding,
             stream,
             incoming,
             outgoing: BytesMut::with_capacity(4096),
@@ -141,7 +121,7 @@ impl PgLink {
             reader: false,
             follows: false,
             mark: String::new(),
-            digest: std::hash::DefaultHasher::new(),
+            digest: SipHasher13::new(),
             wants_digest: false,
             bulk_by_steps: false,
             share: None,
@@ -170,7 +150,7 @@ impl PgLink {
     pub(super) fn simple_query_queued(&mut self, what: &'static str, rows: Option<u64>) {
         // A simple query ends the life of the unnamed statement.
         self.unnamed = None;
-        let parts = VecDeque::from([Part { rows, what }]);
+        let parts = VecDeque::from([Part { rows, digest: None, what }]);
         self.expected.push_back(Request { parts, fates: VecDeque::new() });
     }
 
@@ -185,7 +165,8 @@ impl PgLink {
     /// Queues a simple query.
     pub(super) fn queue_query(&mut self, sql: &str, what: &'static str, rows: Option<u64>) {
         self.close_request();
-        client::query(&mut self.outgoing, sql);
+        client::query(&mut self.outgoing, written(self.encoding, sql));
+        self.foresee(sql);
         self.simple_query_queued(what, rows);
     }
 
@@ -202,7 +183,7 @@ impl PgLink {
     pub(super) fn queue_unnamed(&mut self, sql: &str, bind_rest: &[u8]) {
         self.close_request();
         self.unnamed = None;
-        client::parse(&mut self.outgoing, "", sql, &[]);
+        client::parse(&mut self.outgoing, "", written(self.encoding, sql), &[]);
         self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
         self.queue_execution("", bind_rest, "question", None);
         self.close_request();
@@ -217,13 +198,14 @@ impl PgLink {
     fn queue_execution(&mut self, name: &str, bind: &[u8], what: &'static str, rows: Option<u64>) {
         client::bind(&mut self.outgoing, "", name, bind);
         client::execute(&mut self.outgoing, "", 0);
-        self.open.parts.push_back(Part { rows, what });
+        self.open.parts.push_back(Part { rows, digest: None, what });
     }
 
     fn ensure_prepared(&mut self, prepared: &Prepared) -> String {
         let name = server_name(prepared.id);
         if self.prepared.insert(prepared.id) {
-            client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, &name, text, &prepared.types);
             self.open.fates.push_back((ParseFate::Swallow, prepared.id));
         }
         name
@@ -275,7 +257,7 @@ impl PgLink {
                 }
             }
         }
-        self.open.parts.push_back(Part { rows: None, what: "statement" });
+        self.open.parts.push_back(Part { rows: None, digest: None, what: "statement" });
         self.close_request();
         before
     }
@@ -289,10 +271,12 @@ impl PgLink {
                 return;
             }
             let name = server_name(prepared.id);
-            client::parse(&mut self.outgoing, &name, &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, &name, text, &prepared.types);
             self.open.fates.push_back((ParseFate::HandOn, prepared.id));
         } else {
-            client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, "", text, &prepared.types);
             self.unnamed = Some(prepared.id);
             self.open.fates.push_back((ParseFate::HandOn, UNNAMED));
         }
@@ -304,7 +288,8 @@ impl PgLink {
         }
         if self.unnamed != Some(reference.prepared.id) {
             let prepared = &reference.prepared;
-            client::parse(&mut self.outgoing, "", &prepared.text.sql, &prepared.types);
+            let text = written(self.encoding, &prepared.text.sql);
+            client::parse(&mut self.outgoing, "", text, &prepared.types);
             self.unnamed = Some(prepared.id);
             self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
         }
@@ -386,6 +371,19 @@ impl PgLink {
         Ok(true)
     }
 
+    fn front_part(&self) -> Option<&Part> {
+        self.expected.front()?.parts.front()
+    }
+
+    /// The rows that the newest statement gives back must have this hash.
+    pub(super) fn expect_digest(&mut self, digest: u64) {
+        let open = self.open.parts.back_mut();
+        let part = open.or_else(|| self.expected.back_mut()?.parts.back_mut());
+        if let Some(part) = part {
+            part.digest = Some(digest);
+        }
+    }
+
     /// Looks at a message nobody but us is interested in. True at the end of a request.
     fn take_own(&mut self, header: frame::Header) -> Result<bool, Broken> {
         let body = &self.incoming[5..header.total];
@@ -400,23 +398,21 @@ impl PgLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
-                let part = self.expected.front().and_then(|request| request.parts.front());
+                self.digest = SipHasher13::new();
                 if self.first_error.is_none() {
-                    let what = part.map_or("request", |part| part.what);
+                    let what = self.front_part().map_or("request", |part| part.what);
                     let what = format!("{what}: {error}");
                     self.first_error = Some(Mishap { code: error.code, what });
                 }
             }
+            b'D' if self.front_part().is_some_and(|part| part.digest.is_some()) => {
+                self.digest.write(body);
+            }
             b'C' => {
                 let rows = server::command_tag(body).ok().and_then(server::tag_rows);
                 let part = self.expected.front_mut().and_then(|request| request.parts.pop_front());
-                let wanted = part.and_then(|part| part.rows);
-                if let Some(wanted) = wanted
-                    && rows != Some(wanted)
-                    && self.first_error.is_none()
-                {
-                    let got = rows.map_or("none".to_owned(), |r| r.to_string());
-                    let what = format!("{wanted} rows on the leader, {got} on the follower");
+                let difference = part.and_then(|part| part.difference(rows, &mut self.digest));
+                if let Some(what) = difference.filter(|_| self.first_error.is_none()) {
                     self.first_error = Some(Mishap { code: String::new(), what });
                 }
             }
@@ -456,6 +452,7 @@ impl PgLink {
         {
             self.parameters.insert(name.to_owned(), value.to_owned());
         }
+        self.note_encoding();
     }
 
     /// The first error among the answers since the last call.
@@ -474,22 +471,4 @@ impl PgLink {
 
 fn server_name(id: u64) -> String {
     format!("ls_{id}")
-}
-
-/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
-pub(super) fn read_error(message: &[u8]) -> ServerError {
-    let wire = bytes::Bytes::copy_from_slice(message);
-    let parsed = server::ErrorFields::parse(&message[5..]);
-    let (code, text, severity) = parsed.map_or_else(
-        |_| ("XX000".to_owned(), "unreadable error".to_owned(), "ERROR".to_owned()),
-        |fields| {
-            (
-                fields.code().to_owned(),
-                fields.message().into_owned(),
-                fields.severity().into_owned(),
-            )
-        },
-    );
-    let fatal = matches!(severity.as_str(), "FATAL" | "PANIC");
-    ServerError { code, message: text, fatal, wire }
 }

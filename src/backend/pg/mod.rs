@@ -5,8 +5,10 @@ mod dial;
 mod link;
 mod own;
 mod relay;
+mod request;
 mod returned;
 mod row;
+mod written;
 
 pub use connect::{Login, Route};
 pub use dial::{Logins, PgDial};
@@ -19,12 +21,13 @@ use crate::exchange::{
     Standing, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
-use crate::store::journal::{self, Effect};
+use crate::store::journal::Effect;
 use crate::wire::pg::PgWork;
 use own::{
     ADVANCE, BEGIN, BEGIN_SHARE, CAPTURE, FINGERPRINT, RECORD, RESET_SEQUENCE, bind_rest,
     text_array,
 };
+use written::{SETTING, written};
 
 /// Settings that a follower's part of a transaction has of its own.
 const SHARE_LIMITS: [&str; 3] =
@@ -83,15 +86,18 @@ impl Link for PgLink {
         if std::sync::Arc::ptr_eq(&self.settings, wanted) {
             return;
         }
+        self.adopt_encoding(wanted);
         let mut change = String::new();
-        for key in self.settings.keys().filter(|key| !wanted.contains_key(*key)) {
+        for key in self.settings.keys().filter(|key| !wanted.contains_key(*key) && *key != SETTING)
+        {
             let (verb, name) =
                 key.strip_prefix(PREPARED).map_or(("RESET", &**key), |name| ("DEALLOCATE", name));
             change.push_str(&format!("{verb} {name};"));
         }
+        let others = wanted.iter().filter(|(key, _)| *key != SETTING);
         // What is prepared comes last: it may need the search_path that comes with the others.
         let (last, first): (Vec<_>, Vec<_>) =
-            wanted.iter().partition(|(key, _)| key.starts_with(PREPARED));
+            others.partition(|(key, _)| key.starts_with(PREPARED));
         for (key, statement) in first.into_iter().chain(last) {
             // A reader stays read-only, whatever the application has chosen for its writes.
             if self.reader && key == "default_transaction_read_only" {
@@ -108,7 +114,7 @@ impl Link for PgLink {
             }
         }
         if !change.is_empty() {
-            self.queue_query(&change, "settings", None);
+            self.queue_settings(&change, wanted);
         }
         self.settings = wanted.clone();
     }
@@ -164,7 +170,7 @@ impl Link for PgLink {
     }
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
-        let check = PgWork::Query(bytes::Bytes::from_static(b"SET CONSTRAINTS ALL IMMEDIATE"));
+        let check = PgWork::Query("SET CONSTRAINTS ALL IMMEDIATE".into());
         let watch = Watch { rows: true, sequences: Some(&Sequences::Any), ..Watch::default() };
         self.run(&check, watch, &mut Discard::default()).await
     }
@@ -187,21 +193,13 @@ impl Link for PgLink {
         match effect {
             Effect::Text { sql, rows } => self.queue_query(sql, "effect", *rows),
             Effect::Bound { sql, types, bind, rows } => {
-                let prepared = self.shared.statements.intern(sql, types);
+                let prepared = self.shared.statements.intern(sql, types, self.encoding);
                 self.queue_bound(&prepared, bind, *rows);
-            }
-            Effect::Rows { relation, op, old, new } if self.wants_armour() => {
-                // Rows are UTF-8 whatever the client's encoding is: they travel in hexadecimal.
-                let all = |rows: &[String]| -> Vec<String> {
-                    rows.iter().map(|row| journal::armoured(row)).collect()
-                };
-                let (old, new) = (all(old), all(new));
-                let relation = journal::armoured(relation);
-                self.queue_rows(&relation, *op, &old, &new);
             }
             Effect::Rows { relation, op, old, new } => self.queue_rows(relation, *op, old, new),
             Effect::Advance { sequence, value } => {
                 let value = value.to_string();
+                let sequence = self.armour(sequence);
                 let sequence = (0, Some(sequence.as_bytes()));
                 let rest = bind_rest(&[token, sequence, (0, Some(value.as_bytes()))]);
                 self.queue_own(&ADVANCE, &rest);
@@ -209,6 +207,7 @@ impl Link for PgLink {
             Effect::ResetSequence { sequence, value, called } => {
                 let value = value.to_string();
                 let called: &[u8] = if *called { b"t" } else { b"f" };
+                let sequence = self.armour(sequence);
                 let sequence = (0, Some(sequence.as_bytes()));
                 let value = (0, Some(value.as_bytes()));
                 let rest = bind_rest(&[token, sequence, value, (0, Some(called))]);
@@ -226,12 +225,17 @@ impl Link for PgLink {
             | Effect::Intended(_)
             | Effect::Finished { .. }
             | Effect::Withdrawn { .. } => {}
+            Effect::Checked { effect, digest } => {
+                self.queue_effect(effect);
+                self.expect_digest(*digest);
+            }
             Effect::Deep { effect, .. } => self.queue_effect(effect),
         }
     }
 
     fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]) {
         let token = self.shared.token.clone();
+        let user = self.armour(user);
         let rest = bind_rest(&[
             (0, Some(token.as_bytes())),
             (1, Some(&seq.to_be_bytes())),
@@ -263,6 +267,7 @@ impl Link for PgLink {
             (_, Some(returned)) => self.queue_returned(work, returned),
             (PgWork::Query(text), None) => {
                 self.close_request();
+                let text = written(self.encoding, text);
                 client::query(&mut self.outgoing, text);
                 self.simple_query_queued("statement", None);
                 0

@@ -6,6 +6,7 @@ use lockstep_protocol::pg::client;
 use super::link::PgLink;
 use crate::exchange::{Broken, Outcome, Standing, Watch};
 use crate::sql::Sequences;
+use crate::store::capture::Captured;
 use crate::store::journal;
 
 /// One of the proxy's own statements, prepared at its first use on a connection.
@@ -54,19 +55,17 @@ pub(super) const RESET_SEQUENCE: Own = Own {
 pub(super) const SEQUENCES: Own = Own {
     id: u64::MAX - 4,
     name: "lockstep_sequences",
-    sql: "SELECT name, value, increment FROM lockstep.sequences($1,$2)",
+    // Not every name of the database can be written in every encoding that a session may have.
+    sql: "SELECT CASE pg_catalog.current_setting('client_encoding') WHEN 'UTF8' THEN name \
+          ELSE '\\x' || pg_catalog.encode(pg_catalog.convert_to(name, 'UTF8'), 'hex') END, \
+          value, increment FROM lockstep.sequences($1,$2)",
     types: &[25, 1009],
 };
 pub(super) const CAPTURE: Own =
     Own { id: u64::MAX - 5, name: "lockstep_capture", sql: journal::CAPTURE_ON_SQL, types: &[] };
 /// Counts the captured rows and turns the capture off again.
-pub(super) const CAPTURED: Own = Own {
-    id: u64::MAX - 6,
-    name: "lockstep_captured",
-    sql: "SELECT coalesce(nullif(pg_catalog.current_setting('lockstep.serial', true), ''), '0'), \
-          pg_catalog.set_config('lockstep.capture', 'off', true)",
-    types: &[],
-};
+pub(super) const CAPTURED: Own =
+    Own { id: u64::MAX - 6, name: "lockstep_captured", sql: journal::CAPTURE_END_SQL, types: &[] };
 
 impl PgLink {
     /// Makes the server's session a follower's, on which nothing fires that has fired on the leader
@@ -79,12 +78,8 @@ impl PgLink {
         let token = self.shared.token.clone();
         let word: &[u8] = if follower { b"t" } else { b"f" };
         self.queue_own(&FOLLOW, &bind_rest(&[(0, Some(token.as_bytes())), (0, Some(word))]));
-    }
-
-    /// Whether the client's encoding cannot carry UTF-8 as it is.
-    pub(super) fn wants_armour(&self) -> bool {
-        let encoding = self.settings.get("client_encoding");
-        encoding.is_some_and(|statement| !statement.to_ascii_lowercase().contains("utf"))
+        // A BEGIN in the same request would take it into its transaction, and a ROLLBACK back.
+        self.close_request();
     }
 
     pub(super) fn queue_rows(
@@ -95,7 +90,10 @@ impl PgLink {
         new: &[String],
     ) {
         let token = self.shared.token.clone();
-        let (old, new) = (text_array(old), text_array(new));
+        // Rows are UTF-8 whatever the client's encoding is: elsewhere they travel in hexadecimal.
+        let (old, new) = (self.armour_all(old), self.armour_all(new));
+        let (old, new) = (text_array(&old), text_array(&new));
+        let relation = self.armour(relation);
         let rest = bind_rest(&[
             (0, Some(token.as_bytes())),
             (0, Some(relation.as_bytes())),
@@ -117,7 +115,7 @@ impl PgLink {
         let names = match watch.sequences {
             None | Some(Sequences::None) => return queued,
             Some(Sequences::Any) => None,
-            Some(Sequences::Named(names)) => Some(text_array(names)),
+            Some(Sequences::Named(names)) => Some(text_array(&self.armour_all(names))),
         };
         let token = self.shared.token.clone();
         let rest = bind_rest(&[(0, Some(token.as_bytes())), (1, names.as_deref())]);
@@ -135,8 +133,12 @@ impl PgLink {
         if watch.rows {
             match self.collect().await? {
                 Ok(rows) => {
-                    let count = rows.into_iter().flatten().flatten().next();
-                    outcome.counted = count.and_then(|text| text.parse().ok());
+                    let mut columns = rows.into_iter().flatten().flatten();
+                    outcome.counted = columns.next().and_then(|text| text.parse().ok());
+                    if columns.next().as_deref() != Some("same") {
+                        let tag = "a change of roles".to_owned();
+                        outcome.captured.push(Captured::Ddl { tag, temporary: false });
+                    }
                 }
                 // After an error of the statement itself this one only repeats it.
                 Err(error) => outcome.error = outcome.error.take().or(Some(error)),
@@ -152,7 +154,7 @@ impl PgLink {
             };
             for row in rows {
                 let mut columns = row.into_iter().flatten();
-                let name = columns.next();
+                let name = columns.next().and_then(|name| journal::unarmoured(&name));
                 let mut number = || columns.next().and_then(|t| t.parse::<i64>().ok());
                 if let (Some(name), Some(value), Some(step)) = (name, number(), number()) {
                     outcome.sequences.push((name, value, step));

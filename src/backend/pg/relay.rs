@@ -7,8 +7,11 @@ use std::hash::Hasher;
 
 use bytes::Buf;
 use lockstep_protocol::pg::{frame, server};
+use siphasher::sip::SipHasher13;
 
-use super::link::{ParseFate, PgLink, read_error};
+use super::link::PgLink;
+use super::request::ParseFate;
+use super::row::read_error;
 use crate::exchange::{Broken, Outcome, ServerError, Sink, TextRows};
 use crate::store::capture::{self, Captured};
 
@@ -16,7 +19,7 @@ impl PgLink {
     /// Hands the answer of the newest request to `sink`, message by message, until its end.
     pub(super) async fn relay<S: Sink>(&mut self, sink: &mut S) -> Result<Outcome, Broken> {
         let mut outcome = Outcome::default();
-        self.digest = std::hash::DefaultHasher::new();
+        self.digest = SipHasher13::new();
         loop {
             if self.relay_chunk(sink, &mut outcome)? {
                 outcome.digest = self.digest.finish();
@@ -147,7 +150,7 @@ impl PgLink {
             while let Some(header) = self.peek()? {
                 let message = &self.incoming[..header.total];
                 match header.tag {
-                    b'D' => rows.push(super::row::text_row(&message[5..])?),
+                    b'D' => rows.push(super::row::text_row(&message[5..], self.encoding)?),
                     b'E' => {
                         let e = read_error(message);
                         if e.fatal {

@@ -23,9 +23,9 @@ impl PgLink {
     /// Queues the statement with our RETURNING list, as steps of the extended protocol. How many
     /// statements of ours share its request, and come before it.
     pub(super) fn queue_returned(&mut self, work: &PgWork, returned: &Returned) -> usize {
-        let statements = self.shared.statements.clone();
+        let (statements, encoding) = (self.shared.statements.clone(), self.encoding);
         let swap = |types: &[u32]| match work {
-            PgWork::Steps(_) => statements.intern(&returned.leader, types),
+            PgWork::Steps(_) => statements.intern(&returned.leader, types, encoding),
             // A text with its values in it does not come again. Positions in errors count from
             // where the application's text begins.
             PgWork::Query(text) => {

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::{Bounds, PgClient, fields};
 use crate::config::AuthMethod;
+use crate::encoding::Encoding;
 use crate::error::{Failure, Kind};
 use crate::net::Stream;
 use crate::tls::ServerTls;
@@ -323,7 +324,7 @@ impl Visitor {
 
     async fn refuse(&mut self, failure: &Failure) -> Result<Knock, String> {
         let mut out = BytesMut::new();
-        fields(failure, "FATAL").encode(server::ERROR_RESPONSE, &mut out);
+        fields(failure, "FATAL", Encoding::Utf8).encode(server::ERROR_RESPONSE, &mut out);
         self.say(&out).await?;
         Ok(Knock::Nobody)
     }

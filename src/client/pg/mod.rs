@@ -4,16 +4,19 @@
 //! application's own and stay here; what goes on is the shared statement behind the name.
 
 mod login;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
 
 pub use login::{Door, Greeting, Knock, Known};
+use texts::fields;
 
+use crate::encoding::Encoding;
 use crate::error::{Failure, Kind};
 use crate::exchange::{
     Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, Table, TxState,
@@ -59,6 +62,8 @@ pub struct PgClient {
     told: HashMap<String, String>,
     /// What it will be told at the end of the batch, if it is something new.
     reports: Vec<(String, String)>,
+    /// In which encoding it writes.
+    encoding: Encoding,
     /// A message that came while a bulk load was not open yet.
     pushed_back: Option<frame::Frame>,
 }
@@ -90,6 +95,7 @@ impl PgClient {
             flushes: 0,
             told: HashMap::new(),
             reports: Vec::new(),
+            encoding: Encoding::Utf8,
             pushed_back: None,
         }
     }
@@ -109,6 +115,7 @@ impl PgClient {
             server::parameter_status(&mut self.outgoing, name, value);
             self.told.insert(name.to_owned(), value.to_owned());
         }
+        self.note_encoding();
         server::backend_key_data(&mut self.outgoing, number, secret);
         server::ready_for_query(&mut self.outgoing, server::IDLE);
         self.flush().await
@@ -213,7 +220,7 @@ impl PgClient {
     }
 
     fn parse(&mut self, name: &str, text: &str, types: &[u32]) -> Result<(), Failure> {
-        let prepared = self.statements.intern(text, types);
+        let prepared = self.statements.intern(text, types, self.encoding);
         let named = !name.is_empty();
         if named {
             if self.named.contains_key(name) {
@@ -292,16 +299,21 @@ impl Client for PgClient {
             if self.skipping && frame.tag != client::SYNC && frame.tag != client::TERMINATE {
                 continue;
             }
+            let tag = frame.tag;
+            let frame = match texts::in_utf8(frame, self.encoding) {
+                Ok(frame) => frame,
+                Err(failure) => return Ok(self.unread(tag, failure)),
+            };
             match frame.tag {
                 client::QUERY => {
-                    let text = match client::Query::decode(frame.body()) {
-                        Ok(query) => query.text.to_owned(),
+                    let text: Arc<str> = match client::Query::decode(frame.body()) {
+                        Ok(query) => query.text.into(),
                         Err(error) => return Err(self.broken(&error.to_string()).await),
                     };
                     self.extended = false;
                     self.unnamed = None;
-                    let shared = self.statements.intern(&text, &[]).text.clone();
-                    let work = PgWork::Query(Bytes::from(text));
+                    let shared = self.statements.intern(&text, &[], self.encoding).text.clone();
+                    let work = PgWork::Query(text);
                     self.end_steps();
                     self.items.push(Item { text: Some(shared), work });
                     return Ok(self.take_batch(End::Ready, None));
@@ -391,7 +403,7 @@ impl Client for PgClient {
     }
 
     fn fail(&mut self, failure: &Failure) {
-        fields(failure, "ERROR").encode(server::ERROR_RESPONSE, &mut self.outgoing);
+        fields(failure, "ERROR", self.encoding).encode(server::ERROR_RESPONSE, &mut self.outgoing);
         self.after_error();
     }
 
@@ -415,6 +427,7 @@ impl Client for PgClient {
                 self.told.insert(name, value);
             }
         }
+        self.note_encoding();
         if std::mem::take(&mut self.sync_owed) {
             return;
         }
@@ -463,31 +476,17 @@ impl Client for PgClient {
 
     fn forget_prepared(&mut self, name: Option<&str>) -> bool {
         match name {
-            Some("") => self.unnamed.take().is_some(),
-            Some(name) => self.named.remove(name).is_some(),
-            None => {
-                self.named.clear();
-                self.unnamed = None;
-                true
-            }
+            Some("") => return self.unnamed.take().is_some(),
+            Some(name) => return self.named.remove(name).is_some(),
+            None => self.named.clear(),
         }
+        self.unnamed = None;
+        true
     }
 
     async fn close(&mut self, failure: &Failure) {
-        fields(failure, "FATAL").encode(server::ERROR_RESPONSE, &mut self.outgoing);
+        fields(failure, "FATAL", self.encoding).encode(server::ERROR_RESPONSE, &mut self.outgoing);
         // The client may have left already: then nobody misses the farewell.
         let _ = self.flush().await;
     }
-}
-
-/// An error of ours as it travels.
-fn fields(failure: &Failure, severity: &str) -> ErrorFields {
-    let mut fields = ErrorFields::new(severity, failure.sqlstate(), failure.message.as_str());
-    if let Some(detail) = &failure.detail {
-        fields = fields.detail(detail.as_str());
-    }
-    if let Some(hint) = &failure.hint {
-        fields = fields.hint(hint.as_str());
-    }
-    fields
 }

@@ -26,6 +26,8 @@ impl Judge for Catalog {
         self.deferrable
     }
 }
+/// Before a read: it is to run on the leader.
+const LEADER_HINT: &str = "/*NO LOAD BALANCE*/";
 
 /// Cuts a client's string into statements and classifies each.
 pub fn analyze(text: &str, catalog: &Catalog, scope: &Scope) -> Result<Script, ParseError> {
@@ -75,7 +77,18 @@ fn range_of(text: &str, location: i32, len: i32) -> Range<usize> {
 /// Classifies one statement and gives it its place.
 pub(super) fn statement(piece: Piece<'_, '_>, node: &NodeEnum) -> Statement {
     let range = piece.range.clone();
-    Statement { range, ..classify(&piece, node) }
+    let mut statement = classify(&piece, node);
+    if statement.class == Class::Read && wants_leader(&piece) {
+        statement.class = Class::LeaderRead { hold: Hold::Statement };
+    }
+    Statement { range, ..statement }
+}
+
+/// Whether a statement comes behind the hint that its users know from pgpool.
+fn wants_leader(piece: &Piece<'_, '_>) -> bool {
+    let before = piece.text.get(..piece.range.start).unwrap_or_default().trim_end();
+    let hint = before.len().checked_sub(LEADER_HINT.len()).and_then(|at| before.get(at..));
+    hint.is_some_and(|hint| hint.eq_ignore_ascii_case(LEADER_HINT))
 }
 
 fn classify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
@@ -170,26 +183,27 @@ fn finish(
 fn modify(piece: &Piece<'_, '_>, node: &NodeEnum) -> Statement {
     let names = piece.names;
     let mut walker = Walker::new(names);
-    let (tag, keyed, returning) = match node {
+    let (tag, keyed, relation, returning) = match node {
         NodeEnum::InsertStmt(insert) => {
             walker.insert(insert);
-            ("insert", keyed::insert(names, insert), insert.returning_clause.is_some())
+            ("insert", keyed::insert(names, insert), &insert.relation, &insert.returning_clause)
         }
         NodeEnum::UpdateStmt(update) => {
             walker.update(update);
-            ("update", keyed::update(names, update), update.returning_clause.is_some())
+            ("update", keyed::update(names, update), &update.relation, &update.returning_clause)
         }
         NodeEnum::DeleteStmt(delete) => {
             walker.delete(delete);
-            ("delete", keyed::delete(names, delete), delete.returning_clause.is_some())
+            ("delete", keyed::delete(names, delete), &delete.relation, &delete.returning_clause)
         }
         NodeEnum::MergeStmt(merge) => {
             walker.merge(merge);
-            ("merge", None, merge.returning_clause.is_some())
+            ("merge", None, &merge.relation, &merge.returning_clause)
         }
         _ => return Statement::opaque("other"),
     };
-    let mut statement = finish(names, walker, tag, returning);
+    let mut statement = finish(names, walker, tag, returning.is_some());
+    statement.portable = keyed.is_some() && keyed::portable(names, relation, returning);
     statement.returned = match node {
         NodeEnum::InsertStmt(insert) => returned::insert(piece, insert, &statement),
         NodeEnum::UpdateStmt(update) => returned::update(piece, update, &statement),

@@ -373,6 +373,34 @@ fn returning(
         })
 }
 
+/// Whether what RETURNING gives back has the same bytes everywhere in binary form too: columns of
+/// types that name nothing by a number of the server's own.
+pub(super) fn portable(
+    names: Names<'_>,
+    relation: &Option<RangeVar>,
+    clause: &Option<ReturningClause>,
+) -> bool {
+    let (Some((table, alias)), Some(clause)) = (target(names, relation), clause) else {
+        return false;
+    };
+    let row = Proof { names, table: Some(table), alias };
+    clause.exprs.iter().all(|node| {
+        let value = match &node.node {
+            Some(NodeEnum::ResTarget(target)) => target.val.as_deref(),
+            _ => None,
+        };
+        match value.and_then(|value| value.node.as_ref()) {
+            Some(NodeEnum::ColumnRef(column)) if is_star(column, alias) => {
+                table.columns.iter().all(|column| column.portable)
+            }
+            Some(NodeEnum::ColumnRef(column)) => {
+                row.column(column).is_some_and(|column| column.portable)
+            }
+            _ => false,
+        }
+    })
+}
+
 pub(super) fn is_star(column: &pg_query::protobuf::ColumnRef, alias: &str) -> bool {
     let star = |node: &Node| matches!(node.node, Some(NodeEnum::AStar(_)));
     match column.fields.as_slice() {

@@ -4,6 +4,8 @@
 mod concurrency;
 mod ddl;
 mod deep;
+mod encodings;
+mod meaning;
 mod outside;
 mod refused;
 mod returned;

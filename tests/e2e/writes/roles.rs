@@ -1,7 +1,7 @@
 //! Roles and their passwords: one verifier, the same on every server.
 
-use crate::rig::cluster::Options;
-use crate::rig::{run, step};
+use crate::rig::cluster::{Cluster, Options};
+use crate::rig::{run, run_within, secs, step};
 
 const VERIFIERS: &str = "select rolname || ' ' || coalesce(rolpassword, '-') || ' ' || rolconnlimit from pg_authid where rolname like 'staff%' order by 1";
 
@@ -75,6 +75,53 @@ fn rights_are_granted_everywhere() {
         )
         .await;
         second.run("select * from right_u").await;
+        cluster.assert_all_equal().await;
+    });
+}
+
+#[test]
+fn roles_made_out_of_sight_are_made_everywhere() {
+    run_within(secs(90), async {
+        let cluster = Cluster::start(3).await;
+        for admin in cluster.admins().await {
+            admin.run("alter role app createrole").await;
+        }
+        let app = cluster.connect().await;
+        let ask = "select string_agg(concat_ws(' ', rolname, rolcanlogin, rolconnlimit, rolconfig), ',' order by rolname) from pg_roles where rolname like 'unseen%'";
+        for (sql, roles) in [
+            (
+                "do $$ begin if not exists (select from pg_roles where rolname = 'unseen_a') then create role unseen_a; end if; end $$",
+                "unseen_a f -1",
+            ),
+            (
+                "do $$ begin if not exists (select from pg_roles where rolname = 'unseen_a') then create role unseen_a; end if; end $$",
+                "unseen_a f -1",
+            ),
+            (
+                "begin; create table unseen_t(id int); do $$ begin create role unseen_b; grant unseen_a to unseen_b; grant select on unseen_t to unseen_b; end $$; commit",
+                "unseen_a f -1,unseen_b f -1",
+            ),
+            (
+                "do $$ begin alter role unseen_a connection limit 5; alter role unseen_a set work_mem to '8MB'; end $$",
+                "unseen_a f 5 {work_mem=8MB},unseen_b f -1",
+            ),
+            (
+                "do $$ begin revoke unseen_a from unseen_b; drop role unseen_a; end $$",
+                "unseen_b f -1",
+            ),
+        ] {
+            app.run(sql).await;
+            for admin in cluster.admins().await {
+                assert_eq!(admin.one(ask).await, roles, "{sql}");
+            }
+            cluster.assert_all_equal().await;
+        }
+        // Each server would make a verifier of its own.
+        app.fails("do $$ begin create role unseen_c login password 'secret'; end $$", "0A000")
+            .await;
+        // A role that was made in sight a moment ago is no change of the statement after it.
+        app.run("create role unseen_d").await;
+        app.run("do $$ begin insert into unseen_t values ((random() * 100)::int); end $$").await;
         cluster.assert_all_equal().await;
     });
 }

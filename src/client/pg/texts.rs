@@ -1,0 +1,98 @@
+//! Texts of an application on their way in: from the encoding of its session to UTF-8.
+
+use bytes::{BufMut, BytesMut};
+use lockstep_protocol::pg::server::ErrorFields;
+use lockstep_protocol::pg::{client, frame};
+
+use super::PgClient;
+use crate::encoding::{Encoding, NotRead};
+use crate::error::{Failure, Kind};
+use crate::exchange::{Batch, End};
+use crate::wire::pg::PgWork;
+
+impl PgClient {
+    /// The batch that ends with a message whose texts nobody can read.
+    pub(super) fn unread(&mut self, tag: u8, failure: Failure) -> Batch<PgWork> {
+        self.extended = tag != client::QUERY;
+        self.take_batch(if self.extended { End::Flush } else { End::Ready }, Some(failure))
+    }
+
+    /// Takes note of the encoding that the client was told of.
+    pub(super) fn note_encoding(&mut self) {
+        let name = self.told.get("client_encoding").map_or("", String::as_str);
+        self.encoding = Encoding::named(name);
+    }
+}
+
+/// The same message with its texts in UTF-8. Values that are bound stay as they are: they go to the
+/// servers in the session's own encoding.
+pub(super) fn in_utf8(frame: frame::Frame, encoding: Encoding) -> Result<frame::Frame, Failure> {
+    let (from, texts) = match frame.tag {
+        client::QUERY | client::EXECUTE => (0, 1),
+        client::PARSE | client::BIND => (0, 2),
+        client::DESCRIBE | client::CLOSE => (1, 1),
+        _ => return Ok(frame),
+    };
+    let body = frame.body();
+    let mut ends = body.iter().enumerate().skip(from).filter(|(_, byte)| **byte == 0);
+    let Some((end, _)) = ends.nth(texts - 1) else {
+        return Ok(frame); // It breaks the protocol, and whoever decodes it says so.
+    };
+    let (head, said, rest) = (&body[..from], &body[from..end], &body[end..]);
+    if said.is_ascii() {
+        return Ok(frame);
+    }
+    let text = encoding.decode(said).map_err(|why| refusal(why, said))?;
+    if encoding == Encoding::Utf8 {
+        return Ok(frame);
+    }
+    let length = 4 + head.len() + text.len() + rest.len();
+    let mut again = BytesMut::with_capacity(1 + length);
+    again.put_u8(frame.tag);
+    again.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    again.put_slice(head);
+    again.put_slice(text.as_bytes());
+    again.put_slice(rest);
+    Ok(frame::Frame { tag: frame.tag, bytes: again.freeze() })
+}
+
+fn refusal(why: NotRead, said: &[u8]) -> Failure {
+    let first = said.iter().find(|byte| !byte.is_ascii()).copied().unwrap_or_default();
+    match why {
+        NotRead::Invalid => {
+            let what =
+                format!("invalid byte sequence for client_encoding, at or after 0x{first:02x}");
+            Failure::new(Kind::Protocol, what).code("22021").hint(
+                "set client_encoding to what the application writes; binary values are parameters",
+            )
+        }
+        NotRead::Unsupported => {
+            let what =
+                "a statement with characters that cannot be read for sure in client_encoding";
+            Failure::new(Kind::Refused, what)
+                .detail("every server must get the very bytes that the application wrote")
+                .hint("SET client_encoding TO 'UTF8', or pass such characters as parameters")
+        }
+    }
+}
+
+/// A message of ours for a client that may not read UTF-8.
+fn plain(text: &str, encoding: Encoding) -> String {
+    if encoding == Encoding::Utf8 {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
+}
+
+/// An error of ours as it travels.
+pub(super) fn fields(failure: &Failure, severity: &str, encoding: Encoding) -> ErrorFields {
+    let plain = |text: &str| plain(text, encoding);
+    let mut fields = ErrorFields::new(severity, failure.sqlstate(), plain(&failure.message));
+    if let Some(detail) = &failure.detail {
+        fields = fields.detail(plain(detail));
+    }
+    if let Some(hint) = &failure.hint {
+        fields = fields.hint(plain(hint));
+    }
+    fields
+}

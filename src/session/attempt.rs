@@ -1,0 +1,44 @@
+//! One attempt at a statement: run, and when its backend dies, find out what that means.
+
+use super::leader::internal;
+use super::{Session, Stop};
+use crate::backend::{Lease, Purpose};
+use crate::error::Failure;
+use crate::exchange::{Broken, Link, Outcome, Protocol, Sink, Watch};
+
+impl<P: Protocol> Session<P> {
+    /// Runs a statement on a connection; its answer goes to the client's buffer.
+    ///
+    /// `None` when its backend died before anything of the answer was sent: that has been reported,
+    /// and nothing of the answer is left, so the statement may run again elsewhere.
+    pub(super) async fn attempt(
+        &mut self,
+        mut lease: Lease<P::Link>,
+        work: &P::Work,
+    ) -> Result<Option<(Lease<P::Link>, Outcome)>, Stop> {
+        let mark = (self.client.buffer().len(), self.client.flushes());
+        self.cancel.set(lease.canceller());
+        let ran = lease.run(work, Watch::default(), &mut self.client).await;
+        self.cancel.clear();
+        let broken = match ran {
+            Ok(outcome) => return Ok(Some((lease, outcome))),
+            Err(Broken::Client(_)) => return Err(Stop::Gone),
+            Err(Broken::Setup(why)) => {
+                let what = format!("the session's settings cannot be established: {why}");
+                return Err(internal(&what).into());
+            }
+            Err(broken) => broken,
+        };
+        let (backend, generation) = (lease.backend().index, lease.generation());
+        if lease.purpose() == Purpose::Read {
+            self.shared.metrics.reads_retried.inc();
+        }
+        drop(lease);
+        self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
+        if self.client.flushes() != mark.1 {
+            return Err(Failure::retry("its backend died in the middle of an answer").into());
+        }
+        self.client.buffer().truncate(mark.0);
+        Ok(None)
+    }
+}
