@@ -117,7 +117,13 @@ impl Failure {
     /// The number and the SQLSTATE that an application of MySQL sees.
     pub fn mysql(&self) -> (u16, &'static str) {
         let (number, state) = self.kind.mysql();
-        (self.number.unwrap_or(number), self.code.unwrap_or(state))
+        let number = self.number.unwrap_or(match self.code {
+            // What cannot be read is what a server calls a syntax error; what is ours is denied.
+            Some("42000") => 1064,
+            Some("42501") => 1142,
+            _ => number,
+        });
+        (number, self.code.unwrap_or(state))
     }
 
     /// The transaction died with its backend and should be run again.

@@ -129,6 +129,9 @@ impl<P: Protocol> Session<P> {
             figures.failed.inc();
             if error.code == READ_ONLY && self.client.flushes() == mark.1 {
                 self.client.buffer().truncate(mark.0);
+                if statements.is_empty() {
+                    return self.unexecuted_on_leader(work).await;
+                }
                 return self.write_misjudged(work).await;
             }
             return Err(Stop::Server(error));
@@ -192,6 +195,13 @@ impl<P: Protocol> Session<P> {
         balance::choose(self.shared.settings().balancer, &candidates, (self.shared.dice)(), turn)
     }
 
+    /// A reader may refuse even to prepare a write: the leader does not.
+    async fn unexecuted_on_leader(&mut self, work: &P::Work) -> Result<(), Stop> {
+        let outcome = self.leader_alone(work).await;
+        self.settle_last();
+        outcome?.error.map_or(Ok(()), |error| Err(Stop::Server(error)))
+    }
+
     /// Runs messages that execute nothing (Parse, Describe, Close, an empty query).
     pub(super) async fn unexecuted(&mut self, work: &P::Work) -> Result<(), Stop> {
         let outcome = match &self.tx {
@@ -208,7 +218,14 @@ impl<P: Protocol> Session<P> {
                 }
                 self.on_leader(work, Watch::default()).await?
             }
-            Some(_) => self.in_reading(work, &Touched::None).await?,
+            Some(_) => {
+                let outcome = self.in_reading(work, &Touched::None).await?;
+                if outcome.error.as_ref().is_some_and(|e| e.code == READ_ONLY) {
+                    self.on_leader(work, Watch::default()).await?
+                } else {
+                    outcome
+                }
+            }
             None => return self.read_alone(&[], work).await,
         };
         outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)))

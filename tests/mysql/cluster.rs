@@ -124,6 +124,17 @@ impl Cluster {
         backends.iter().position(|b| b["leader"] == true).expect("a leader")
     }
 
+    /// Waits until another server leads.
+    pub(crate) async fn wait_leader_other_than(&self, former: usize) {
+        for _ in 0..300 {
+            if self.leader() != former {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("nobody else leads; the log:\n{}", self.log());
+    }
+
     /// Waits until so many servers are active.
     pub(crate) async fn wait_active(&self, count: usize) {
         for _ in 0..600 {

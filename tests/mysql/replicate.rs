@@ -124,7 +124,7 @@ async fn the_leader_dies_and_returns() {
         let leader = cluster.leader();
         cluster.servers[leader].kill();
         cluster.wait_active(2).await;
-        assert_ne!(cluster.leader(), leader);
+        cluster.wait_leader_other_than(leader).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         cluster.servers[leader].start();
         cluster.wait_active(3).await;
