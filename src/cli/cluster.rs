@@ -39,7 +39,7 @@ async fn check_postgres(config: &Config, options: &CheckOptions) -> Checked {
     for backend in &config.backends {
         match Address::of(config, backend)?.connect().await {
             Ok(client) => backends.push((backend.name.clone(), client)),
-            Err(why) => unreachable(&backend.name, &why, "pg_hba.conf"),
+            Err(why) => unreachable(&backend.name, &why, remedy(&why)),
         }
     }
     let findings = store_check::check(&backends, options).await;
@@ -52,7 +52,7 @@ async fn check_mysql(config: &Config, options: &CheckOptions) -> Checked {
     for backend in &config.backends {
         match mysql::Address::of(config, backend).connect().await {
             Ok(conn) => backends.push((backend.name.clone(), conn)),
-            Err(why) => unreachable(&backend.name, &why, "the account's host"),
+            Err(why) => unreachable(&backend.name, &why, MYSQL_REMEDY),
         }
     }
     let findings = store_mysql::check::check(&mut backends, options).await;
@@ -60,21 +60,22 @@ async fn check_mysql(config: &Config, options: &CheckOptions) -> Checked {
     Ok((backends.len(), config.backends.len() - backends.len(), findings))
 }
 
-fn unreachable(name: &str, why: &str, place: &str) {
+const MYSQL_REMEDY: &str = "start it, and check address, `tls`, [admin] and its account's host";
+
+fn unreachable(name: &str, why: &str, remedy: &str) {
     println!("error    {name}: cannot be reached: {why}");
-    println!("         remedy: {}", remedy(why, place));
+    println!("         remedy: {remedy}");
 }
 
-/// What to do about a backend that cannot be connected to.
-fn remedy(why: &str, place: &str) -> String {
+/// What to do about a PostgreSQL backend that cannot be connected to.
+fn remedy(why: &str) -> &'static str {
     if why.contains("certificate") {
         "its certificate has to name the host in `url` and be signed by an authority in `tls_ca`; \
          mend the one that is wrong, or choose `tls = \"verify-ca\"` to do without the name"
-            .to_owned()
     } else if why.contains("TLS") {
-        "turn TLS on in its configuration, or check `tls` of this backend".to_owned()
+        "turn `ssl` on in its postgresql.conf, or check `tls` of this backend"
     } else {
-        format!("start it, and check address, [admin] and {place}")
+        "start it, and check address, [admin] and pg_hba.conf"
     }
 }
 
@@ -112,7 +113,9 @@ async fn prepare_postgres(config: &Config, options: InitOptions) -> Result<InitR
     let mut targets = Vec::new();
     for backend in &config.backends {
         let connected = Address::of(config, backend)?.connect().await;
-        let client = connected.map_err(|why| format!("backend {}: {why}", backend.name))?;
+        let client = connected.map_err(|why| {
+            format!("backend {}: {why}\n  remedy: {}", backend.name, remedy(&why))
+        })?;
         let url_for_tools = config.tools_url(backend);
         targets.push(Target { name: backend.name.clone(), client, url_for_tools });
     }
@@ -123,7 +126,8 @@ async fn prepare_mysql(config: &Config, options: InitOptions) -> Result<InitRepo
     let mut targets = Vec::new();
     for backend in &config.backends {
         let connected = mysql::Address::of(config, backend).connect().await;
-        let conn = connected.map_err(|why| format!("backend {}: {why}", backend.name))?;
+        let conn = connected
+            .map_err(|why| format!("backend {}: {why}\n  remedy: {MYSQL_REMEDY}", backend.name))?;
         let admin = config.admin_of(backend);
         let login = store_mysql::fill::Login {
             host: backend.host.clone(),

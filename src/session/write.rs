@@ -7,7 +7,7 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
-use crate::sql::{Hold, Sequences, Touched};
+use crate::sql::{Context, Hold, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
 
@@ -150,6 +150,9 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
+        if outcome.context.is_none() && step.statement.context != Context::default() {
+            return Err(internal("a statement came back without what it depends on").into());
+        }
         if let Some(sql) = &outcome.context {
             tx.add(Effect::Text { sql: sql.clone(), rows: None }, false);
         }
