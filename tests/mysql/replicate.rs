@@ -40,6 +40,17 @@ async fn reads_and_writes_of_all_kinds() {
     run(&mut conn, "set @x = 5").await;
     run(&mut conn, "insert into t(v, n) values('f', @x)").await;
     assert_eq!(value(&mut conn, "select concat(n, more) from t where v = 'f'").await, "57");
+    // A variable that a query has set is known on the leader alone, until it is used.
+    for (name, query) in [
+        ("g", "select n + 1, 'it''s' into @y, @`a b` from t where v = 'f'"),
+        ("h", "select @y := 4.5, @`a b` := x'00ff27'"),
+        ("i", "select @y := null, @`a b` := _latin1 x'e9'"),
+    ] {
+        run(&mut conn, query).await;
+        run(&mut conn, &format!("insert into t(v, r) values('{name}', @y)")).await;
+        run(&mut conn, &format!("insert into t(v) values(concat('{name}', hex(@`a b`)))")).await;
+    }
+    assert_eq!(value(&mut conn, "select count(distinct v) from t where v like 'g%'").await, "2");
     cluster.assert_all_equal().await;
 }
 

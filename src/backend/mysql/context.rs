@@ -8,12 +8,12 @@
 
 use super::link::MyLink;
 use crate::exchange::{Broken, Outcome, Settings};
-use crate::sql::Context;
+use crate::sql::{Context, assignment_of};
 
 /// The setting that `LAST_INSERT_ID()` reads.
 pub(super) const LAST_INSERT_ID: &str = "last_insert_id";
 
-/// Asks for the fixed clock, and for what the last INSERT left.
+/// Asks for the fixed clock, and for what the last INSERT left; the values of user variables follow.
 const FIXED: &str = "SELECT @@timestamp, @@last_insert_id";
 
 /// What was fixed in front of a statement.
@@ -22,6 +22,8 @@ pub(super) struct Fixed {
     seeds: Option<(u32, u32)>,
     timestamp: String,
     last_insert_id: String,
+    /// The assignments that give user variables the values that they have.
+    variables: Vec<String>,
 }
 
 impl MyLink {
@@ -35,7 +37,9 @@ impl MyLink {
             text.push_str(&format!(", rand_seed1={first}, rand_seed2={second}"));
         }
         self.push_text(&text, "context");
-        self.push_text(FIXED, "context");
+        let variables = context.user_variables.iter().map(|name| assignment_of(name));
+        let asked: Vec<String> = std::iter::once(FIXED.to_owned()).chain(variables).collect();
+        self.push_text(&asked.join(", "), "context");
         Fixed { seeds, ..Fixed::default() }
     }
 
@@ -47,6 +51,7 @@ impl MyLink {
             (Some(timestamp), Some(last_insert_id)) => {
                 fixed.timestamp = timestamp;
                 fixed.last_insert_id = last_insert_id;
+                fixed.variables = values.collect();
                 Ok(())
             }
             _ => Err(Broken::Setup("the context cannot be read".into())),
@@ -84,6 +89,9 @@ impl MyLink {
         }
         if let Some((first, second)) = fixed.seeds {
             text.push_str(&format!(", rand_seed1={first}, rand_seed2={second}"));
+        }
+        for variable in &fixed.variables {
+            text.push_str(&format!(", {variable}"));
         }
         outcome.context = Some(text);
         Ok(())
