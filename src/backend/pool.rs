@@ -67,7 +67,8 @@ impl std::fmt::Display for CheckoutError {
 }
 
 struct Idle<L> {
-    link: L,
+    /// Boxed, since it is handed to and fro for every statement.
+    link: Box<L>,
     identity: Identity,
     generation: u64,
     opened: Instant,
@@ -139,7 +140,7 @@ impl<L: Link> Pool<L> {
         }
         let gone = self.backend.gone();
         let link = self.backend.dial.dial(&self.user, self.purpose, gone).await;
-        let link = link.map_err(CheckoutError::Connect)?;
+        let link = Box::new(link.map_err(CheckoutError::Connect)?);
         let identity = Identity { link: LINKS.fetch_add(1, Ordering::Relaxed), uses: 0 };
         let opened = Instant::now();
         Ok(Lease { pool: self.clone(), link, permit, generation, opened, identity })
@@ -176,7 +177,7 @@ impl<L: Link> Pool<L> {
         None
     }
 
-    fn put_back(&self, link: L, generation: u64, opened: Instant, identity: Identity) {
+    fn put_back(&self, link: Box<L>, generation: u64, opened: Instant, identity: Identity) {
         let fit = link.outstanding() == 0 && link.tx_state() == TxState::Idle && !link.is_spent();
         let now = Instant::now();
         let fresh = now - opened < self.backend.limits.lifetime;
@@ -209,7 +210,7 @@ impl<L: Link> Pool<L> {
 /// A connection in use. Dropped, it is closed; `release` gives it back.
 pub struct Lease<L: Link> {
     pool: Arc<Pool<L>>,
-    link: L,
+    link: Box<L>,
     permit: OwnedSemaphorePermit,
     generation: u64,
     opened: Instant,

@@ -39,7 +39,7 @@ pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Dice, Shared, SharedSettings, Wanted};
 
-use crate::backend::{Identity, Lease};
+use crate::backend::{Identity, Lease, Pool};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
@@ -117,6 +117,8 @@ pub struct Session<P: Protocol> {
     state_lost: bool,
     /// The connection on which this session last drew from a sequence.
     drawn: Option<Identity>,
+    /// Connections for reads, by backend.
+    read_pools: std::collections::BTreeMap<usize, Arc<Pool<P::Link>>>,
     /// Counters by kind of statement, looked up once.
     figures: std::collections::HashMap<&'static str, StatementMetrics>,
     /// The length of the message that said the last statement was complete.
@@ -164,6 +166,7 @@ impl<P: Protocol> Session<P> {
             autocommit: true,
             state_lost: false,
             drawn: None,
+            read_pools: std::collections::BTreeMap::new(),
             figures: std::collections::HashMap::new(),
             completion: 0,
             prepared: std::collections::HashMap::new(),

@@ -1,12 +1,14 @@
 //! Reads: on the least loaded backend, seeing every commit that any client can have seen.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::leader::ATTEMPTS;
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop};
-use crate::backend::{Lease, Purpose};
+use crate::backend::{Lease, Pool, Purpose};
 use crate::cluster::balance::{self, Candidate};
 use crate::config::Consistency;
 use crate::error::Failure;
@@ -147,24 +149,33 @@ impl<P: Protocol> Session<P> {
     }
 
     /// A connection for a read, to a backend that the balancer chooses.
-    pub(super) async fn read_lease(&self) -> Result<Lease<P::Link>, Stop> {
+    pub(super) async fn read_lease(&mut self) -> Result<Lease<P::Link>, Stop> {
         for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
             let Some(backend) = self.wait_readable().await else {
                 break;
             };
-            let backend = &self.shared.backends[backend];
-            let generation = backend.generation();
-            match backend.pool(&self.user, Purpose::Read).checkout().await {
+            let generation = self.shared.backends[backend].generation();
+            match self.read_pool(backend).checkout().await {
                 Ok(lease) => return Ok(lease),
-                Err(error) => self.checkout_failed(backend.index, generation, error).await?,
+                Err(error) => self.checkout_failed(backend, generation, error).await?,
             }
         }
         Err(super::leader::unavailable().into())
     }
 
+    /// The connections for reads on a backend, looked up once.
+    fn read_pool(&mut self, backend: usize) -> Arc<Pool<P::Link>> {
+        let Self { shared, user, read_pools, .. } = self;
+        let made = || shared.backends[backend].pool(user, Purpose::Read);
+        read_pools.entry(backend).or_insert_with(made).clone()
+    }
+
     /// Waits until a backend may be read: the only one may be under suspicion for a moment.
     async fn wait_readable(&self) -> Option<usize> {
+        if let Some(backend) = self.choose() {
+            return Some(backend);
+        }
         let readable = async {
             loop {
                 let changed = self.shared.keeper.next_change();
@@ -192,7 +203,8 @@ impl<P: Protocol> Session<P> {
             })
             .collect();
         let turn = self.shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        balance::choose(self.shared.settings().balancer, &candidates, (self.shared.dice)(), turn)
+        let (balancer, dice) = (self.shared.settings().balancer, (self.shared.dice)());
+        balance::choose(balancer, &candidates, dice, turn)
     }
 
     /// A reader may refuse even to prepare a write: the leader does not.
