@@ -12,8 +12,8 @@ use lockstep_protocol::Dialect;
 use tokio::sync::Notify;
 
 use crate::sql::{
-    Answers, Class, Context, Hold, Judge, Scope, Script, Sequences, Statement, Touched, ignorant,
-    informed, questions,
+    Answers, Class, Context, Entry, Hold, Judge, Scope, Script, Sequences, Statement, Touched,
+    ignorant, informed, questions,
 };
 
 /// A text's classification, with what it depended on.
@@ -112,6 +112,12 @@ impl Catalogs {
     /// Whether any constraint may be checked as late as at the commit.
     pub fn has_deferrable(&self) -> bool {
         self.current.load().1.checks_late()
+    }
+
+    /// Whether the servers would let this role log in, as far as is known.
+    pub fn entry(&self, role: &str) -> Entry {
+        let current = self.current.load();
+        if current.0 == 0 { Entry::Open } else { current.1.entry(role) }
     }
 
     /// Waits until a catalog of at least the given epoch is there.

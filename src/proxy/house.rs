@@ -9,11 +9,13 @@ use tokio_util::task::TaskTracker;
 
 use super::front::Front;
 use super::{Levers, Surroundings};
-use crate::config::Config;
+use crate::config::{AuthMethod, Config, User};
 use crate::console;
 use crate::error::{Failure, Kind};
+use crate::keeper::now_ms;
 use crate::net::Stream;
 use crate::session::Shared;
+use crate::sql::Entry;
 
 /// The database whose name opens the console.
 pub(super) const CONSOLE: &str = "lockstep";
@@ -82,6 +84,10 @@ impl<P: Front> House<P> {
             level.set(&next.log.level).map_err(|e| e.to_string())?;
         }
         self.config.store(Arc::new(next));
+        // A new user's role may have been made on the servers themselves.
+        self.shared.catalogs.outdate();
+        let shared = self.shared.clone();
+        tokio::spawn(async move { shared.reload_catalog().await });
         Ok(changes.to_string())
     }
 }
@@ -150,13 +156,13 @@ pub(super) fn admit<P: Front>(house: &House<P>, user: &str, database: &str) -> R
         }
         return Ok(());
     }
-    if known.is_none() {
+    let Some(known) = known else {
         let what = format!("user \"{user}\" is not in the configuration");
         return Err(Failure::new(Kind::Refused, what)
             .code("28000")
             .number(1045)
             .hint(format!("the administrator may use the console only: database \"{CONSOLE}\"")));
-    }
+    };
     if database != config.cluster.database {
         let what = format!("database \"{database}\" does not exist");
         return Err(Failure::new(Kind::Refused, what)
@@ -167,7 +173,33 @@ pub(super) fn admit<P: Front>(house: &House<P>, user: &str, database: &str) -> R
                 config.cluster.database
             )));
     }
-    Ok(())
+    enter_as(house, &config, known)
+}
+
+/// Whether the servers themselves would let this user in: a connection that is open already would
+/// serve a role that has been closed, has expired or is gone.
+fn enter_as<P: Front>(house: &House<P>, config: &Config, user: &User) -> Result<(), Failure> {
+    let leader = house.shared.keeper.view().leader();
+    let credentials =
+        leader.and_then(|leader| config.credentials_of(&config.backends[leader], &user.name));
+    let Some(role) = credentials.map(|credentials| credentials.user) else {
+        return Ok(());
+    };
+    let refused = |code, what| Err(Failure::new(Kind::Refused, what).code(code).number(1045));
+    match house.shared.catalogs.entry(&role) {
+        Entry::Open => Ok(()),
+        Entry::Closed => refused("28000", format!("role \"{role}\" is not permitted to log in")),
+        Entry::Unknown => refused("28000", format!("role \"{role}\" does not exist")),
+        Entry::Until(end) => {
+            let now = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
+            // As on the servers: only who proves himself by a password is asked for a good one.
+            let trusted = user.auth.unwrap_or(config.cluster.auth) == AuthMethod::Trust;
+            if trusted || now < end {
+                return Ok(());
+            }
+            refused("28P01", format!("password authentication failed for user \"{}\"", user.name))
+        }
+    }
 }
 
 /// SIGHUP reloads, SIGTERM and SIGINT stop.

@@ -21,6 +21,22 @@ pub trait Judge: fmt::Debug + Send + Sync {
     fn judge(&self, sql: &str, scope: &Scope) -> Result<Script, ParseError>;
     /// Whether any constraint may be checked as late as at the commit.
     fn checks_late(&self) -> bool;
+    /// Whether the servers would let this role log in, as far as the catalog tells. A connection that
+    /// is open already says nothing about that.
+    fn entry(&self, role: &str) -> Entry;
+}
+
+/// Whether a role may log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The catalog has nothing against it.
+    Open,
+    /// Its password is good until then, in seconds of the Unix epoch.
+    Until(i64),
+    /// It may not log in.
+    Closed,
+    /// There is no such role.
+    Unknown,
 }
 
 /// What to ask a backend about itself: names and texts.

@@ -3,6 +3,7 @@
 use crate::rig::cluster::{Cluster, Options, direct};
 use crate::rig::process::{As, command, output};
 use crate::rig::server::programs;
+use crate::rig::session::code_of;
 use crate::rig::wire::{Wire, any, cancel, lines, parse, query, startup, sync};
 use crate::rig::{folder, run, run_within, secs};
 
@@ -242,6 +243,37 @@ fn a_guessed_cancel_key_cancels_nothing() {
         let answer = lines(&wire.until_ready(1).await);
         let cancelled = answer.iter().any(|line| line.contains("57014"));
         assert!(cancelled, "the right key cancels: {answer:?}");
+    });
+}
+
+/// A connection that is open already, and would serve anybody whom the proxy lets in, lets nobody in
+/// whom the servers would turn away.
+#[test]
+fn a_closed_role_gets_in_by_no_open_connection() {
+    run(async {
+        if direct() {
+            return;
+        }
+        let cluster = Cluster::start(2).await;
+        for admin in cluster.admins().await {
+            admin.run("alter role app createrole").await;
+        }
+        let app = cluster.connect().await;
+        let other = cluster.connect_as("app2").await;
+        other.run("select 1").await;
+        let refused = async |code: &str| {
+            let refused = cluster.try_connect("app2", "app2", "app").await.err().expect("refused");
+            assert_eq!(code_of(&refused).as_deref(), Some(code), "{refused}");
+        };
+        app.run("alter role app2 nologin").await;
+        refused("28000").await;
+        app.run("alter role app2 login valid until '2001-01-01'").await;
+        refused("28P01").await;
+        app.run("alter role app2 valid until 'infinity'").await;
+        cluster.connect_as("app2").await.run("select 1").await;
+        app.run("alter role app2 rename to another").await;
+        refused("28000").await;
+        cluster.connect().await.run("select 1").await;
     });
 }
 

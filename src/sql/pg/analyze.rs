@@ -8,7 +8,7 @@ use pg_query::{Node, NodeEnum, ParserOptions};
 use super::catalog::{Catalog, TypeClass};
 use super::determine::Proof;
 use super::functions;
-use super::judge::Judge;
+use super::judge::{Entry, Judge};
 use super::names;
 use super::piece::Piece;
 use super::resolve::Names;
@@ -27,6 +27,10 @@ impl Judge for Catalog {
 
     fn checks_late(&self) -> bool {
         self.deferrable
+    }
+
+    fn entry(&self, role: &str) -> Entry {
+        self.roles.get(role).copied().unwrap_or(Entry::Unknown)
     }
 }
 

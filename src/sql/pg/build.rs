@@ -8,6 +8,7 @@ use super::catalog::{
 };
 use super::effects::{Effects, Volatility};
 use super::facts;
+use super::judge::Entry;
 use super::queries::QUERIES;
 use super::resolve::builtin_type;
 use super::rows::{Numbers, Rows, by_number, count, find_type, flag, table, text, value};
@@ -31,6 +32,7 @@ impl Catalog {
             wild_casts: casts.iter().any(|row| value(row, 0) == Some("v")),
             loose_casts: !casts.is_empty(),
             deferrable: !table(rows, "deferrable", 1)?.is_empty(),
+            roles: roles(rows)?,
             ..Self::default()
         };
         functions(&mut catalog, rows)?;
@@ -51,6 +53,15 @@ impl Catalog {
         reach(&mut catalog);
         Ok(catalog)
     }
+}
+
+fn roles(rows: &Rows<'_>) -> Result<HashMap<String, Entry>, String> {
+    let entry = |row: &Vec<Option<String>>| match value(row, 2).map(str::parse) {
+        _ if !flag(row, 1) => Entry::Closed,
+        Some(Ok(until)) => Entry::Until(until),
+        _ => Entry::Open,
+    };
+    Ok(table(rows, "roles", 3)?.iter().map(|row| (text(row, 0), entry(row))).collect())
 }
 
 fn functions(catalog: &mut Catalog, rows: &Rows<'_>) -> Result<(), String> {

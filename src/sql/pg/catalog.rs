@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use super::effects::{Effects, Volatility};
+use super::judge::Entry;
 use super::statement::{Hold, Sequences};
 
 /// What the classifier knows of the database. An empty one knows nothing, and every statement that
@@ -24,6 +25,8 @@ pub struct Catalog {
     pub(super) loose_casts: bool,
     /// Some constraint may be checked as late as at the commit.
     pub(super) deferrable: bool,
+    /// Who may log in.
+    pub(super) roles: HashMap<String, Entry>,
 }
 
 /// A table, view, sequence, …

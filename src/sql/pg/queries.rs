@@ -19,6 +19,7 @@ pub(super) const QUERIES: &[(&str, &str)] = &[
     ("types", TYPES),
     ("casts", CASTS),
     ("system", SYSTEM),
+    ("roles", ROLES),
     ("deferrable", "SELECT '1' FROM pg_constraint WHERE condeferrable LIMIT 1"),
 ];
 
@@ -247,3 +248,11 @@ const SYSTEM: &str = "
 SELECT relname::text FROM pg_class
 WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v', 'm')
 ORDER BY relname";
+
+/// name, whether it may log in, until when its password is good in seconds of the Unix epoch
+const ROLES: &str = "
+SELECT rolname::text, rolcanlogin::text,
+       CASE WHEN isfinite(rolvaliduntil)
+            THEN floor(extract(epoch FROM rolvaliduntil))::bigint::text END
+FROM pg_roles WHERE rolname !~ '^pg_'
+ORDER BY 1";
