@@ -1,5 +1,6 @@
 //! Towards the databases: backends and their connections.
 
+mod line;
 pub mod mysql;
 pub mod pg;
 mod pool;

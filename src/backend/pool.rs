@@ -225,6 +225,21 @@ impl<L: Link> Lease<L> {
         drop(permit);
     }
 
+    /// Waits for the answers to all that is queued, and gives the connection back.
+    ///
+    /// # Errors
+    /// With what failed, or why the connection broke; it is closed then.
+    pub async fn settle(mut self) -> Result<(), String> {
+        match self.link.drain().await {
+            Ok(None) => {
+                self.release();
+                Ok(())
+            }
+            Ok(Some(mishap)) => Err(mishap.what),
+            Err(broken) => Err(broken.to_string()),
+        }
+    }
+
     /// The backend at the other end.
     pub fn backend(&self) -> &Arc<Backend<L>> {
         &self.pool.backend

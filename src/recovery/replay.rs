@@ -119,14 +119,7 @@ async fn together<P: Protocol>(
         Err(broken) => return Err(broken.to_string()),
     }
     lease.queue_commit();
-    match lease.drain().await {
-        Ok(None) => {
-            lease.release();
-            Ok(())
-        }
-        Ok(Some(error)) => Err(error.what),
-        Err(broken) => Err(broken.to_string()),
-    }
+    lease.settle().await
 }
 
 /// Undoes what was applied, and says why.

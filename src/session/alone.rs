@@ -77,14 +77,7 @@ impl<P: Protocol> Session<P> {
                 let pool = shared.backends[backend].pool(&user, Purpose::Write);
                 let mut lease = pool.checkout().await.map_err(|e| e.to_string())?;
                 lease.queue_record(ticket.seq, id, &user, &entry);
-                match lease.drain().await {
-                    Ok(None) => {
-                        lease.release();
-                        Ok(())
-                    }
-                    Ok(Some(error)) => Err(error.what),
-                    Err(broken) => Err(broken.to_string()),
-                }
+                lease.settle().await
             };
             if let Err(why) = recorded.await {
                 let cause = format!("did not take a record: {why}");

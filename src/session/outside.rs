@@ -367,12 +367,5 @@ pub(crate) async fn record_on<P: Protocol>(
 ) -> Result<(), String> {
     let mut lease = patient_lease(shared, backend, user).await?;
     lease.queue_record(seq, id, user, entry);
-    match lease.drain().await {
-        Ok(None) => {
-            lease.release();
-            Ok(())
-        }
-        Ok(Some(error)) => Err(error.what),
-        Err(broken) => Err(broken.to_string()),
-    }
+    lease.settle().await
 }

@@ -18,6 +18,7 @@ use lockstep_protocol::mysql::stmt::{self, PrepareOk};
 use lockstep_protocol::mysql::{command, packet};
 use tokio_util::sync::CancellationToken;
 
+use super::super::line;
 use super::connect::{Login, Route};
 use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
 use crate::net::Stream;
@@ -245,27 +246,13 @@ impl MyLink {
             return Ok(());
         }
         let Self { stream, outgoing, incoming, gone, .. } = self;
-        tokio::select! {
-            biased;
-            sent = stream.write_while_reading(outgoing, incoming) => {
-                sent.map_err(|e| Broken::Lost(e.to_string()))
-            }
-            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
-        }
+        line::send(stream, outgoing, incoming, gone).await
     }
 
     /// Waits for more bytes of the server.
     pub(super) async fn receive(&mut self) -> Result<(), Broken> {
         let Self { stream, incoming, gone, .. } = self;
-        tokio::select! {
-            biased;
-            read = stream.read_more(incoming) => match read {
-                Ok(0) => Err(Broken::Lost("the server closed the connection".into())),
-                Ok(_) => Ok(()),
-                Err(e) => Err(Broken::Lost(e.to_string())),
-            },
-            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
-        }
+        line::receive(stream, incoming, gone).await
     }
 
     /// Waits until all requests but the newest `keep` are answered; their answers go nowhere.

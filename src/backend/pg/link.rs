@@ -16,6 +16,7 @@ use lockstep_protocol::pg::{client, frame, server};
 use siphasher::sip::SipHasher13;
 use tokio_util::sync::CancellationToken;
 
+use super::super::line;
 use super::own::Own;
 use super::request::{ParseFate, Part, Request};
 use super::row::read_error;
@@ -303,27 +304,13 @@ impl PgLink {
             return Ok(());
         }
         let Self { stream, outgoing, incoming, gone, .. } = self;
-        tokio::select! {
-            biased;
-            sent = stream.write_while_reading(outgoing, incoming) => {
-                sent.map_err(|e| Broken::Lost(e.to_string()))
-            }
-            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
-        }
+        line::send(stream, outgoing, incoming, gone).await
     }
 
     /// Waits for more bytes of the server.
     pub(super) async fn receive(&mut self) -> Result<(), Broken> {
         let Self { stream, incoming, gone, .. } = self;
-        tokio::select! {
-            biased;
-            read = stream.read_more(incoming) => match read {
-                Ok(0) => Err(Broken::Lost("the server closed the connection".into())),
-                Ok(_) => Ok(()),
-                Err(e) => Err(Broken::Lost(e.to_string())),
-            },
-            () = gone.cancelled() => Err(Broken::Lost("the backend was made inactive".into())),
-        }
+        line::receive(stream, incoming, gone).await
     }
 
     /// Waits until all requests but the newest `keep` are answered; their answers go nowhere.
