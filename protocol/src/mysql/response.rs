@@ -1,6 +1,6 @@
 //! Packets that servers answer with: OK, ERR, EOF, columns and rows of text.
 //!
-//! [`ok_status`] and its neighbours find the few bytes that a proxy has to change without taking the
+//! [`status_at`] and its neighbours find the few bytes that a proxy has to change without taking the
 //! packet apart.
 
 use super::fields::{Reader, put_lenenc, put_lenenc_bytes, put_value};

@@ -5,7 +5,7 @@
 //! nothing. Cursors are not opened, so that no server has to keep one: the rows come at once, which
 //! the protocol allows.
 //!
-//! Packets get their numbers and the transaction's state at the last moment ([`dress`]). The packet
+//! Packets get their numbers and the transaction's state at the last moment (`dress`). The packet
 //! that ends a result is held back until more is known: whether another result follows, and whether
 //! the commit behind it succeeds.
 
