@@ -16,6 +16,7 @@ pub use link::{Canceller, PgLink, Shared};
 
 use lockstep_protocol::pg::client;
 
+use crate::encoding::Encoding;
 use crate::exchange::{
     Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
     Standing, TextRows, TxMode, TxState, UNDO, Watch,
@@ -142,6 +143,10 @@ impl Link for PgLink {
 
     fn forget(&mut self) {
         self.forget_prepared();
+    }
+
+    fn sends_any_text(&self) -> bool {
+        self.encoding == Encoding::Utf8
     }
 
     fn begin_share(&mut self, settings: &Settings) {
