@@ -143,3 +143,44 @@ fn an_error_that_all_give_is_the_clients() {
         cluster.same("alike_%").await;
     });
 }
+
+#[test]
+fn a_pool_that_is_full_on_one_is_no_difference() {
+    run_within(secs(60), async {
+        let options = Options::servers(3).set("pool.size", "1");
+        let cluster = options.set("pool.checkout_timeout", "\"700ms\"").start().await;
+        let app = cluster.connect().await;
+        app.run("create table full_t(id int primary key, v int); insert into full_t values (1, 1)")
+            .await;
+        // On the followers one after the other an index waits for a stranger, on the only connection.
+        let follower = cluster.follower().await;
+        let stranger = cluster.server(&follower).admin().await;
+        stranger.run("begin; lock table full_t in row exclusive mode").await;
+        let builder = cluster.connect().await;
+        let build = crate::rig::runtime().spawn(async move {
+            builder.batch_execute("create index concurrently full_i on full_t(v)").await
+        });
+        let admin = cluster.server(&follower).admin().await;
+        crate::rig::eventually("the index to wait", secs(15), || async {
+            let ask = "select count(*) from pg_stat_activity where usename = 'app' and \
+                       query like 'create index%' and wait_event_type = 'Lock'";
+            if admin.one(ask).await == "1" { Ok(()) } else { Err("it does not".into()) }
+        })
+        .await;
+        for write in [
+            "insert into full_t values (2, 2)",
+            "begin; update full_t set v = 3 where id = 1; insert into full_t values (2, 2); commit",
+        ] {
+            let error = app.fails(write, "53300").await;
+            assert!(error.detail().is_some_and(|d| d.contains(&follower)), "{error:?}");
+            app.run("rollback").await;
+        }
+        assert_eq!(app.one("select count(*) from full_t where v = 1").await, "1");
+        assert_eq!(cluster.active().await.len(), 3, "nobody differs");
+        stranger.run("rollback").await;
+        build.await.unwrap().expect("the index");
+        app.run("insert into full_t values (2, 2)").await;
+        assert_eq!(cluster.active().await.len(), 3);
+        cluster.assert_all_equal().await;
+    });
+}
