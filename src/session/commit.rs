@@ -4,12 +4,14 @@
 //! record (I2). Then it goes to all of them at once, and the application is told when all have it,
 //! or when the absence of the others is on disk (I5).
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
-use crate::backend::{Lease, Purpose};
+use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Link, Mishap, Protocol, Settings, Sink};
 use crate::keeper::Verdict;
@@ -37,6 +39,16 @@ impl Record {
         };
         Self { id, entry: entry.encode() }
     }
+}
+
+/// Why a share could not be applied again.
+enum Unapplied {
+    /// All connections to the follower are in use, and none came free in this time.
+    Busy(Duration),
+    /// The follower cannot be reached, or not any more.
+    Lost(String),
+    /// The follower answers otherwise than the leader.
+    Differs(String),
 }
 
 impl<P: Protocol> Session<P> {
@@ -188,13 +200,15 @@ impl<P: Protocol> Session<P> {
             share.queue_rest(&tx.effects);
         }
         let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
-        if !self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await {
+        let completed =
+            self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
+        if let Err(failure) = completed {
             if let Some(leader) = leader {
                 self.drop_all(leader, shares).await;
             } else {
                 shares::abandon(&shared, shares).await;
             }
-            return Err(Failure::retry("no backend was active at its commit").into());
+            return Err(failure.into());
         }
         let (leader, shares) = self.come_after(tx, before, led_by, leader, shares).await?;
         ticket.commits();
@@ -304,7 +318,7 @@ impl<P: Protocol> Session<P> {
         record: &Record,
         leader: Option<&Lease<P::Link>>,
         shares: &mut Vec<Share<P::Link>>,
-    ) -> bool {
+    ) -> Result<(), Failure> {
         let leading = leader.map(|l| l.backend().index);
         let view = self.shared.keeper.view();
         for &follower in view.order.iter().filter(|b| Some(**b) != leading) {
@@ -325,20 +339,30 @@ impl<P: Protocol> Session<P> {
                 continue;
             }
             self.shared.backends[follower].metrics.follower_retries.inc();
-            match self.apply_again(tx, ticket, record, follower).await {
-                Ok(share) => shares.push(share),
-                Err(why) => {
-                    let first = first.unwrap_or_else(|| "its share was not open".into());
-                    let cause = format!("differs from the leader: {why} (at first: {first})");
-                    let generation = self.shared.backends[follower].generation();
-                    let verdict = self.shared.keeper.lost(follower, generation, cause, true).await;
-                    if verdict != Verdict::Evicted {
-                        return false;
-                    }
+            let first = first.unwrap_or_else(|| "its share was not open".into());
+            let cause = match self.apply_again(tx, ticket, record, follower).await {
+                Ok(share) => {
+                    shares.push(share);
+                    continue;
                 }
+                // That is no fault of the follower's: whoever wants more than there is waits in vain.
+                Err(Unapplied::Busy(limit)) => {
+                    let name = &self.shared.backends[follower].name;
+                    let why = format!("all of them to backend {name} are in use: {first}");
+                    return Err(CheckoutError::no_room(limit).detail(why));
+                }
+                Err(Unapplied::Lost(why)) => format!("{why} (at first: {first})"),
+                Err(Unapplied::Differs(why)) => {
+                    format!("differs from the leader: {why} (at first: {first})")
+                }
+            };
+            let generation = self.shared.backends[follower].generation();
+            let verdict = self.shared.keeper.lost(follower, generation, cause, true).await;
+            if verdict != Verdict::Evicted {
+                return Err(Failure::retry("no backend was active at its commit"));
             }
         }
-        true
+        Ok(())
     }
 
     async fn apply_again(
@@ -347,23 +371,26 @@ impl<P: Protocol> Session<P> {
         ticket: &Ticket,
         record: &Record,
         follower: usize,
-    ) -> Result<Share<P::Link>, String> {
+    ) -> Result<Share<P::Link>, Unapplied> {
         let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
         let settings: &Settings = &tx.before.0;
-        let opened = shares::open::<P>(&pool, settings, tx).await;
-        let mut share = opened.map_err(|e| e.to_string())?;
+        let mut share = match shares::open::<P>(&pool, settings, tx).await {
+            Ok(share) => share,
+            Err(CheckoutError::Busy(limit)) => return Err(Unapplied::Busy(limit)),
+            Err(error) => return Err(Unapplied::Lost(error.to_string())),
+        };
         if let Some(why) = share.failed.take() {
             shares::abandon(&self.shared, vec![share]).await;
-            return Err(why);
+            return Err(Unapplied::Differs(why));
         }
         share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         match share.lease.drain().await {
             Ok(None) => Ok(share),
             Ok(Some(error)) => {
                 shares::abandon(&self.shared, vec![share]).await;
-                Err(error.what)
+                Err(Unapplied::Differs(error.what))
             }
-            Err(broken) => Err(broken.to_string()),
+            Err(broken) => Err(Unapplied::Lost(broken.to_string())),
         }
     }
 

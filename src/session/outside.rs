@@ -153,7 +153,10 @@ impl<P: Protocol> Session<P> {
 
     /// What the statement has made on the leader is what it must make everywhere.
     async fn success(&self, leader: usize, job: &Job) -> (Option<Fate>, Vec<usize>) {
+        // The others may take long: whoever writes meanwhile does not wait for a catalog till then.
+        // What the others do not have yet (a unique index) is no part of any proof that they rely on.
         self.shared.catalogs.outdate();
+        self.shared.reload_catalog().await;
         match self.shared.controls[leader].remains(job.task.clone()).await {
             Ok(remains) => {
                 let made = remains.into_iter().filter(|r| r.whole).map(|r| r.name).collect();
