@@ -6,10 +6,16 @@
 
 #[path = "mysql/cluster.rs"]
 mod cluster;
+#[path = "mysql/faults.rs"]
+mod faults;
 #[path = "mysql/link.rs"]
 mod link;
+#[path = "mysql/load.rs"]
+mod load;
 #[path = "mysql/replicate.rs"]
 mod replicate;
+#[path = "mysql/schema.rs"]
+mod schema;
 #[path = "mysql/server.rs"]
 mod server;
 #[path = "mysql/through.rs"]

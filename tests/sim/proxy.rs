@@ -147,6 +147,7 @@ impl World {
                 automatic: true,
                 idle_in_transaction: None,
             }),
+            present: Arc::default(),
             identities: Arc::default(),
             registry: Registry::default(),
             brake_us: AtomicU32::new(0),

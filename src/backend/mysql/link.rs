@@ -304,7 +304,7 @@ impl MyLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
-                // After a deadlock the transaction is gone as a whole; else it goes on.
+                // After a deadlock the transaction is gone as a whole; else [`MyLink::ask_state`] knows.
                 self.in_transaction &= error.code != DEADLOCK;
                 true
             }

@@ -64,6 +64,19 @@ impl Link for MyLink {
         self.push_text("START TRANSACTION READ WRITE", "BEGIN");
     }
 
+    fn unlimited(settings: &Settings) -> Settings {
+        let mut settings = (**settings).clone();
+        for key in settings::TIME_LIMITS {
+            settings.remove(*key);
+        }
+        Settings::new(settings)
+    }
+
+    fn is_done_already(error: &ServerError) -> bool {
+        let number = response::Err::decode(&error.wire).map_or(0, |error| error.number);
+        DONE_ALREADY.contains(&number)
+    }
+
     fn lead(&mut self, settings: &Settings) {
         self.unfix();
         self.adopt_settings(settings);
@@ -142,7 +155,9 @@ impl Link for MyLink {
         let (request, number) = request(work);
         let relay = Relay { digest: watch.digest, number };
         let Some(context) = watch.context else {
-            return self.run_request(request, relay, sink).await;
+            let outcome = self.run_request(request, relay, sink).await?;
+            self.ask_state(&outcome).await?;
+            return Ok(outcome);
         };
         let mut fixed = self.fix(context);
         self.push(request, "statement", None);
@@ -152,6 +167,7 @@ impl Link for MyLink {
         self.check_setup()?;
         self.read_fixed(&mut fixed).await?;
         let (mut outcome, generated) = self.relay(relay, sink).await?;
+        // What is asked behind an error tells of the transaction, too.
         self.read_left(context, &fixed, generated, &mut outcome).await?;
         Ok(outcome)
     }
@@ -229,7 +245,12 @@ impl Link for MyLink {
     }
 
     async fn cancel(canceller: &Canceller) {
-        canceller.route.cancel(&canceller.login, canceller.number).await;
+        canceller.route.kill(&canceller.login, "QUERY", canceller.number).await;
+    }
+
+    async fn end(canceller: &Canceller) -> bool {
+        canceller.route.kill(&canceller.login, "CONNECTION", canceller.number).await;
+        true
     }
 
     fn tx_state(&self) -> TxState {
@@ -256,6 +277,22 @@ impl MyLink {
         self.relay(relay, sink).await.map(|(outcome, _)| outcome)
     }
 
+    /// Whether a transaction goes on after an error: the error itself does not say, and not only a
+    /// deadlock ends it (a wait for the next number of AUTO_INCREMENT that was one, a wait for a row
+    /// where the server is set up so). What came next would be committed by itself.
+    async fn ask_state(&mut self, outcome: &Outcome) -> Result<(), Broken> {
+        if outcome.error.is_none() || !self.in_transaction {
+            return Ok(());
+        }
+        self.push(
+            Request::Command(Bytes::from_static(&[command::PING]), Asked::Results),
+            "ping",
+            None,
+        );
+        self.send().await?;
+        self.settle(0).await
+    }
+
     fn check_setup(&mut self) -> Result<(), Broken> {
         self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
     }
@@ -280,6 +317,13 @@ impl MyLink {
         Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
     }
 }
+
+/// The numbers of errors that say that something is there already, or gone already: databases, tables,
+/// columns, keys, routines, triggers, accounts, rights.
+const DONE_ALREADY: [u16; 17] = [
+    1007, 1008, 1050, 1051, 1060, 1061, 1091, 1141, 1147, 1304, 1305, 1359, 1360, 1396, 1403, 1962,
+    4092,
+];
 
 /// Why a statement that only rows could carry is not run.
 const UNSEEN: &str =
