@@ -57,6 +57,9 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// Whether it may be run with a RETURNING list of ours behind the `shown` columns of its own: one
     /// statement, run to its end.
     fn may_return(&self, shown: usize) -> bool;
+    /// Whether it may run in one transaction with statements of other sessions: one statement, run to
+    /// its end, that neither reads nor leaves anything of its server's session.
+    fn may_join(&self) -> bool;
     /// Whether a database has any part in it: closing a statement is the application's affair alone.
     fn needs_backend(&self) -> bool;
     /// Whether what it gives back comes in text form.
@@ -100,6 +103,28 @@ pub struct Discard(BytesMut);
 impl Sink for Discard {
     fn buffer(&mut self) -> &mut BytesMut {
         self.0.clear();
+        &mut self.0
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    fn limit(&self) -> usize {
+        usize::MAX
+    }
+
+    fn flushes(&self) -> u64 {
+        0
+    }
+}
+
+/// A sink for an answer that its application gets later, or never.
+#[derive(Debug, Default)]
+pub struct Gathered(pub BytesMut);
+
+impl Sink for Gathered {
+    fn buffer(&mut self) -> &mut BytesMut {
         &mut self.0
     }
 
@@ -413,6 +438,26 @@ pub trait Link: Send + 'static {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// Runs statements of several applications, one behind the other, and gathers the answer of each,
+    /// with how it ended. An error ends the list: what comes behind is passed over.
+    fn run_several(
+        &mut self,
+        statements: &[(&Self::Work, Watch<'_>)],
+    ) -> impl Future<Output = Result<Vec<(BytesMut, Outcome)>, Broken>> + Send {
+        async move {
+            let mut ended = Vec::with_capacity(statements.len());
+            for (work, watch) in statements {
+                let mut answer = Gathered::default();
+                let outcome = self.run(work, *watch, &mut answer).await?;
+                let failed = outcome.error.is_some();
+                ended.push((answer.0, outcome));
+                if failed {
+                    break;
+                }
+            }
+            Ok(ended)
+        }
+    }
     /// Runs an effect in a follower's part of a transaction as the leader ran the statement: triggers
     /// fire, and every changed row is reported. The session is nobody else's afterwards.
     fn repeat(&mut self, effect: &Effect) -> impl Future<Output = Result<Outcome, Broken>> + Send;

@@ -69,6 +69,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         admission: Arc::default(),
         wanted: Wanted::default(),
         schema: Arc::default(),
+        groups: Arc::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
         dice: Box::new(rand::random),
     });

@@ -46,6 +46,11 @@ impl<P: Protocol> Session<P> {
             self.undo().await;
             return Err(stop);
         }
+        self.commit_now().await
+    }
+
+    /// Commits the transaction, whose constraints have been checked.
+    pub(super) async fn commit_now(&mut self) -> Result<(), Stop> {
         // Its record needs a place even where it has changed nothing, and its backend has died.
         if self.tx.as_ref().is_some_and(|tx| tx.identity.is_some() && tx.writing == 0)
             && let Err(stop) = self.ensure_leading().await
@@ -89,7 +94,7 @@ impl<P: Protocol> Session<P> {
 
     /// Constraints and triggers that wait for the commit run before the commit point, on the leader:
     /// what they refuse must be refused before anybody has committed, and what they change is captured.
-    async fn run_deferred(&mut self) -> Result<(), Stop> {
+    pub(super) async fn run_deferred(&mut self) -> Result<(), Stop> {
         let late = self.shared.catalogs.has_deferrable();
         let Some(tx) = &mut self.tx else {
             return Ok(());

@@ -13,7 +13,9 @@ mod bulk;
 mod commit;
 mod ddl;
 pub(crate) mod deep;
+mod group;
 mod identity;
+mod joint;
 mod kill;
 mod leader;
 pub(crate) mod outside;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use group::Groups;
 pub use identity::Identities;
 pub use presence::Present;
 pub use registry::{CancelSlot, Registry, SessionInfo};
@@ -49,7 +52,7 @@ use crate::sql::{Isolation, Scope};
 use transaction::Transaction;
 
 /// Why a batch goes no further.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Stop {
     /// We refuse, or cannot.
     Failure(Failure),
@@ -277,7 +280,10 @@ impl<P: Protocol> Session<P> {
         use crate::exchange::Sink;
         let end = batch.end;
         let (alone, flushes) = (batch.items.len() == 1, self.client.flushes());
-        let mut stopped = self.items(batch).await;
+        let (mut stopped, _seat) = match self.shareable(&batch) {
+            Some(plan) => self.in_company(batch, plan).await,
+            None => (self.items(batch).await, None),
+        };
         if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
             match stopped {
                 Ok(()) => {

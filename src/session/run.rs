@@ -176,6 +176,8 @@ impl<P: Protocol> Session<P> {
             _ => self.held.as_ref(),
         };
         let there = leader.map(Lease::identity);
+        // Whoever asks once will do so again.
+        self.shared.groups.keep_draws_apart();
         if there.is_some() && there == self.drawn {
             return Ok(());
         }

@@ -117,7 +117,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Whether what was proved of a statement holds with the newest catalog.
-    async fn is_still_proved(&self, step: &Step<'_, P::Work>) -> bool {
+    pub(super) async fn is_still_proved(&self, step: &Step<'_, P::Work>) -> bool {
         let epoch = self.shared.catalogs.epoch();
         if epoch == step.plan.epoch {
             return true;
@@ -134,7 +134,7 @@ impl<P: Protocol> Session<P> {
         })
     }
 
-    fn add_keyed(
+    pub(super) fn add_keyed(
         &mut self,
         step: &Step<'_, P::Work>,
         outcome: &Outcome,
@@ -166,7 +166,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Takes the effects that were made of the rows that came back.
-    fn add_returned(&mut self, step: &Step<'_, P::Work>, outcome: Outcome) -> Result<(), Stop> {
+    pub(super) fn add_returned(&mut self, step: &Step<'_, P::Work>, outcome: Outcome) -> Result<(), Stop> {
         let came = u64::try_from(outcome.effects.len()).ok();
         if outcome.rows != came {
             return Err(internal("not every row that was written came back").into());

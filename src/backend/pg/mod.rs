@@ -14,10 +14,11 @@ pub use connect::{Login, Route};
 pub use dial::{Logins, PgDial};
 pub use link::{Canceller, PgLink, Shared};
 
+use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
 use crate::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
+    Broken, BulkPiece, Discard, Gathered, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
     Standing, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
@@ -308,6 +309,41 @@ impl Link for PgLink {
             self.collect_watched(watch, &mut outcome).await?;
         }
         Ok(outcome)
+    }
+
+    async fn run_several(
+        &mut self,
+        statements: &[(&PgWork, Watch<'_>)],
+    ) -> Result<Vec<(BytesMut, Outcome)>, Broken> {
+        let mut before = 0;
+        for (n, (work, watch)) in statements.iter().enumerate() {
+            let steps = self.as_steps(work, watch.returned);
+            let parts = self.put_steps(&steps);
+            if n == 0 {
+                before = parts;
+            }
+        }
+        self.send().await?;
+        self.settle(1).await?;
+        if before > 0 && !self.settle_parts(statements.len()).await? {
+            self.settle(0).await?;
+        }
+        if let Some(error) = self.take_error() {
+            return Err(Broken::Setup(error.to_string()));
+        }
+        let mut ended = Vec::with_capacity(statements.len());
+        for (work, watch) in statements {
+            let mut answer = Gathered::default();
+            let outcome = self.gather_one(work, watch.returned, &mut answer).await?;
+            let failed = outcome.error.is_some();
+            ended.push((answer.0, outcome));
+            if failed {
+                break;
+            }
+        }
+        // Nothing but the end of the request is left; an error of it has been told.
+        self.settle(0).await?;
+        Ok(ended)
     }
 
     async fn repeat(&mut self, effect: &Effect) -> Result<Outcome, Broken> {
