@@ -94,6 +94,11 @@ pub trait Sink: Send {
     fn report(&mut self, name: &str, value: &str) {
         let _ = (name, value);
     }
+    /// Takes note of what a server had to say about the statement besides its answer, for an
+    /// application that asks for it later. Nothing is said also: it takes the place of what was said.
+    fn remark(&mut self, remarks: TextRows) {
+        let _ = remarks;
+    }
 }
 
 /// A sink for answers that nobody wants to see.
@@ -376,6 +381,8 @@ pub struct TxMode {
     pub read_only: Option<bool>,
     /// DEFERRABLE, where the application chose.
     pub deferrable: Option<bool>,
+    /// The snapshot is taken at once.
+    pub snapshot: bool,
 }
 
 /// The start of the key of a prepared statement among the settings; its quoted name follows.

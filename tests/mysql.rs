@@ -18,5 +18,7 @@ mod replicate;
 mod schema;
 #[path = "mysql/server.rs"]
 mod server;
+#[path = "mysql/sessions.rs"]
+mod sessions;
 #[path = "mysql/through.rs"]
 mod through;

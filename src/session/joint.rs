@@ -122,9 +122,10 @@ impl<P: Protocol> Session<P> {
             Ok(Turn::Alone) => (self.items(batch).await, None),
             Ok(Turn::Done(ended)) => (self.joined(&plan, ended), None),
             Err(_) => {
-                let failure = Failure::new(Kind::InDoubt, "the outcome of the statement is unknown")
-                    .detail("the session that ran it together with others has ended")
-                    .hint("look whether its rows are there before it is run again");
+                let failure =
+                    Failure::new(Kind::InDoubt, "the outcome of the statement is unknown")
+                        .detail("the session that ran it together with others has ended")
+                        .hint("look whether its rows are there before it is run again");
                 (Err(failure.into()), None)
             }
         }
@@ -167,10 +168,7 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    async fn run_group(
-        &mut self,
-        members: &[Member<'_, P::Work>],
-    ) -> Result<Vec<BytesMut>, Ended> {
+    async fn run_group(&mut self, members: &[Member<'_, P::Work>]) -> Result<Vec<BytesMut>, Ended> {
         self.ensure_leading().await.map_err(Ended::Failed)?;
         let ended = match self.on_leader_together(members).await {
             Ok(ended) => ended,

@@ -166,7 +166,11 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Takes the effects that were made of the rows that came back.
-    pub(super) fn add_returned(&mut self, step: &Step<'_, P::Work>, outcome: Outcome) -> Result<(), Stop> {
+    pub(super) fn add_returned(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        outcome: Outcome,
+    ) -> Result<(), Stop> {
         let came = u64::try_from(outcome.effects.len()).ok();
         if outcome.rows != came {
             return Err(internal("not every row that was written came back").into());

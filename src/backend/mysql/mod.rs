@@ -46,6 +46,7 @@ impl Link for MyLink {
 
     fn assume(&mut self, settings: Settings) {
         self.settings = settings;
+        self.note_role();
     }
 
     fn forget(&mut self) {
@@ -155,9 +156,7 @@ impl Link for MyLink {
         let (request, number) = request(work);
         let relay = Relay { digest: watch.digest, number };
         let Some(context) = watch.context else {
-            let outcome = self.run_request(request, relay, sink).await?;
-            self.ask_state(&outcome).await?;
-            return Ok(outcome);
+            return self.run_request(request, relay, sink).await;
         };
         let mut fixed = self.fix(context);
         self.push(request, "statement", None);
@@ -166,9 +165,10 @@ impl Link for MyLink {
         self.settle(4).await?;
         self.check_setup()?;
         self.read_fixed(&mut fixed).await?;
-        let (mut outcome, generated) = self.relay(relay, sink).await?;
-        // What is asked behind an error tells of the transaction, too.
-        self.read_left(context, &fixed, generated, &mut outcome).await?;
+        let (mut outcome, told) = self.relay(relay, sink).await?;
+        self.read_left(context, &fixed, told.generated, &mut outcome).await?;
+        // What was asked meanwhile reads no table, and leaves the server's messages as they are.
+        self.remark(told.warns, sink).await?;
         Ok(outcome)
     }
 
@@ -258,7 +258,7 @@ impl Link for MyLink {
     }
 
     fn is_spent(&self) -> bool {
-        false // What a session leaves behind is in its settings, and goes with them.
+        self.spent // All else that a session leaves behind is in its settings, and goes with them.
     }
 }
 
@@ -274,23 +274,25 @@ impl MyLink {
         self.send().await?;
         self.settle(1).await?;
         self.check_setup()?;
-        self.relay(relay, sink).await.map(|(outcome, _)| outcome)
+        let (outcome, told) = self.relay(relay, sink).await?;
+        self.remark(told.warns, sink).await?;
+        Ok(outcome)
     }
 
-    /// Whether a transaction goes on after an error: the error itself does not say, and not only a
-    /// deadlock ends it (a wait for the next number of AUTO_INCREMENT that was one, a wait for a row
-    /// where the server is set up so). What came next would be committed by itself.
-    async fn ask_state(&mut self, outcome: &Outcome) -> Result<(), Broken> {
-        if outcome.error.is_none() || !self.in_transaction {
-            return Ok(());
+    /// Tells what the server has to say besides the answer. After an error the answer to this also tells
+    /// whether the transaction goes on, which the error itself does not: not only a deadlock ends it
+    /// (one about the next number of AUTO_INCREMENT, a wait for a row where the server is set up so),
+    /// and what came next would be committed by itself.
+    async fn remark<S: Sink>(&mut self, warns: bool, sink: &mut S) -> Result<(), Broken> {
+        let mut remarks = TextRows::new();
+        if warns {
+            self.push_text("SHOW WARNINGS", "messages");
+            self.send().await?;
+            self.settle(1).await?;
+            remarks = self.collect().await?.map_err(|error| Broken::Lost(error.to_string()))?;
         }
-        self.push(
-            Request::Command(Bytes::from_static(&[command::PING]), Asked::Results),
-            "ping",
-            None,
-        );
-        self.send().await?;
-        self.settle(0).await
+        sink.remark(remarks);
+        Ok(())
     }
 
     fn check_setup(&mut self) -> Result<(), Broken> {

@@ -32,6 +32,12 @@ impl MyLink {
             }
         }
         self.settings = wanted.clone();
+        self.note_role();
+    }
+
+    /// There is no way back to the role that the login gave.
+    pub(super) fn note_role(&mut self) {
+        self.spent |= self.settings.contains_key("role");
     }
 
     /// Whether a setting is the application's to choose here.
@@ -54,6 +60,7 @@ impl MyLink {
             "last_insert_id" => "SET last_insert_id=0".to_owned(),
             _ if key.starts_with('@') => format!("SET @`{}`=NULL", key[1..].replace('`', "``")),
             ISOLATION => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+            "role" => "SET ROLE NONE".to_owned(),
             READ_ONLY if self.reader => "SET SESSION TRANSACTION READ ONLY".to_owned(),
             READ_ONLY => "SET SESSION TRANSACTION READ WRITE".to_owned(),
             _ => format!("SET SESSION {key}=DEFAULT"),
@@ -73,13 +80,15 @@ impl MyLink {
             };
             self.push_text(&format!("SET TRANSACTION ISOLATION LEVEL {word}"), "BEGIN");
         }
-        let text = match mode.read_only {
-            _ if self.reader => "START TRANSACTION READ ONLY",
-            None => "START TRANSACTION",
-            Some(true) => "START TRANSACTION READ ONLY",
-            Some(false) => "START TRANSACTION READ WRITE",
+        let snapshot = mode.snapshot.then_some("WITH CONSISTENT SNAPSHOT");
+        let access = match mode.read_only {
+            _ if self.reader => Some("READ ONLY"),
+            None => None,
+            Some(true) => Some("READ ONLY"),
+            Some(false) => Some("READ WRITE"),
         };
-        self.push_text(text, "BEGIN");
+        let how: Vec<&str> = snapshot.into_iter().chain(access).collect();
+        self.push_text(&format!("START TRANSACTION {}", how.join(", ")), "BEGIN");
     }
 
     /// The settings of a follower's part of a transaction: a plan may lock more there than it did on

@@ -18,8 +18,8 @@ use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
 use crate::exchange::{
-    Broken, BulkPiece, Discard, Gathered, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
-    Standing, TextRows, TxMode, TxState, UNDO, Watch,
+    Broken, BulkPiece, Discard, Gathered, Link, Mishap, Outcome, PREPARED, ServerError, Settings,
+    Sink, Standing, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::Effect;
