@@ -94,6 +94,11 @@ pub trait Sink: Send {
     fn report(&mut self, name: &str, value: &str) {
         let _ = (name, value);
     }
+    /// Takes note of what a server had to say about the statement besides its answer, for an
+    /// application that asks for it later. Nothing is said also: it takes the place of what was said.
+    fn remark(&mut self, remarks: TextRows) {
+        let _ = remarks;
+    }
 }
 
 /// A sink for answers that nobody wants to see.
@@ -376,6 +381,8 @@ pub struct TxMode {
     pub read_only: Option<bool>,
     /// DEFERRABLE, where the application chose.
     pub deferrable: Option<bool>,
+    /// The snapshot is taken at once.
+    pub snapshot: bool,
 }
 
 /// The start of the key of a prepared statement among the settings; its quoted name follows.
@@ -395,7 +402,7 @@ pub trait Link: Send + 'static {
     /// What it is asked to run.
     type Work: Work;
     /// How its running statement is cancelled, from anywhere.
-    type Canceller: Clone + Send + Sync + 'static;
+    type Canceller: Clone + std::fmt::Debug + Send + Sync + 'static;
 
     /// Brings the session's settings to `wanted`, without waiting for the answer.
     fn adopt(&mut self, wanted: &Settings);
@@ -415,6 +422,10 @@ pub trait Link: Send + 'static {
     /// Brings the session's settings to `settings`, apart from what limits statements, and opens a
     /// follower's part of a transaction, without waiting for the answer.
     fn begin_share(&mut self, settings: &Settings);
+    /// These settings, apart from what limits how long a statement may take.
+    fn unlimited(settings: &Settings) -> Settings;
+    /// Whether an error says that what was asked for is there already, or gone already.
+    fn is_done_already(error: &ServerError) -> bool;
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
     /// Has deferred constraints and triggers run now, and watches what they change.
@@ -495,6 +506,8 @@ pub trait Link: Send + 'static {
     fn canceller(&self) -> Self::Canceller;
     /// Cancels what runs at the other end, and waits until the request has been taken.
     fn cancel(canceller: &Self::Canceller) -> impl Future<Output = ()> + Send;
+    /// Ends the session at the other end, and with it its locks. False where there is no way to.
+    fn end(canceller: &Self::Canceller) -> impl Future<Output = bool> + Send;
     /// In which state the server's session is.
     fn tx_state(&self) -> TxState;
     /// Whether the server's session is in a state that nobody else should meet.

@@ -63,6 +63,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         metrics,
         current: arc_swap::ArcSwap::from_pointee(config.into()),
         registry: Registry::default(),
+        present: Arc::default(),
         identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),

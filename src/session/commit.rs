@@ -197,6 +197,7 @@ impl<P: Protocol> Session<P> {
         let record = Record::of(tx, &self.user, shared.new_record_id());
         // From here on a step is never given up half-way: what follows runs to its end.
         for share in &mut shares {
+            share.stays();
             share.queue_rest(&tx.effects);
         }
         let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
@@ -340,7 +341,11 @@ impl<P: Protocol> Session<P> {
             }
             self.shared.backends[follower].metrics.follower_retries.inc();
             let first = first.unwrap_or_else(|| "its share was not open".into());
-            let cause = match self.apply_again(tx, ticket, record, follower).await {
+            let mut applied = self.apply_again(tx, ticket, record, follower).await;
+            if matches!(applied, Err(Unapplied::Differs(_))) && self.clear_the_way(follower).await {
+                applied = self.apply_again(tx, ticket, record, follower).await;
+            }
+            let cause = match applied {
                 Ok(share) => {
                     shares.push(share);
                     continue;
@@ -363,6 +368,15 @@ impl<P: Protocol> Session<P> {
             }
         }
         Ok(())
+    }
+
+    /// Ends the shares on a follower whose transactions do not commit yet: one of them may wait on the
+    /// leader for the transaction that waits for it here. False when there are none.
+    async fn clear_the_way(&self, follower: usize) -> bool {
+        let others = self.shared.present.make_way(follower);
+        let ended = join_all(others.iter().map(P::Link::end)).await;
+        tracing::info!(backend = %self.shared.backends[follower].name, shares = ended.len(), "made way");
+        ended.contains(&true)
     }
 
     async fn apply_again(

@@ -7,7 +7,6 @@
 //! Rules that hold throughout: a step that was started is never given up half-way (only the wait
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
-mod alone;
 mod attempt;
 mod block;
 mod bulk;
@@ -22,6 +21,7 @@ mod kill;
 mod leader;
 pub(crate) mod outside;
 mod own;
+mod presence;
 mod read;
 mod registry;
 mod run;
@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use group::Groups;
 pub use identity::Identities;
+pub use presence::Present;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Dice, Shared, SharedSettings, Wanted};

@@ -10,7 +10,7 @@ use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, Item, Link, Outcome, Protocol, TxMode, TxState, Watch, Work};
-use crate::sql::{Answers, Class, Discard, Hold, Maintenance, Statement, TxOp};
+use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -214,7 +214,6 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
-            Class::Maintenance(Maintenance::Alone) => self.everywhere_alone(step).await,
             Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Identities, Registry};
+use super::{Identities, Present, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
 use crate::config::{Balancer, Config, Consistency, Reactivate};
@@ -69,6 +69,8 @@ pub struct Shared<P: Protocol> {
     pub current: ArcSwap<SharedSettings>,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
+    /// Shares that may be ended for the sake of a transaction that commits.
+    pub present: Arc<Present<<P::Link as Link>::Canceller>>,
     /// Transactions under way that were given an identity.
     pub identities: Arc<Identities>,
     /// By how many microseconds each commit is slowed down, so that a backend can catch up.

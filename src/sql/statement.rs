@@ -5,7 +5,7 @@ use std::ops::Range;
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
 use super::question::{Drawn, Own};
 pub use super::refusal::Refusal;
-pub use super::schema::{Ddl, DdlStep, Maintenance, Outside, Password, Split};
+pub use super::schema::{Ddl, DdlStep, Implicit, Maintenance, Outside, Password, Split};
 
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]

@@ -152,6 +152,7 @@ impl World {
                 group_commit: 8,
                 group_wait: GROUP_WAIT,
             }),
+            present: Arc::default(),
             identities: Arc::default(),
             registry: Registry::default(),
             brake_us: AtomicU32::new(0),

@@ -157,6 +157,19 @@ impl Link for PgLink {
         self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
     }
 
+    fn unlimited(settings: &Settings) -> Settings {
+        let mut settings = (**settings).clone();
+        for key in ["lock_timeout", "statement_timeout"] {
+            settings.insert(key.to_owned(), format!("SET {key} = 0"));
+        }
+        Settings::new(settings)
+    }
+
+    fn is_done_already(error: &ServerError) -> bool {
+        // Duplicate and undefined objects.
+        matches!(error.code.as_str(), "42P07" | "42704" | "42P01")
+    }
+
     fn lead(&mut self, settings: &Settings) {
         let mut text = String::new();
         for key in SHARE_LIMITS {
@@ -454,6 +467,11 @@ impl Link for PgLink {
 
     async fn cancel(canceller: &Canceller) {
         canceller.route.cancel(canceller.pid, &canceller.secret).await;
+    }
+
+    async fn end(_canceller: &Canceller) -> bool {
+        // Rows alone are locked here, by keys: no follower locks more than the leader.
+        false
     }
 
     fn tx_state(&self) -> TxState {

@@ -224,6 +224,10 @@ const CONNECTIVES: &str = "null true false distinct all case when then else end 
     mod xor between like interval as asc desc select having sql_no_cache straight_join binary day \
     hour minute second month year week microsecond quarter unknown collate";
 
+pub(super) fn is_connective(token: &Token) -> bool {
+    CONNECTIVES.split_ascii_whitespace().any(|word| token.is(word))
+}
+
 /// Whether no grouped query picks the value of a row of its own choice: what is selected from groups
 /// is made of aggregates and of the columns that are grouped by.
 pub(super) fn groups_are_fixed(tokens: &[Token]) -> bool {
@@ -292,8 +296,7 @@ fn is_of_group(item: &[Token], grouped: &[String]) -> bool {
         } else if token.symbol("*") && (at == 0 || item[at - 1].symbol(".")) {
             return false;
         } else if token.is_name() && !next("(") && !next(".") {
-            let known = CONNECTIVES.split_ascii_whitespace().any(|word| token.is(word));
-            if !known && !grouped.contains(&token.text.to_lowercase()) {
+            if !is_connective(token) && !grouped.contains(&token.text.to_lowercase()) {
                 return false;
             }
         }
