@@ -295,10 +295,13 @@ fn is_of_group(item: &[Token], grouped: &[String]) -> bool {
             at = closing(item, at + 1);
         } else if token.symbol("*") && (at == 0 || item[at - 1].symbol(".")) {
             return false;
-        } else if token.is_name() && !next("(") && !next(".") {
-            if !is_connective(token) && !grouped.contains(&token.text.to_lowercase()) {
-                return false;
-            }
+        } else if token.is_name()
+            && !next("(")
+            && !next(".")
+            && !is_connective(token)
+            && !grouped.contains(&token.text.to_lowercase())
+        {
+            return false;
         }
         at += 1;
     }
