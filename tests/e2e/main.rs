@@ -35,6 +35,7 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod shared;
 mod silent;
 mod tls;
 mod window;
