@@ -22,6 +22,7 @@
 // Real servers take real time.
 #![allow(clippy::disallowed_methods)]
 
+mod books;
 mod console;
 mod divergence;
 mod drivers;
@@ -35,7 +36,6 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
-mod silent;
 mod tls;
 mod window;
 mod writes;
