@@ -251,6 +251,14 @@ impl Link for SimLink {
         self.put(Request::Begin, None);
     }
 
+    fn unlimited(settings: &Settings) -> Settings {
+        settings.clone()
+    }
+
+    fn is_done_already(_error: &ServerError) -> bool {
+        false
+    }
+
     fn begin_share(&mut self, settings: &Settings) {
         self.adopt(settings);
         self.put(Request::LockTimeout(Some(FOLLOWER_LOCK)), None);
@@ -409,6 +417,10 @@ impl Link for SimLink {
         };
         // A cancel that does not get through is followed by the time limit of whoever waits.
         let _ = tokio::time::timeout(CONNECT, attempt).await;
+    }
+
+    async fn end(_canceller: &Self::Canceller) -> bool {
+        false
     }
 
     fn tx_state(&self) -> TxState {
