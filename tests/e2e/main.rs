@@ -22,6 +22,7 @@
 // Real servers take real time.
 #![allow(clippy::disallowed_methods)]
 
+mod books;
 mod console;
 mod divergence;
 mod drivers;
