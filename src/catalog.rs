@@ -166,6 +166,7 @@ fn unreadable(sql: &str) -> Script {
         locks_rows: false,
         clock: true,
         uses_currval: false,
+        drawn: None,
         creates_temp: Vec::new(),
         drops: Vec::new(),
         temp_until_commit: false,

@@ -72,7 +72,16 @@ pub(super) enum Turn<W> {
     /// It runs by itself: in company it failed, and nothing of it was kept.
     Alone,
     /// It has ended: with its answer, or with an error that all of them get.
-    Done(Result<BytesMut, Stop>),
+    Done(Result<Answered, Stop>),
+}
+
+/// What a statement's application is to read.
+#[derive(Debug, Default)]
+pub(super) struct Answered {
+    /// The messages.
+    pub answer: BytesMut,
+    /// What it drew from sequences: name, value, step.
+    pub drawn: Vec<(String, i64, i64)>,
 }
 
 /// A transaction under way. Its end lets the next ones go.

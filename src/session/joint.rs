@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::group::{Entrance, Key, Rider, Seat, Turn};
+use super::group::{Answered, Entrance, Key, Rider, Seat, Turn};
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop};
@@ -101,9 +101,10 @@ impl<P: Protocol> Session<P> {
                         let own = answers.pop().unwrap_or_default();
                         (Ok(own), answers.into_iter().map(Ok).collect())
                     }
-                    Err(Ended::Failed(stop)) => {
-                        (Err(Some(stop.clone())), vec![Err(stop); others.len()])
-                    }
+                    Err(Ended::Failed(stop)) => (
+                        Err(Some(stop.clone())),
+                        others.iter().map(|_| Err(stop.clone())).collect(),
+                    ),
                     Err(Ended::Undone) => (Err(None), Vec::new()),
                 };
                 let mut answers = answers.into_iter();
@@ -132,14 +133,14 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Takes the answer to a statement that was run together with others.
-    fn joined(&mut self, plan: &Plan, ended: Result<BytesMut, Stop>) -> Result<(), Stop> {
-        // Whatever was drawn from a sequence was drawn on a connection that others used after it.
-        self.drawn = None;
+    fn joined(&mut self, plan: &Plan, ended: Result<Answered, Stop>) -> Result<(), Stop> {
         if let Some(statement) = plan.script.statements.first() {
             let metrics = self.figures(statement.tag);
             if ended.is_ok() { metrics.ok.inc() } else { metrics.failed.inc() }
         }
-        self.client.buffer().extend_from_slice(&ended?);
+        let answered = ended?;
+        self.draws.drew_elsewhere(&answered.drawn);
+        self.client.buffer().extend_from_slice(&answered.answer);
         Ok(())
     }
 
@@ -148,7 +149,7 @@ impl<P: Protocol> Session<P> {
         &mut self,
         own: Member<'_, P::Work>,
         others: &[Rider<P::Work>],
-    ) -> Result<Vec<BytesMut>, Ended> {
+    ) -> Result<Vec<Answered>, Ended> {
         let others = others.iter().map(|rider| (&rider.text, &rider.plan, &rider.work));
         let members: Vec<Member<'_, P::Work>> = others.chain([own]).collect();
         self.open_block(false, TxMode::default());
@@ -168,7 +169,7 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    async fn run_group(&mut self, members: &[Member<'_, P::Work>]) -> Result<Vec<BytesMut>, Ended> {
+    async fn run_group(&mut self, members: &[Member<'_, P::Work>]) -> Result<Vec<Answered>, Ended> {
         self.ensure_leading().await.map_err(Ended::Failed)?;
         let ended = match self.on_leader_together(members).await {
             Ok(ended) => ended,
@@ -191,10 +192,11 @@ impl<P: Protocol> Session<P> {
             };
             let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
             let step = Step { statement, sql, work: *work, text, plan };
+            let drawn = outcome.sequences.clone();
             if !self.take_in(&step, outcome).await {
                 return Err(Ended::Undone);
             }
-            answers.push(answer);
+            answers.push(Answered { answer, drawn });
         }
         if answers.len() != members.len() || self.run_deferred().await.is_err() {
             return Err(Ended::Undone);

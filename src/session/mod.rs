@@ -13,6 +13,7 @@ mod bulk;
 mod commit;
 mod ddl;
 pub(crate) mod deep;
+mod draws;
 mod group;
 mod identity;
 mod joint;
@@ -43,7 +44,7 @@ pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Dice, Shared, SharedSettings, Wanted};
 
-use crate::backend::{Identity, Lease, Pool};
+use crate::backend::{Lease, Pool};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
@@ -119,8 +120,8 @@ pub struct Session<P: Protocol> {
     autocommit: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
     state_lost: bool,
-    /// The connection on which this session last drew from a sequence.
-    drawn: Option<Identity>,
+    /// What it has drawn from sequences.
+    draws: draws::Draws,
     /// Connections for reads, by backend.
     read_pools: std::collections::BTreeMap<usize, Arc<Pool<P::Link>>>,
     /// Counters by kind of statement, looked up once.
@@ -169,7 +170,7 @@ impl<P: Protocol> Session<P> {
             stays: Stays::default(),
             autocommit: true,
             state_lost: false,
-            drawn: None,
+            draws: draws::Draws::default(),
             read_pools: std::collections::BTreeMap::new(),
             figures: std::collections::HashMap::new(),
             completion: 0,

@@ -71,13 +71,15 @@ impl<P: Protocol> Session<P> {
         self.note_left(&outcome);
         if keyed {
             self.add_keyed(step, &outcome, watch.digest)?;
-        } else if returned.is_some() {
+        } else if let Some(returned) = returned {
+            // What was asked for afterwards is where the sequence stands, for whomever.
+            let told = (returned.asks == Sequences::None).then_some(&*outcome.sequences);
+            self.note_draw(&step.statement.sequences, told.unwrap_or_default());
             self.add_returned(step, outcome)?;
-            self.note_draw(&step.statement.sequences);
         } else {
             let resets = step.statement.resets_sequences;
             self.add_captured(step.statement.writes.clone(), outcome, resets)?;
-            self.note_draw(&step.statement.sequences);
+            self.note_draw(&step.statement.sequences, &[]);
             self.stays.other |= hold == Hold::Session;
             self.note_temporary(step.statement);
         }
@@ -106,13 +108,13 @@ impl<P: Protocol> Session<P> {
         Box::pin(self.write(&step, false, hold)).await
     }
 
-    /// Notes on which connection the session has drawn from a sequence: currval() knows it only there.
-    pub(super) fn note_draw(&mut self, sequences: &Sequences) {
+    /// Notes on which connection the session has drawn from sequences, and what is known of it.
+    pub(super) fn note_draw(&mut self, sequences: &Sequences, values: &[(String, i64, i64)]) {
         if *sequences != Sequences::None
             && let Some(tx) = &self.tx
             && let Place::Leading { leader, .. } = &tx.place
         {
-            self.drawn = Some(leader.identity());
+            self.draws.drew(leader.identity(), sequences, values);
         }
     }
 
