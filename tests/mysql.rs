@@ -12,6 +12,8 @@ mod faults;
 mod link;
 #[path = "mysql/load.rs"]
 mod load;
+#[path = "mysql/operations.rs"]
+mod operations;
 #[path = "mysql/replicate.rs"]
 mod replicate;
 #[path = "mysql/schema.rs"]

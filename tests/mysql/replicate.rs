@@ -55,7 +55,7 @@ async fn reads_and_writes_of_all_kinds() {
 }
 
 /// A Python with PyMySQL in it: `LOCKSTEP_PYTHON`, or a virtual environment that is made once and kept.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("LOCKSTEP_PYTHON") {
         return path.into();
     }
