@@ -8,6 +8,8 @@
 // `async fn` is enough and no helper crate is needed.
 #![allow(async_fn_in_trait)]
 
+mod sink;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -16,8 +18,6 @@ use bytes::BytesMut;
 use crate::catalog::Text;
 use crate::error::Failure;
 use crate::store::journal::Effect;
-
-mod sink;
 
 pub use sink::{Discard, Gathered, Gone, Sink};
 
@@ -345,6 +345,9 @@ pub trait Link: Send + 'static {
     fn assume(&mut self, settings: Settings);
     /// Forgets what was prepared: the server's session was reset.
     fn forget(&mut self);
+    /// Whether every text that the database may hold reaches us whole, as the session is set. Else a
+    /// row that was only to be looked at could fail the statement.
+    fn sends_any_text(&self) -> bool;
     /// Opens a transaction, without waiting for the answer.
     fn begin(&mut self, mode: &TxMode);
     /// Brings the session's settings to `settings`, apart from what limits statements, and opens a

@@ -215,9 +215,11 @@ impl BackendMetrics {
 }
 
 /// What the sentences about lost backends begin with, and the word for each kind.
-const CAUSES: [(&str, &str); 6] = [
+const CAUSES: [(&str, &str); 8] = [
     ("no answer", "no_answer"),
     ("connection lost", "connection_lost"),
+    ("it cannot be connected to", "unreachable"),
+    ("it refuses the login", "login_refused"),
     ("differs from the leader", "differs"),
     ("did not confirm a commit", "unconfirmed"),
     ("made inactive by an operator", "operator"),

@@ -99,7 +99,7 @@ pub struct Timeouts {
     /// Between two health checks of one backend.
     #[serde(with = "units::duration", alias = "health_check_period")]
     pub probe_interval: Duration,
-    /// For one health check.
+    /// For one health check, and for any other question that the proxy has of its own.
     #[serde(with = "units::duration", alias = "health_check_timeout")]
     pub probe_timeout: Duration,
     /// How long a follower may wait for a row lock before its share is put off to the commit.

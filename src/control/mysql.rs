@@ -328,7 +328,10 @@ impl Control for MyControl {
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
         Box::pin(async move {
             let mut conn = self.connect().await?;
-            let fenced = rows::fence(&mut conn, &users, self.limit).await;
+            // As long for the sessions to end as for the server to answer.
+            let fenced = rows::fence(&mut conn, &users, self.limit);
+            let fenced = tokio::time::timeout(self.limit * 2, fenced).await;
+            let fenced = fenced.map_err(|_| format!("no answer within {:?}", self.limit * 2))?;
             match fenced.map_err(|error| error.to_string())? {
                 0 => Ok(()),
                 left => Err(format!(

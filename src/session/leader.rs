@@ -112,6 +112,13 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
+    /// Whether the leader can hand any text to us, as the session is set now.
+    pub(super) async fn leader_sends_any_text(&mut self) -> Result<bool, Stop> {
+        self.ensure_leading().await?;
+        let place = self.tx.as_ref().map(|tx| &tx.place);
+        Ok(matches!(place, Some(Place::Leading { leader, .. }) if leader.sends_any_text()))
+    }
+
     fn set_place(&mut self, place: Place<P::Link>) {
         if let Some(tx) = &mut self.tx {
             tx.place = place;

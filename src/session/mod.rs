@@ -11,6 +11,7 @@ mod attempt;
 mod block;
 mod bulk;
 mod commit;
+mod complete;
 mod ddl;
 pub(crate) mod deep;
 mod draws;

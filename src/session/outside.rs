@@ -201,7 +201,10 @@ impl<P: Protocol> Session<P> {
         if failed && !job.task.is_implicit() {
             return (None, Vec::new());
         }
+        // The others may take long: whoever writes meanwhile does not wait for a catalog till then.
+        // What the others do not have yet (a unique index) is no part of any proof that they rely on.
         self.shared.catalogs.outdate();
+        self.shared.reload_catalog().await;
         match self.shared.controls[leader].remains(job.task.clone()).await {
             Ok(remains) if job.task.is_implicit() => {
                 let unchanged = remains.iter().all(|r| r.whole);

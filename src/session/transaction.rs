@@ -7,7 +7,7 @@ use super::presence::Presence;
 use crate::backend::Lease;
 use crate::exchange::{Link, Settings, TxMode};
 use crate::sql::{Isolation, Scope, Touched};
-use crate::store::journal::Effect;
+use crate::store::journal::{Effect, Entry};
 
 /// One transaction's part on one follower.
 #[derive(Debug)]
@@ -111,6 +111,27 @@ pub(super) struct Lock<W> {
     pub work: W,
     /// The hash of its answer.
     pub digest: u64,
+}
+
+/// The record of a transaction.
+pub(super) struct Record {
+    /// By which two records of the same number are told apart.
+    pub id: i64,
+    /// User, settings and effects, encoded.
+    pub entry: Vec<u8>,
+}
+
+impl Record {
+    /// The record of a transaction, under `id` unless it has been given an identity before.
+    pub(super) fn of<L: Link>(tx: &Transaction<L>, user: &str, id: i64) -> Self {
+        let id = tx.identity.as_ref().map_or(id, |drawn| drawn.identity.id);
+        let entry = Entry {
+            user: user.to_owned(),
+            settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            effects: tx.effects.clone(),
+        };
+        Self { id, entry: entry.encode() }
+    }
 }
 
 /// An application's transaction.

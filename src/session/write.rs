@@ -7,7 +7,7 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
-use crate::sql::{Context, Hold, Sequences, Touched};
+use crate::sql::{Context, Hold, Returned, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
 
@@ -36,8 +36,7 @@ impl<P: Protocol> Session<P> {
             && !changed
             && step.work.effect(step.sql, None).is_some()
             && step.work.is_fixed(doubtful);
-        let returned = step.statement.returned.as_deref();
-        let returned = returned.filter(|r| !keyed && !changed && step.work.may_return(r.shown));
+        let returned = if keyed || changed { None } else { self.returned(step).await? };
         let proved = keyed || returned.is_some();
         let way_back = if proved { WayBack::None } else { self.way_back(step) };
         let watch = match returned {
@@ -84,6 +83,20 @@ impl<P: Protocol> Session<P> {
             self.note_temporary(step.statement);
         }
         self.stream(from).await
+    }
+
+    /// How the statement is captured by what it returns, where it can be.
+    async fn returned<'s>(
+        &mut self,
+        step: &Step<'s, P::Work>,
+    ) -> Result<Option<&'s Returned>, Stop> {
+        let returned = step.statement.returned.as_deref();
+        let returned = returned.filter(|r| step.work.may_return(r.shown));
+        // A value that the session's encoding lacks would fail a statement that shows it to nobody.
+        match returned {
+            Some(_) if !self.leader_sends_any_text().await? => Ok(None),
+            returned => Ok(returned),
+        }
     }
 
     /// DDL committed while a statement waited for its table of which more was known than that it

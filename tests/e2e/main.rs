@@ -35,6 +35,7 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod silent;
 mod tls;
 mod window;
 mod writes;

@@ -241,6 +241,10 @@ impl Link for SimLink {
 
     fn forget(&mut self) {}
 
+    fn sends_any_text(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, _mode: &TxMode) {
         self.put(Request::LockTimeout(None), None);
         self.follow(false);

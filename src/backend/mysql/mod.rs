@@ -53,6 +53,11 @@ impl Link for MyLink {
         self.forget_prepared();
     }
 
+    fn sends_any_text(&self) -> bool {
+        let chosen = self.settings.get("character_set_results");
+        chosen.is_none_or(|statement| statement.contains("utf8mb4"))
+    }
+
     fn begin(&mut self, mode: &TxMode) {
         self.unfix();
         self.push_begin(mode);

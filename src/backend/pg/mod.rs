@@ -17,6 +17,7 @@ pub use link::{Canceller, PgLink, Shared};
 use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
+use crate::encoding::Encoding;
 use crate::exchange::{
     Broken, BulkPiece, Discard, Gathered, Link, Mishap, Outcome, PREPARED, ServerError, Settings,
     Sink, Standing, TextRows, TxMode, TxState, UNDO, Watch,
@@ -143,6 +144,10 @@ impl Link for PgLink {
 
     fn forget(&mut self) {
         self.forget_prepared();
+    }
+
+    fn sends_any_text(&self) -> bool {
+        self.encoding == Encoding::Utf8
     }
 
     fn begin_share(&mut self, settings: &Settings) {

@@ -292,13 +292,13 @@ fn is_of_group(item: &[Token], grouped: &[String]) -> bool {
             return true;
         }
         if is_aggregate(item, at) {
-            at = closing(item, at + 1);
-        } else if token.symbol("*") && (at == 0 || item[at - 1].symbol(".")) {
+            at = closing(item, at + 1) + 1;
+            continue;
+        }
+        let star = token.symbol("*") && (at == 0 || item[at - 1].symbol("."));
+        let column = token.is_name() && !next("(") && !next(".") && !is_connective(token);
+        if star || (column && !grouped.contains(&token.text.to_lowercase())) {
             return false;
-        } else if token.is_name() && !next("(") && !next(".") {
-            if !is_connective(token) && !grouped.contains(&token.text.to_lowercase()) {
-                return false;
-            }
         }
         at += 1;
     }
