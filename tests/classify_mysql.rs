@@ -168,6 +168,7 @@ fn describe(statement: &Statement) -> String {
     let flags = [
         (context.insert_id, "insert_id"),
         (context.last_insert_id, "last_insert_id"),
+        (context.clock, "clock"),
         (context.rand_seeds, "rand_seeds"),
         (statement.locks_rows, "locks"),
         (statement.commits, "commits"),

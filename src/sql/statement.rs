@@ -72,10 +72,12 @@ pub struct Statement {
     pub commits: bool,
 }
 
-/// What of a server session the effect of a keyed statement depends on, besides its settings and
-/// the clock. The leader's values go to the followers in front of the statement.
+/// What of a server session the effect of a keyed statement depends on, besides its settings. The
+/// leader's values go to the followers in front of the statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
+    /// It may read the clock, by a function, a default, or the way a value becomes a date.
+    pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
     /// It reads `LAST_INSERT_ID()`.

@@ -11,6 +11,7 @@ use lockstep::catalog::Catalogs;
 use lockstep::config::Secret;
 use lockstep::exchange::{Gone, Link, Outcome, Settings, Sink, TxMode, TxState, Watch, Work};
 use lockstep::sql::Context;
+use lockstep::store::journal::Effect;
 use lockstep::wire::mysql::{MyWork, Statements, identity};
 use lockstep_protocol::Dialect;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +107,7 @@ async fn a_follower_repeats_a_statement_with_its_context() {
          r double, v int); create table app.two like app.one; alter table app.two auto_increment = 7",
     );
     let (mut leader, mut follower) = (link(&server).await, link(&server).await);
-    let context = Context { insert_id: true, rand_seeds: true, ..Context::default() };
+    let context = Context { clock: true, insert_id: true, rand_seeds: true, ..Context::default() };
     leader.begin(&TxMode::default());
     follower.begin_share(&Settings::default());
     for text in [
@@ -118,7 +119,8 @@ async fn a_follower_repeats_a_statement_with_its_context() {
         let work = query(text);
         let outcome = with_context(&mut leader, &work, &context).await;
         assert!(outcome.error.is_none(), "{text}: {:?}", outcome.error);
-        follower.queue(&outcome.context.clone().expect("a context"));
+        let context = outcome.context.clone().expect("a context");
+        follower.queue_effect(&Effect::Text { sql: context, rows: None });
         let twin = text.replace("one", "two");
         follower.queue_effect(&query(&twin).effect(&twin, outcome.rows).expect("an effect"));
     }

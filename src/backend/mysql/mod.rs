@@ -108,9 +108,10 @@ impl Link for MyLink {
     }
 
     fn queue_effect(&mut self, effect: &Effect) {
-        self.fixed = true;
         match effect {
             Effect::Text { sql, rows } => {
+                // A context, or a SET of the application's own.
+                self.fixed |= rows.is_none();
                 let text = Bytes::copy_from_slice(sql.as_bytes());
                 self.push(Request::Text(text), "effect", *rows);
             }
