@@ -4,6 +4,8 @@
 // A test fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+#[path = "mysql/clients.rs"]
+mod clients;
 #[path = "mysql/cluster.rs"]
 mod cluster;
 #[path = "mysql/faults.rs"]

@@ -80,6 +80,8 @@ pub struct Context {
     pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
+    /// Its answer is rows, which do not tell that number (`RETURNING`).
+    pub hidden_id: bool,
     /// It reads `LAST_INSERT_ID()`.
     pub last_insert_id: bool,
     /// It calls `RAND()`: the seeds, chosen before the leader runs it.

@@ -31,7 +31,7 @@ pub(super) struct Fixed {
 /// Whether anything has to be fixed or asked in front of a statement. The numbers alone need nothing:
 /// what the last INSERT left is the session's setting.
 fn is_asked(context: &Context) -> bool {
-    context.clock || context.rand_seeds || !context.user_variables.is_empty()
+    context.clock || context.rand_seeds || context.hidden_id || !context.user_variables.is_empty()
 }
 
 impl MyLink {
@@ -48,9 +48,11 @@ impl MyLink {
         self.release(context);
         self.send().await?;
         if is_asked(context) {
-            self.settle(4).await?;
+            self.settle(if context.hidden_id { 5 } else { 4 }).await?;
             self.check_setup()?;
             self.read_fixed(&mut fixed).await?;
+            self.settle(3).await?;
+            self.check_setup()?;
         } else {
             self.settle(2).await?;
             self.check_setup()?;
@@ -81,6 +83,10 @@ impl MyLink {
         let variables = context.user_variables.iter().map(|name| assignment_of(name));
         let asked: Vec<String> = std::iter::once(FIXED.to_owned()).chain(variables).collect();
         self.push_text(&asked.join(", "), "context");
+        if context.hidden_id {
+            // What it is afterwards is the number then, and no former one.
+            self.push_text("SET last_insert_id=0", "context");
+        }
         Fixed { seeds, ..Fixed::default() }
     }
 
@@ -116,7 +122,16 @@ impl MyLink {
         outcome: &mut Outcome,
     ) -> Result<(), Broken> {
         let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
-        let left = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        let mut left = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        let mut number = if context.insert_id { generated } else { 0 };
+        if context.hidden_id {
+            number = left.parse().unwrap_or_default();
+        }
+        if context.hidden_id && number == 0 {
+            left.clone_from(&fixed.last_insert_id);
+            self.push_text(&format!("SET {LAST_INSERT_ID}={left}"), "context");
+            self.send().await?;
+        }
         self.settle(0).await?;
         if left != fixed.last_insert_id {
             let statement = format!("SET {LAST_INSERT_ID}={left}");
@@ -125,7 +140,6 @@ impl MyLink {
             self.settings = Settings::new(settings);
             outcome.left.push((LAST_INSERT_ID, statement));
         }
-        let number = if context.insert_id { generated } else { 0 };
         let mut text = format!("SET insert_id={number}");
         if let Some(timestamp) = &fixed.timestamp {
             text.push_str(&format!(", timestamp={timestamp}"));
