@@ -1,0 +1,3 @@
+//! `lockstep agent`: elects the master application node through a table in the database.
+
+pub mod election;
