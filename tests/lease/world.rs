@@ -271,7 +271,7 @@ impl World {
         }
         let local = it.local(now);
         if it.killed && matches!(it.machine.phase(), PhaseName::Starting | PhaseName::Master) {
-            it.machine.give_up(Event::TimeUp);
+            it.machine.give_up(local, Event::TimeUp);
         }
         match what {
             What::Reply(_, number) => {

@@ -535,7 +535,11 @@ impl Machine {
 
     /// Gives the resource up, if this node has it: the agent ends, a check failed, maintenance, or
     /// the guard found the deadline passed before this machine did.
-    pub fn give_up(&mut self, cause: Event) {
+    pub fn give_up(&mut self, now: Moment, cause: Event) {
+        if cause == Event::CheckFailed {
+            // Else it would take it again as soon as nobody looks any more.
+            self.barred_until = Some(now.after(self.policy.start_retry));
+        }
         match &self.phase {
             Phase::Starting(_) if matches!(cause, Event::Shutdown | Event::TimeUp) => {
                 self.stop(cause);
