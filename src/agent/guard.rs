@@ -63,13 +63,18 @@ struct Ward {
     running: bool,
     until: Option<Moment>,
     roots: Vec<Root>,
+    /// The deadline has passed: whatever comes up again, from an agent that woke up in the middle of
+    /// a start, is killed as well.
+    over: bool,
+    /// Something survives its end.
+    stuck: bool,
 }
 
-/// The guard's whole life. `state_dir` holds its lock.
+/// The guard's whole life. `state_dir` holds its lock; `watchdog` is the kernel's device.
 ///
 /// # Errors
 /// If its lock cannot be had.
-pub fn live(state_dir: &Path) -> Result<(), String> {
+pub fn live(state_dir: &Path, watchdog: Option<&Path>) -> Result<(), String> {
     let lock = lock_file(state_dir)?;
     lock.lock().map_err(|error| format!("the guard's lock: {error}"))?;
     // Without the right to it the guard works as well, unless memory is short.
@@ -86,6 +91,7 @@ pub fn live(state_dir: &Path) -> Result<(), String> {
         }
     });
     let mut wards: BTreeMap<String, Ward> = BTreeMap::new();
+    let mut watchdog = Dog::new(watchdog);
     loop {
         let next = wards.values().filter_map(|ward| ward.until).min();
         let patience = next.map_or(LOOK, |next| next.since(clock::now()).min(LOOK));
@@ -97,6 +103,7 @@ pub fn live(state_dir: &Path) -> Result<(), String> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 wards.values_mut().for_each(end);
+                watchdog.look(&wards);
                 return Ok(());
             }
         }
@@ -104,7 +111,48 @@ pub fn live(state_dir: &Path) -> Result<(), String> {
         for ward in wards.values_mut() {
             if ward.until.is_some_and(|until| now >= until) {
                 end(ward);
+            } else if ward.over {
+                let left = tree::kill(&ward.ending.cookie, &ward.roots, LOOK);
+                ward.stuck = !left.is_empty();
             }
+        }
+        watchdog.look(&wards);
+    }
+}
+
+/// The kernel's watchdog, while something runs: fed as long as whatever must be ended can be ended.
+struct Dog<'p> {
+    path: Option<&'p Path>,
+    open: Option<File>,
+}
+
+impl<'p> Dog<'p> {
+    fn new(path: Option<&'p Path>) -> Self {
+        Self { path, open: None }
+    }
+
+    fn look(&mut self, wards: &BTreeMap<String, Ward>) {
+        let Some(path) = self.path else { return };
+        let (running, stuck) =
+            (wards.values().any(|ward| ward.running), wards.values().any(|ward| ward.stuck));
+        if running && self.open.is_none() {
+            match File::options().write(true).open(path) {
+                Ok(file) => self.open = Some(file),
+                Err(error) => eprintln!("lockstep guard: {}: {error}", path.display()),
+            }
+        }
+        let Some(file) = self.open.as_mut() else { return };
+        // Without food it bites: the machine restarts, and what survived SIGKILL with it.
+        if stuck {
+            return;
+        }
+        // The letter that makes it sleep when it is closed.
+        let food: &[u8] = if running { b"." } else { b"V" };
+        if let Err(error) = file.write_all(food) {
+            eprintln!("lockstep guard: {}: {error}", path.display());
+        }
+        if !running {
+            self.open = None;
         }
     }
 }
@@ -118,6 +166,7 @@ fn hear(wards: &mut BTreeMap<String, Ward>, word: Word) {
         Word::Until(resource, until) => {
             let ward = wards.entry(resource).or_default();
             ward.running = true;
+            ward.over = false;
             ward.until = until.map(Moment::from_nanos);
         }
         Word::Root(resource, pid, began) => {
@@ -128,6 +177,8 @@ fn hear(wards: &mut BTreeMap<String, Ward>, word: Word) {
         Word::Stopped(resource) => {
             let ward = wards.entry(resource).or_default();
             ward.running = false;
+            ward.over = false;
+            ward.stuck = false;
             ward.until = None;
             ward.roots.clear();
         }
@@ -140,14 +191,15 @@ fn end(ward: &mut Ward) {
     if !ward.running {
         return;
     }
-    put_down(&ward.ending, &ward.roots);
-    ward.running = false;
+    ward.over = true;
+    ward.stuck = !put_down(&ward.ending, &ward.roots);
+    ward.running = ward.stuck;
     say(&format!("killed {}", ward.ending.resource));
 }
 
 /// Kills processes, takes addresses away, runs the programs that end the rest. Nothing is asked
-/// nicely: the time for that is over.
-pub fn put_down(ending: &Ending, roots: &[Root]) {
+/// nicely: the time for that is over. Whether nothing is left.
+pub fn put_down(ending: &Ending, roots: &[Root]) -> bool {
     let left = tree::kill(&ending.cookie, roots, PATIENCE);
     if !left.is_empty() {
         eprintln!("lockstep guard: {} survive: {left:?}", ending.resource);
@@ -164,6 +216,7 @@ pub fn put_down(ending: &Ending, roots: &[Root]) {
             eprintln!("lockstep guard: {}: {error}", words[0]);
         }
     }
+    left.is_empty()
 }
 
 /// A reader that is gone is no reason to stop guarding.
@@ -211,12 +264,16 @@ impl Guard {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub async fn start(state_dir: &Path) -> Result<(Self, Reports), String> {
+    pub async fn start(
+        state_dir: &Path,
+        watchdog: Option<&Path>,
+    ) -> Result<(Self, Reports), String> {
         let own = std::env::current_exe().map_err(|error| format!("own program: {error}"))?;
         let mut command = Command::new(own);
         command
             .args(["agent", "guard", "--state-dir"])
             .arg(state_dir)
+            .args(watchdog.iter().flat_map(|path| [Path::new("--watchdog"), path]))
             // Ctrl-C at a terminal is the agent's to answer.
             .process_group(0)
             .stdin(Stdio::piped())

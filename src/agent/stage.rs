@@ -7,7 +7,7 @@
 //! way is given up as soon as a stop is asked for.
 
 mod addresses;
-mod service;
+pub(super) mod service;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -75,6 +75,12 @@ impl Stage {
     /// If the stage is gone, which is a mistake of the program.
     pub async fn order(&self, order: Order) -> Result<(), String> {
         self.orders.send(order).await.map_err(|_| "the stage is gone".into())
+    }
+
+    /// Asks for something that may be left undone; whether it was asked for.
+    #[must_use]
+    pub fn try_order(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
     }
 
     /// What it tells next; `None` when it is gone.
@@ -231,6 +237,10 @@ impl Crew {
     }
 
     async fn start(&mut self, index: usize) -> Result<(), String> {
+        let deadline = *self.setting.deadline.borrow();
+        if deadline.is_some_and(|end| clock::now() >= end.before(self.setting.kill_budget)) {
+            return Err("the lease is at its end".into());
+        }
         let service = &self.setting.resource.services[index];
         let cookie = format!("{}/{}", self.setting.cookie, service.name);
         // Counts as running before it is: what was half started is stopped as well.

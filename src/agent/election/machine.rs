@@ -205,6 +205,30 @@ impl Machine {
         self.held().map(|held| &held.row).or_else(|| self.seen.as_ref().map(|seen| &seen.row))
     }
 
+    /// How this node stands among the others, as it was last told.
+    #[must_use]
+    pub const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// When the row was last seen to change.
+    #[must_use]
+    pub fn seen_at(&self) -> Option<Moment> {
+        self.seen.as_ref().map(|seen| seen.at)
+    }
+
+    /// Since when the present holder has the resource, as far as is known.
+    #[must_use]
+    pub const fn role_since(&self) -> Option<Moment> {
+        self.role_since
+    }
+
+    /// How long a row, or a node, must be silent before it counts as dead.
+    #[must_use]
+    pub fn wait(&self) -> std::time::Duration {
+        self.policy.wait(self.policy.ttl)
+    }
+
     /// The highest epoch that was seen, ever.
     #[must_use]
     pub const fn floor(&self) -> i64 {
