@@ -82,6 +82,7 @@ impl NewsLane {
                 () = clock::sleep_until(next) => {
                     next = clock::now().after(self.every);
                     if let Err(why) = self.beat(&mut claim, &mut seq).await {
+                        next = clock::now().after(self.every / 4);
                         tracing::debug!(resource = self.resource, why, "no heartbeat");
                     }
                 }

@@ -94,6 +94,7 @@ async fn perform(
     let tasks = TaskTracker::new();
     let metrics = Metrics::new();
     let shared = Shared {
+        nodes: config.nodes.clone(),
         settings: config.agent.clone(),
         guard: Arc::new(Mutex::new(guard)),
         herald: Herald::start(&config.alerts, &tasks),
@@ -140,6 +141,7 @@ async fn perform(
 
 /// What all resources share.
 struct Shared {
+    nodes: Vec<Node>,
     settings: Settings,
     guard: Arc<Mutex<Guard>>,
     herald: Herald,
@@ -214,6 +216,8 @@ impl Shared {
             settings: settings.clone(),
             node: here.node.name.clone(),
             priority: here.node.priority,
+            nodes: self.nodes.clone(),
+            began: super::clock::now(),
             machine,
             stage,
             guard: self.guard.clone(),

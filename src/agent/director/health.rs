@@ -8,7 +8,7 @@ use super::super::election::{Event, Moment, NodeRow, PhaseName};
 use super::super::news::News;
 use super::super::stage::Order;
 use super::Director;
-use crate::config::agent::{Action, When};
+use crate::config::agent::{Action, Mode, Node, When};
 
 impl Director {
     /// Looks at everything that is known, before the machine is asked what to do.
@@ -27,10 +27,25 @@ impl Director {
             && !self.memory.stage_busy
             && !full
             && self.refusal().is_none();
+        if now.since(self.began) < wait {
+            standing.rank += self.unseen_before(&me);
+        }
         standing.predecessor_is_gone = self.memory.settled == Some(true);
         self.machine.set_standing(now, standing);
         self.watch_over_standbys(now);
         self.leave_if_unfit(now, &me);
+    }
+
+    /// How many nodes of the file come before this one and have not been heard of. Where all start
+    /// at once, they are given their turn.
+    fn unseen_before(&self, me: &NodeRow) -> u32 {
+        let before = |node: &&Node| {
+            let priority = self.at_home(&node.name, node.priority);
+            let sooner =
+                node.mode == Mode::Normal && (priority > me.priority || me.mode != "normal");
+            node.name != me.node && sooner && !self.memory.roster.knows(&node.name)
+        };
+        u32::try_from(self.nodes.iter().filter(before).count()).unwrap_or(u32::MAX)
     }
 
     /// Why this node does not become the master, although it is healthy.
@@ -52,7 +67,7 @@ impl Director {
             .filter(|check| self.memory.failing.contains_key(&check.name))
             .filter_map(|check| check.weight)
             .sum();
-        me.priority = self.base_priority().saturating_sub(weight);
+        me.priority = self.at_home(&self.node, self.priority).saturating_sub(weight);
         let unfit = self.unfit();
         me.healthy = unfit.is_none() && self.memory.out.is_none();
         me.message = match unfit.or_else(|| self.refusal()) {
@@ -62,11 +77,11 @@ impl Director {
         me
     }
 
-    fn base_priority(&self) -> i32 {
-        /// A home comes before every other node.
+    /// A home comes before every other node.
+    fn at_home(&self, node: &str, priority: i32) -> i32 {
         const HOME: i32 = 100_000;
-        let at_home = self.resource.home.as_ref() == Some(&self.node);
-        self.priority.saturating_add(if at_home { HOME } else { 0 })
+        let home = self.resource.home.as_deref() == Some(node);
+        priority.saturating_add(if home { HOME } else { 0 })
     }
 
     /// Why this node should not be the master; `None` where it may.

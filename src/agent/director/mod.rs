@@ -29,7 +29,7 @@ use super::lease::{EventRow, Lane, Orders};
 use super::metrics::ResourceMetrics;
 use super::news::News;
 use super::stage::{Report, Stage};
-use crate::config::agent::{Resource, Settings};
+use crate::config::agent::{Node, Resource, Settings};
 
 /// All that a director works with.
 pub struct Director {
@@ -38,6 +38,9 @@ pub struct Director {
     pub(super) node: String,
     /// The node's own, before checks and homes.
     pub(super) priority: i32,
+    /// All nodes of the file.
+    pub(super) nodes: Vec<Node>,
+    pub(super) began: Moment,
     pub(super) machine: Machine,
     pub(super) stage: Stage,
     pub(super) guard: Arc<Mutex<Guard>>,
@@ -265,7 +268,11 @@ async fn read(lane: &mut Lane, resource: &str, may_create: bool) -> Result<Answe
     match found {
         Ok(Some(row)) => Ok(Answer::Row(Some(row))),
         Ok(None) | Err(_) if may_create => {
-            lane.create_tables().await?;
+            if let Err(why) = lane.create_tables().await {
+                // Another node may be doing the same: then they are there in a moment.
+                tracing::debug!(resource, why, "the tables could not be made");
+                tokio::time::sleep(SHORTEST * 20).await;
+            }
             lane.create_row(resource).await?;
             lane.read(resource).await.map(Answer::Row)
         }

@@ -127,6 +127,12 @@ impl Roster {
         self.nodes.get(node).is_some_and(|pulse| pulse.beats && now.since(pulse.moved) < wait)
     }
 
+    /// Whether there is a row of that node.
+    #[must_use]
+    pub fn knows(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
+    }
+
     /// All rows with the time since each was seen to move, in the order of the ranks.
     #[must_use]
     pub fn rows(&self, now: Moment) -> Vec<(&NodeRow, Duration)> {
