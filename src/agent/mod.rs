@@ -16,6 +16,7 @@ pub mod clock;
 pub mod director;
 pub mod election;
 pub mod guard;
+pub mod here;
 pub mod http;
 pub mod lease;
 pub mod metrics;

@@ -148,8 +148,8 @@ mod tests {
     async fn what_it_says_and_how_it_ends() {
         let second = Duration::from_secs(5);
         let environment = [("LOCKSTEP_EVENT".to_owned(), "started".to_owned())];
-        let ended = run(&shell("echo a $LOCKSTEP_EVENT; echo b >&2; exit 2"), &environment, second);
-        let ended = ended.await.expect("it runs");
+        let words = shell("echo a $LOCKSTEP_EVENT; echo b >&2; exit 2");
+        let ended = run(&words, &environment, second).await.expect("it runs");
         assert_eq!((ended.code, ended.output.as_str()), (Some(2), "a started | b"));
         let missing = run(&["/no/such".to_owned()], &[], second).await.expect_err("missing");
         assert!(missing.contains("cannot be started"), "{missing}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::agent::guard;
+use crate::agent::here;
 use crate::agent::run;
 use crate::agent::tool::Tool;
 use crate::config::Limits;
@@ -159,10 +160,10 @@ pub(super) fn run(command: Command) -> Result<(), String> {
             let name = name(node.node);
             config.node(&name).map_err(|error| error.to_string())?;
             println!("the configuration is right; this node is {name}");
-            run::warn_of_units(&config).into_iter().for_each(|line| println!("{line}"));
+            here::warn_of_units(&config).into_iter().for_each(|line| println!("{line}"));
             Ok(())
         }
-        Command::Demote { file, emergency: _ } => run::end_everything(&load(&file)?),
+        Command::Demote { file, emergency: _ } => here::end_everything(&load(&file)?),
         other => {
             let answer = super::runtime(&Limits::default())?.block_on(ask(other))?;
             print!("{answer}");

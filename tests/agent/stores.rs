@@ -28,7 +28,12 @@ fn the_next_address_is_tried_when_one_does_not_answer() {
         agent: "connect_timeout = \"300ms\"".into(),
         ..Plan::default()
     };
-    let Some(world) = World::ready(&plan) else { return };
+    let Some(world) = World::build(&plan) else { return };
+    for node in &world.nodes {
+        node.start();
+    }
+    let a_master = || world.nodes.iter().any(|node| node.role() == "master");
+    wait_until(20, || world.logs(), a_master);
     assert_eq!(world.node(1).status()["database"], "10.77.0.1:5432/postgres");
     // A database that is gone for less than a lease moves nothing.
     world.database.down();

@@ -13,12 +13,19 @@ use super::Director;
 impl Director {
     /// Does what the machine asked for, in order.
     pub(super) async fn obey(&mut self) -> Result<(), String> {
+        let floor = self.machine.floor();
+        if floor != self.memory.kept_floor {
+            let name = &self.resource.name;
+            super::super::state::write_epoch(&self.state_dir, name, floor)?;
+            self.memory.kept_floor = floor;
+        }
         for act in self.machine.take_acts() {
             match act {
                 // The row is made where it is read.
                 Act::Create => {}
                 Act::Promote { epoch, grade } => {
-                    self.remember(epoch)?;
+                    // Before anything is started: else nobody would know that something may run.
+                    super::super::state::mark_running(&self.state_dir, &self.resource.name)?;
                     self.memory.stage_busy = true;
                     self.metrics.takeovers.inc();
                     self.held_resources.fetch_add(1, Ordering::SeqCst);
@@ -116,14 +123,6 @@ impl Director {
         if self.wires.events.try_send(row).is_err() {
             tracing::warn!(event, "too many events wait for the database: dropped");
         }
-    }
-
-    /// What must outlive this process before anything is started: the epoch, below which no row is
-    /// believed, and that something may be running.
-    fn remember(&self, epoch: i64) -> Result<(), String> {
-        let name = &self.resource.name;
-        super::super::state::write_epoch(&self.state_dir, name, epoch.max(self.machine.floor()))?;
-        super::super::state::mark_running(&self.state_dir, name)
     }
 
     pub(super) fn forget_mark(&self) {

@@ -98,6 +98,8 @@ pub struct Memory {
     pub(super) ending: bool,
     pub(super) stage_busy: bool,
     pub(super) demoting: bool,
+    /// The highest epoch that is in the file: no row below it is believed, ever.
+    pub(crate) kept_floor: i64,
 }
 
 /// A request under way: the lane comes back with the answer.

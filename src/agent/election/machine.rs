@@ -1,96 +1,11 @@
 //! The machine of one node and one resource. Whoever drives it sends one request at a time, tells
 //! it the answer or that none came, and does what it asks for.
 
+use super::phase::{Held, Phase};
 use super::roster::Standing;
-use super::row::{Change, Grade, Lease, Moment, Pause, Policy};
-use super::table::{self, Event, PhaseName, Transition};
-
-/// What is to be asked of the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// Read the row.
-    Read,
-    /// Take it.
-    Take(Change),
-    /// Keep it.
-    Renew(Change),
-    /// Give it back.
-    Release(Change),
-    /// Name who is to have it next.
-    Switch(Change),
-}
-
-impl Request {
-    /// The change that is asked for, if it is one.
-    #[must_use]
-    pub const fn change(&self) -> Option<&Change> {
-        match self {
-            Self::Read => None,
-            Self::Take(change)
-            | Self::Renew(change)
-            | Self::Release(change)
-            | Self::Switch(change) => Some(change),
-        }
-    }
-}
-
-/// What the database said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The row; none where there is none.
-    Row(Option<Lease>),
-    /// Whether the change matched.
-    Matched(bool),
-    /// Nothing, or an error: a change may have reached the row, or still reach it.
-    Lost,
-}
-
-/// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Poll {
-    /// Send this, and tell the answer.
-    Send(Request),
-    /// Ask again at that moment, or earlier.
-    Wait(Moment),
-}
-
-/// What became of a start or a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
-    /// The services are up.
-    Started,
-    /// They are not.
-    StartFailed,
-    /// Everything is confirmed stopped.
-    Stopped,
-}
-
-/// What the driver is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// The row does not exist: create it.
-    Create,
-    /// Start the services.
-    Promote {
-        /// Which term begins.
-        epoch: i64,
-        /// What it may do.
-        grade: Grade,
-    },
-    /// Stop them, and have that done by the deadline.
-    Demote(Event),
-    /// Everything must be stopped by then; none: no such moment (maintenance).
-    Deadline(Option<Moment>),
-    /// A step of the table, to be logged.
-    Step {
-        /// The step.
-        transition: &'static Transition,
-        /// The epoch of the row at that time.
-        epoch: i64,
-    },
-    /// Something that people should know.
-    Notice(String),
-}
+use super::row::{Change, Lease, Moment, Pause, Policy};
+use super::table::{self, Event, PhaseName};
+use super::words::{Act, Answer, Poll, Request};
 
 /// A write whose answer did not come.
 #[derive(Debug, Clone)]
@@ -101,26 +16,6 @@ struct Unanswered {
 
 /// How many of them are remembered; to forget one only loses an extension.
 const MOST_UNANSWERED: usize = 16;
-
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) row: Lease,
-    /// Until when to act; `None` before the first renewal that was known to be in time.
-    deadline: Option<Moment>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Phase {
-    Unknown,
-    Standby,
-    Claiming(Held),
-    Starting(Held),
-    Master(Held),
-    /// With `None` the row is another's.
-    Stopping(Option<Held>, Event),
-    Releasing(Held, Event),
-    Regressed,
-}
 
 /// What was seen of the row, and when.
 #[derive(Debug, Clone)]
@@ -145,7 +40,7 @@ pub struct Machine {
     pub(super) role_since: Option<Moment>,
     pub(super) barred_until: Option<Moment>,
     /// No row below this epoch is believed.
-    floor: i64,
+    pub(super) floor: i64,
     below_since: Option<Moment>,
     pending: Option<(Request, Moment)>,
     unanswered: Vec<Unanswered>,
@@ -187,16 +82,7 @@ impl Machine {
     /// Where the node stands.
     #[must_use]
     pub const fn phase(&self) -> PhaseName {
-        match self.phase {
-            Phase::Unknown => PhaseName::Unknown,
-            Phase::Standby => PhaseName::Standby,
-            Phase::Claiming(_) => PhaseName::Claiming,
-            Phase::Starting(_) => PhaseName::Starting,
-            Phase::Master(_) => PhaseName::Master,
-            Phase::Stopping(..) => PhaseName::Stopping,
-            Phase::Releasing(..) => PhaseName::Releasing,
-            Phase::Regressed => PhaseName::Regressed,
-        }
+        self.phase.name()
     }
 
     /// The row as it was last known.
@@ -452,7 +338,7 @@ impl Machine {
     fn on_row_while_holding(&mut self, now: Moment, read_sent: Moment, row: Lease) {
         let unanswered = self.unanswered.iter().find(|u| u.stamp == row.stamp).map(|u| u.sent);
         let (ttl, rules, mine) = (self.policy.ttl, self.policy.rules, self.incarnation.clone());
-        let Some(held) = self.held_mut() else { return };
+        let Some(held) = self.phase.held_mut() else { return };
         if row.key() <= held.row.key() {
             // What was read is no newer than what is known: an old copy, or nothing new.
             return;
@@ -474,7 +360,7 @@ impl Machine {
             // Maintenance was ended without us: what we have is as old as our last renewal.
             self.acts.push(Act::Notice("maintenance was ended over this node's head".into()));
         }
-        let Some(held) = self.held_mut() else { return };
+        let Some(held) = self.phase.held_mut() else { return };
         held.row = row;
         self.renew_at = now;
         self.tell_deadline();
@@ -499,7 +385,7 @@ impl Machine {
                 }
             }
             Request::Renew(_) => {
-                if let Some(held) = self.held_mut() {
+                if let Some(held) = self.phase.held_mut() {
                     *held = Held { row, deadline: held.deadline.max(deadline) };
                 }
                 self.tell_deadline();
@@ -537,61 +423,6 @@ impl Machine {
         }
     }
 
-    /// What became of the start or the stop that was asked for.
-    pub fn on_done(&mut self, now: Moment, done: Done) {
-        match (done, self.phase.clone()) {
-            (Done::Started, Phase::Starting(held)) => self.go(Event::Started, Phase::Master(held)),
-            (Done::StartFailed, Phase::Starting(_)) => {
-                self.barred_until = Some(now.after(self.policy.start_retry));
-                self.stop(Event::StartFailed);
-            }
-            (Done::Stopped, Phase::Stopping(Some(held), cause)) => {
-                self.go(Event::Stopped, Phase::Releasing(held, cause));
-            }
-            (Done::Stopped, Phase::Stopping(None, _)) => {
-                self.go(Event::StoppedLost, Phase::Standby);
-            }
-            // A start that ended after its stop was asked for says nothing any more.
-            (Done::Started | Done::StartFailed, _) => {}
-            (Done::Stopped, phase) => panic!("stopped, in {phase:?}"),
-        }
-    }
-
-    /// Gives the resource up, if this node has it: the agent ends, a check failed, maintenance, or
-    /// the guard found the deadline passed before this machine did.
-    pub fn give_up(&mut self, now: Moment, cause: Event) {
-        if cause == Event::CheckFailed {
-            // Else it would take it again as soon as nobody looks any more.
-            self.barred_until = Some(now.after(self.policy.start_retry));
-        }
-        match &self.phase {
-            Phase::Starting(_) if matches!(cause, Event::Shutdown | Event::TimeUp) => {
-                self.stop(cause);
-            }
-            Phase::Master(_) => self.stop(cause),
-            Phase::Claiming(held) if matches!(cause, Event::Shutdown | Event::Maintenance) => {
-                let held = held.clone();
-                self.go(cause, Phase::Releasing(held, cause));
-            }
-            _ => {}
-        }
-    }
-
-    /// An operator knows that the row is older, and wants to go on from it.
-    pub fn accept_restore(&mut self) {
-        if matches!(self.phase, Phase::Regressed) {
-            self.floor = 0;
-            self.seen = None;
-            self.go(Event::Accepted, Phase::Standby);
-        }
-    }
-
-    /// An operator ends what damping holds back.
-    pub fn clear(&mut self) {
-        self.failovers.clear();
-        self.barred_until = None;
-    }
-
     fn superseded(&mut self) {
         match &self.phase {
             Phase::Claiming(_) | Phase::Releasing(..) => self.go(Event::Superseded, Phase::Standby),
@@ -602,7 +433,7 @@ impl Machine {
         }
     }
 
-    fn stop(&mut self, cause: Event) {
+    pub(super) fn stop(&mut self, cause: Event) {
         let held = match cause {
             Event::Superseded => None,
             _ => self.held().cloned(),
@@ -622,7 +453,7 @@ impl Machine {
         }
     }
 
-    fn go(&mut self, event: Event, to: Phase) {
+    pub(super) fn go(&mut self, event: Event, to: Phase) {
         let transition = table::find(self.phase(), event);
         self.phase = to;
         assert_eq!(self.phase(), transition.to, "the step is as the table says");
@@ -635,25 +466,7 @@ impl Machine {
     }
 
     pub(super) const fn held(&self) -> Option<&Held> {
-        match &self.phase {
-            Phase::Claiming(held)
-            | Phase::Starting(held)
-            | Phase::Master(held)
-            | Phase::Stopping(Some(held), _)
-            | Phase::Releasing(held, _) => Some(held),
-            _ => None,
-        }
-    }
-
-    const fn held_mut(&mut self) -> Option<&mut Held> {
-        match &mut self.phase {
-            Phase::Claiming(held)
-            | Phase::Starting(held)
-            | Phase::Master(held)
-            | Phase::Stopping(Some(held), _)
-            | Phase::Releasing(held, _) => Some(held),
-            _ => None,
-        }
+        self.phase.held()
     }
 
     /// The next stamp, which no other write has.

@@ -18,12 +18,16 @@
 //! D. Cheriton, "Leases" (SOSP 1989), with the waiting side's clock in place of a common one.
 
 mod machine;
+mod orders;
+mod phase;
 mod roster;
 mod row;
 mod table;
 mod taking;
+mod words;
 
-pub use machine::{Act, Answer, Done, Machine, Poll, Request};
+pub use machine::Machine;
 pub use roster::{NodeRow, Roster, Standing};
 pub use row::{Change, Grade, Lease, Moment, Pause, Policy, Rules};
 pub use table::{Event, PhaseName, TRANSITIONS, Transition};
+pub use words::{Act, Answer, Done, Poll, Request};

@@ -1,7 +1,8 @@
 //! What a node that stands by wants: to take the resource, or to ask for it.
 
-use super::machine::{Machine, Poll, Request, Seen};
+use super::machine::{Machine, Seen};
 use super::row::{Change, Grade, Lease, Moment, Pause};
+use super::words::{Poll, Request};
 
 impl Machine {
     /// What to send while standing by, or until when to wait; no later than `next_read`.

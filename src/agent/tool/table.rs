@@ -13,7 +13,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let mut out = String::new();
-    let heads = vec![head.iter().map(|cell| (*cell).to_owned()).collect()];
+    let heads = [head.iter().map(|cell| (*cell).to_owned()).collect()];
     for row in heads.iter().chain(rows) {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         // Writing into a String cannot fail.

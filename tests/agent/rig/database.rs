@@ -63,7 +63,7 @@ impl Database {
             }
             Kind::MariaDb => {
                 self.ask("create database postgres");
-                self.ask("grant all on *.* to postgres@'%'");
+                self.ask("create user postgres@'%'; grant all on *.* to postgres@'%'");
                 self.ask(
                     "create table postgres.writes(id bigint auto_increment primary key, \
                      epoch bigint, node text)",

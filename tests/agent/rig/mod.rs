@@ -177,7 +177,8 @@ fn file(plan: &Plan, database: &Database, folder: &Path) -> String {
          stop_budget = \"1s\"\nwatchdog = \"off\"\nhttp = \"127.0.0.1:8008\"\n\
          state_dir = \"state\"\n{}\n{nodes}\n[[resource]]\nname = \"app\"\nstart_retry = \"3s\"\n\
          min_role_time = \"1s\"\n{}\n\
-         [[service]]\nname = \"toy\"\ncommand = [\"{}\"]\nstop_timeout = \"1s\"\n{}\n",
+         [[service]]\nname = \"toy\"\ncommand = [\"{}\"]\nstop_timeout = \"1s\"\n{}\n\
+         [log]\nlevel = \"info,lockstep::agent=debug\"\n",
         plan.agent,
         plan.resource,
         service.display(),

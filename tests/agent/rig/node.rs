@@ -85,7 +85,8 @@ impl Node {
             return;
         }
         let pids = pids.iter().map(u32::to_string);
-        let _ = Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
+        let _ =
+            Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
     }
 
     /// Asks the agent to end, and waits until it has.
