@@ -138,3 +138,23 @@ fn a_name_belongs_to_one_machine() {
     assert!(unknown.contains("no [[node]] is called `n9`"), "{unknown}");
     world.judge();
 }
+
+#[test]
+fn the_watchdog_is_fed_while_something_runs_and_put_to_sleep_after() {
+    let plan = Plan { agent: "watchdog_device = \"dog\"".into(), ..Plan::default() };
+    let Some(world) = World::build(&plan) else { return };
+    let config = world.path().join("agent.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("watchdog = \"off\"", "watchdog = \"required\"")).unwrap();
+    let n1 = world.node(1);
+    assert!(n1.refused("n1").contains("modprobe softdog"), "without the device it does not run");
+    let dog = n1.folder().join("dog");
+    std::fs::write(&dog, "").unwrap();
+    n1.start();
+    world.wait_for_master(1);
+    let food = || std::fs::read_to_string(&dog).unwrap();
+    wait_until(5, food, || food().contains(".."));
+    assert!(n1.stop().success());
+    assert!(food().ends_with('V'), "{}", food());
+    world.judge();
+}

@@ -68,3 +68,26 @@ fn a_read_only_node_serves_only_while_no_other_can() {
     assert_eq!(n3.role(), "standby", "an observer never takes");
     world.judge();
 }
+
+#[test]
+fn a_dead_database_behind_the_proxy_moves_nothing() {
+    let plan = Plan { through_proxy: true, ..Plan::default() };
+    let Some(world) = World::ready(&plan) else { return };
+    let n1 = world.node(1);
+    world.wait_for_standbys(1, 1);
+    world.tool("switchover");
+    world.wait_for_standbys(2, 1);
+    world.tool("switchover");
+    world.database.down();
+    let writes = || world.second().ask("select count(*) from writes").parse::<u64>().unwrap();
+    let before = writes();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert_eq!((n1.role().as_str(), world.node(2).role().as_str()), ("master", "standby"));
+    assert!(n1.serves() && writes() > before + 10, "the service writes on: {before} {}", writes());
+    assert_eq!(world.second().ask("select epoch, holder from lockstep_lease"), "3|n1");
+    world.tool("switchover --to n2");
+    // What was written was written in the order of the terms.
+    let back = "select count(*) from writes a join writes b on a.id < b.id and a.epoch > b.epoch";
+    assert_eq!(world.second().ask(back), "0");
+    world.judge();
+}

@@ -28,7 +28,7 @@ impl Director {
             && !full
             && self.refusal().is_none();
         if now.since(self.began) < wait {
-            standing.rank += self.unseen_before(&me);
+            standing.rank += self.unheard_before(now, &me);
         }
         standing.predecessor_is_gone = self.memory.settled == Some(true);
         self.machine.set_standing(now, standing);
@@ -36,14 +36,15 @@ impl Director {
         self.leave_if_unfit(now, &me);
     }
 
-    /// How many nodes of the file come before this one and have not been heard of. Where all start
-    /// at once, they are given their turn.
-    fn unseen_before(&self, me: &NodeRow) -> u32 {
+    /// How many nodes of the file come before this one and have not been heard of yet. Where all
+    /// start at once, they are given their turn; those that live have it by their rank.
+    fn unheard_before(&self, now: Moment, me: &NodeRow) -> u32 {
+        let wait = self.machine.wait();
         let before = |node: &&Node| {
             let priority = self.at_home(&node.name, node.priority);
             let sooner =
                 node.mode == Mode::Normal && (priority > me.priority || me.mode != "normal");
-            node.name != me.node && sooner && !self.memory.roster.knows(&node.name)
+            node.name != me.node && sooner && !self.memory.roster.lives(now, &node.name, wait)
         };
         u32::try_from(self.nodes.iter().filter(before).count()).unwrap_or(u32::MAX)
     }

@@ -127,20 +127,6 @@ impl Roster {
         self.nodes.get(node).is_some_and(|pulse| pulse.beats && now.since(pulse.moved) < wait)
     }
 
-    /// Whether there is a row of that node.
-    #[must_use]
-    pub fn knows(&self, node: &str) -> bool {
-        self.nodes.contains_key(node)
-    }
-
-    /// All rows with the time since each was seen to move, in the order of the ranks.
-    #[must_use]
-    pub fn rows(&self, now: Moment) -> Vec<(&NodeRow, Duration)> {
-        let mut rows: Vec<_> = self.nodes.values().map(|p| (&p.row, now.since(p.moved))).collect();
-        rows.sort_by_key(|(row, _)| order(row));
-        rows
-    }
-
     /// How `me` stands. Nodes whose row does not move are not waited for.
     #[must_use]
     pub fn standing(

@@ -1,7 +1,9 @@
 //! The agents' file as it is written.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Action, When};
@@ -77,10 +79,10 @@ pub(super) struct RawResource {
     pub flap_limit: Option<usize>,
     pub flap_window: Option<Time>,
     pub start_retry: Option<Time>,
-    pub fence: Option<OneOrMany>,
-    pub on_promote: Option<OneOrMany>,
-    pub on_demote: Option<OneOrMany>,
-    pub on_stuck: Option<OneOrMany>,
+    pub fence: Option<Words>,
+    pub on_promote: Option<Words>,
+    pub on_demote: Option<Words>,
+    pub on_stuck: Option<Words>,
     pub hook_timeout: Option<Time>,
 }
 
@@ -90,9 +92,9 @@ pub(super) struct RawService {
     pub resource: Option<String>,
     pub name: Option<String>,
     pub kind: Option<String>,
-    pub command: Option<OneOrMany>,
-    pub start: Option<OneOrMany>,
-    pub stop: Option<OneOrMany>,
+    pub command: Option<Words>,
+    pub start: Option<Words>,
+    pub stop: Option<Words>,
     pub unit: Option<String>,
     pub start_timeout: Option<Time>,
     pub stop_timeout: Option<Time>,
@@ -111,7 +113,7 @@ pub(super) struct RawVip {
     pub probe: Option<Time>,
     pub announce: Option<u32>,
     pub refresh: Option<Time>,
-    pub exec: Option<OneOrMany>,
+    pub exec: Option<Words>,
     pub timeout: Option<Time>,
 }
 
@@ -127,7 +129,7 @@ pub(super) struct RawCheck {
     pub expect_body: Option<String>,
     pub query: Option<String>,
     pub expect: Option<String>,
-    pub command: Option<OneOrMany>,
+    pub command: Option<Words>,
     pub pidfile: Option<String>,
     pub process: Option<String>,
     pub at_least: Option<usize>,
@@ -161,7 +163,7 @@ pub(super) struct RawAlert {
     pub events: Vec<String>,
     pub timeout: Option<Time>,
     pub attempts: Option<u32>,
-    pub command: Option<OneOrMany>,
+    pub command: Option<Words>,
     pub url: Option<String>,
     pub secret: Option<String>,
     pub secret_file: Option<String>,
@@ -173,6 +175,33 @@ pub(super) struct RawAlert {
     pub password_env: Option<String>,
     pub from: Option<String>,
     pub to: Option<OneOrMany>,
+}
+
+/// A program and its arguments: a list as it stands, a text by the shell.
+#[derive(Debug, Clone)]
+pub(super) struct Words(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Program;
+        impl<'de> Visitor<'de> for Program {
+            type Value = Words;
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("a text for the shell, or a list: the program and its arguments")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Words, E> {
+                Ok(Words(["/bin/sh", "-c", text].map(str::to_owned).to_vec()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Words, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    list.push(item);
+                }
+                Ok(Words(list))
+            }
+        }
+        from.deserialize_any(Program)
+    }
 }
 
 /// A duration with its unit.

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::raw::{Raw, RawAgent, RawNode, RawResource, Time};
+use super::raw::{Raw, RawAgent, RawNode, RawResource, Time, Words};
 use super::{AgentConfig, Mode, Node, Program, Resource, Settings, Store, Watchdog};
-use crate::config::raw::OneOrMany;
 use crate::config::{ConfigError, Secret, address, dialect, logins, validate};
 
 mod parts;
@@ -260,7 +259,7 @@ fn resource(raw: RawResource, key: &str, nodes: &[Node]) -> Result<Resource> {
     };
     let time = |given: Option<Time>, default: Duration| given.map_or(default, |time| time.0);
     let hook_timeout = time(raw.hook_timeout, 10 * SECOND);
-    let program = |given: Option<OneOrMany>, name: &str| {
+    let program = |given: Option<Words>, name: &str| {
         let words = given.map(|given| words(given, &format!("{key}.{name}"))).transpose()?;
         Ok(words.map(|words| Program { words, timeout: hook_timeout }))
     };
@@ -304,13 +303,10 @@ fn owner<'r>(
     }
 }
 
-/// A program and its arguments: a list as it stands, a text by the shell.
-pub(super) fn words(given: OneOrMany, key: &str) -> Result<Vec<String>> {
-    let OneOrMany(mut list) = given;
-    if list.len() == 1 && list[0].contains(char::is_whitespace) {
-        list = vec!["/bin/sh".into(), "-c".into(), list.remove(0)];
-    }
-    if list.first().is_none_or(String::is_empty) {
+/// A program and its arguments.
+pub(super) fn words(given: Words, key: &str) -> Result<Vec<String>> {
+    let Words(list) = given;
+    if list.iter().all(|word| word.trim().is_empty()) || list.last().is_some_and(String::is_empty) {
         let remedy = "write a text for the shell, or a list: the program and its arguments";
         return Err(ConfigError::new("no program is named", remedy).at(key));
     }

@@ -15,20 +15,28 @@ pub(crate) enum Kind {
 pub(crate) struct Database {
     kind: Kind,
     space: String,
+    address: &'static str,
     folder: PathBuf,
     child: Mutex<Option<Child>>,
 }
 
 impl Database {
     pub(super) fn start(kind: Kind, net: &net::Net, world: &Path) -> Self {
-        Self::in_folder(kind, net, &world.join(format!("db{}", unique())))
+        Self::in_folder(kind, net, "10.77.0.1", &world.join(format!("db{}", unique())))
     }
 
-    fn in_folder(kind: Kind, net: &net::Net, folder: &Path) -> Self {
+    /// Another server, under the hub's second address.
+    pub(super) fn second(net: &net::Net, world: &Path) -> Self {
+        let folder = world.join(format!("db{}", unique()));
+        Self::in_folder(Kind::Postgres, net, "10.77.0.2", &folder)
+    }
+
+    fn in_folder(kind: Kind, net: &net::Net, address: &'static str, folder: &Path) -> Self {
         std::fs::create_dir(folder).unwrap();
         let server = Self {
             kind,
             space: net.space("hub"),
+            address,
             folder: folder.to_owned(),
             child: Mutex::new(None),
         };
@@ -60,6 +68,9 @@ impl Database {
         match self.kind {
             Kind::Postgres => {
                 self.ask("create table writes(id bigserial primary key, epoch bigint, node text)");
+                self.ask("create role app login");
+                self.ask("grant all on schema public to app");
+                self.ask("grant all on writes, writes_id_seq to app");
             }
             Kind::MariaDb => {
                 self.ask("create database postgres");
@@ -83,7 +94,7 @@ impl Database {
                 command.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]);
                 command.arg(postgres_programs().join("postgres")).arg("-D").arg(&data);
                 for setting in [
-                    "listen_addresses=10.77.0.1",
+                    &format!("listen_addresses={}", self.address),
                     &format!("unix_socket_directories={}", self.folder.display()),
                     "fsync=off",
                     "shared_buffers=16MB",

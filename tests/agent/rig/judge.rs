@@ -67,9 +67,8 @@ fn holders(spaces: &[String], vip: &str) -> Vec<String> {
     spaces.iter().filter(has).cloned().collect()
 }
 
-/// Who served, in the order of the kernel's clock; a term that comes back after another one stands
-/// there twice.
-pub(super) fn terms(folder: &Path) -> Vec<(i64, String)> {
+/// The beats of all services, in the order of the kernel's clock: when, term, node.
+fn beats(folder: &Path) -> Vec<(f64, i64, String)> {
     let text = std::fs::read_to_string(folder.join("beats")).unwrap_or_default();
     let mut beats: Vec<(f64, i64, String)> = Vec::new();
     for line in text.lines() {
@@ -79,11 +78,23 @@ pub(super) fn terms(folder: &Path) -> Vec<(i64, String)> {
     }
     // Stable: within one tick of the clock the order of writing counts.
     beats.sort_by(|a, b| a.0.total_cmp(&b.0));
+    beats
+}
+
+/// Who served; a term that comes back after another one stands there twice.
+pub(super) fn terms(folder: &Path) -> Vec<(i64, String)> {
     let mut terms: Vec<(i64, String)> = Vec::new();
-    for (_, epoch, node) in beats {
+    for (_, epoch, node) in beats(folder) {
         if terms.last() != Some(&(epoch, node.clone())) {
             terms.push((epoch, node));
         }
     }
     terms
+}
+
+/// For how long nobody served between two terms, in seconds.
+pub(super) fn gaps(folder: &Path) -> Vec<f64> {
+    let beats = beats(folder);
+    let changes = beats.windows(2).filter(|pair| pair[0].1 != pair[1].1);
+    changes.map(|pair| pair[1].0 - pair[0].0).collect()
 }

@@ -4,6 +4,7 @@ mod database;
 mod judge;
 mod net;
 mod node;
+mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) node_sections: Option<String>,
     /// URLs in place of the database's.
     pub(crate) urls: Option<Vec<String>>,
+    /// Two databases, with `lockstep proxy` in front of them.
+    pub(crate) through_proxy: bool,
 }
 
 impl Default for Plan {
@@ -43,6 +46,7 @@ impl Default for Plan {
             more: String::new(),
             node_sections: None,
             urls: None,
+            through_proxy: false,
         }
     }
 }
@@ -51,6 +55,7 @@ pub(crate) struct World {
     // In the order in which they go.
     pub(crate) nodes: Vec<Node>,
     judge: judge::Judge,
+    proxy: Option<proxy::Proxy>,
     pub(crate) database: Database,
     pub(crate) net: net::Net,
     folder: tempfile::TempDir,
@@ -72,13 +77,16 @@ impl World {
         .unwrap();
         let net = net::Net::build(plan.nodes);
         let database = Database::start(plan.kind, &net, folder.path());
+        let proxy = plan.through_proxy.then(|| proxy::Proxy::start(&net, &database, folder.path()));
         let config = folder.path().join("agent.toml");
         std::fs::write(&config, file(plan, &database, folder.path())).unwrap();
-        write_service(folder.path(), &database);
+        let client =
+            if plan.through_proxy { proxy::CLIENT.into() } else { database.client_command() };
+        write_service(folder.path(), &client);
         let nodes: Vec<Node> =
             (1..=plan.nodes).map(|n| Node::new(n, &net, folder.path())).collect();
         let judge = judge::Judge::watch(net.node_spaces(), folder.path());
-        Some(Self { nodes, judge, database, net, folder })
+        Some(Self { nodes, judge, proxy, database, net, folder })
     }
 
     /// The same, with all agents running and the first node the master.
@@ -135,6 +143,16 @@ impl World {
         command.output().unwrap()
     }
 
+    /// The second database of two.
+    pub(crate) fn second(&self) -> &Database {
+        &self.proxy.as_ref().expect("two databases").second
+    }
+
+    /// For how long nobody served between two terms that follow each other, in seconds.
+    pub(crate) fn gaps(&self) -> Vec<f64> {
+        judge::gaps(self.path())
+    }
+
     /// How the service's terms went so far: (epoch, node), in order.
     pub(crate) fn terms(&self) -> Vec<(i64, String)> {
         judge::terms(self.path())
@@ -163,7 +181,8 @@ impl Drop for World {
 }
 
 fn file(plan: &Plan, database: &Database, folder: &Path) -> String {
-    let urls = plan.urls.clone().unwrap_or_else(|| vec![database.url()]);
+    let url = || if plan.through_proxy { proxy::URL.into() } else { database.url() };
+    let urls = plan.urls.clone().unwrap_or_else(|| vec![url()]);
     let nodes = plan.node_sections.clone().unwrap_or_else(|| {
         let section = |n| {
             let role = if n == 1 { "master" } else { "failover" };
@@ -187,14 +206,13 @@ fn file(plan: &Plan, database: &Database, folder: &Path) -> String {
 }
 
 /// The application: it writes down that it runs, with the kernel's clock, and writes to the database.
-fn write_service(folder: &Path, database: &Database) {
+fn write_service(folder: &Path, client: &str) {
     let script = format!(
         "#!/bin/bash\ncd {folder}\nme=\"$LOCKSTEP_NODE $LOCKSTEP_EPOCH\"\n\
          (while :; do echo \"{insert}\"; sleep 0.1; done) | {client} >/dev/null 2>&1 &\n\
          while :; do read up _ < /proc/uptime; echo \"$up $me\" >> beats; sleep 0.02; done\n",
         folder = folder.display(),
         insert = "insert into writes(epoch, node) values ($LOCKSTEP_EPOCH, '$LOCKSTEP_NODE');",
-        client = database.client_command(),
     );
     let path = folder.join("service");
     std::fs::write(&path, script).unwrap();

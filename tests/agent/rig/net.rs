@@ -27,6 +27,7 @@ impl Net {
         ip(&format!("-n {hub} link set lo up"));
         ip(&format!("-n {hub} link add br0 type bridge"));
         ip(&format!("-n {hub} addr add 10.77.0.1/24 dev br0"));
+        ip(&format!("-n {hub} addr add 10.77.0.2/24 dev br0"));
         ip(&format!("-n {hub} addr add fd77::1/64 dev br0 nodad"));
         ip(&format!("-n {hub} link set br0 up"));
         for n in 1..=nodes {

@@ -173,8 +173,8 @@ fn check_kind(
             CheckKind::Sql { store: Box::new(place), query, expect: raw.expect.clone() }
         }
         "exec" => {
-            let command = raw.command.as_ref().map(|c| crate::config::raw::OneOrMany(c.0.clone()));
-            let command = words(needed(command, key, "command")?, &format!("{key}.command"))?;
+            let command = needed(raw.command.clone(), key, "command")?;
+            let command = words(command, &format!("{key}.command"))?;
             CheckKind::Exec { command }
         }
         "process" => {
