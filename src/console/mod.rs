@@ -9,7 +9,7 @@ mod chatter;
 mod commands;
 mod parse;
 mod show;
-mod time;
+pub(crate) mod time;
 mod variables;
 mod words;
 
