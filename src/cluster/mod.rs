@@ -4,7 +4,9 @@ pub mod balance;
 pub mod ballot;
 pub mod proposer;
 pub mod view;
+pub mod watch;
 
 pub use ballot::{Arbiter, Ask, Ballot, Refusal, Roster, Vote};
 pub use proposer::{Failure, Proposer, Reply, Rules, Step, Wish};
 pub use view::{Phase, State, View};
+pub use watch::{Judgement, Watch};

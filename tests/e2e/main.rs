@@ -30,6 +30,7 @@ mod fidelity;
 mod journal;
 mod operations;
 mod outcome;
+mod proxies;
 mod proxy_crash;
 mod reads;
 mod recovery;

@@ -28,7 +28,7 @@ enum Then {
 enum Stage {
     /// Looking at everybody, one after the other.
     Probing(Vec<String>, BTreeMap<String, Vote>),
-    Asking(Round, Then),
+    Asking(Box<Round>, Then),
     /// Members that still have to become like the chosen one.
     Levelling(Marks, Vec<String>),
     Serving,
@@ -106,7 +106,7 @@ impl Proxy {
         match step {
             Step::Ask(mut open) => {
                 open.shuffle(&mut world.dice);
-                let round = Round { proposer, open, replies: BTreeMap::new() };
+                let round = Box::new(Round { proposer, open, replies: BTreeMap::new() });
                 self.stage = Stage::Asking(round, then);
             }
             Step::Failed(_) => self.give_up(),
@@ -133,14 +133,15 @@ impl Proxy {
         }
     }
 
-    fn ask(&mut self, world: &mut World, round: Round, then: Then) {
-        let Round { mut proposer, mut open, mut replies } = round;
+    fn ask(&mut self, world: &mut World, round: Box<Round>, then: Then) {
+        let Round { mut proposer, mut open, mut replies } = *round;
         if let Some((name, ask)) = open.pop() {
             let reply = world.ask(self.number, &name, &ask);
             replies.insert(name, reply);
         }
         if !open.is_empty() {
-            self.stage = Stage::Asking(Round { proposer, open, replies }, then);
+            let round = Box::new(Round { proposer, open, replies });
+            self.stage = Stage::Asking(round, then);
             return;
         }
         let adopting = replies.values().any(|reply| {
