@@ -23,6 +23,8 @@ use crate::tls::{BackendConnector, ControlTls};
 
 /// Records removed from the journal in one transaction.
 const PRUNE_BATCH: i64 = 5000;
+/// Reading the catalog may take so many times as long as another question.
+const CATALOG_PATIENCE: u32 = 10;
 
 /// Where a control connection goes, and as whom.
 #[derive(Clone)]
@@ -91,8 +93,8 @@ pub struct PgControl {
 }
 
 impl PgControl {
-    /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
-    /// that read or write much; signs of life take at most `quick`.
+    /// Bookkeeping that has no connection yet. No question takes longer than `limit`; what reads or
+    /// waits for much takes longer as long as the server answers others. Signs of life take at most `quick`.
     pub fn new(address: Address, limit: Duration, quick: Duration) -> Self {
         let (client, pulse) = (Mutex::new(None), Mutex::new(None));
         Self { address, limit, quick, client, pulse, ballot: std::sync::Mutex::default() }
@@ -102,9 +104,10 @@ impl PgControl {
         *self.ballot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A connection of its own.
     async fn connect(&self, limit: Duration) -> Result<Client, String> {
-        let connecting = tokio::time::timeout(limit, self.address.connect());
-        connecting.await.map_err(|_| "no connection in time".to_owned())?
+        let client = tokio::time::timeout(limit, self.address.connect()).await;
+        client.map_err(|_| format!("no connection within {limit:?}"))?
     }
 
     async fn client(&self, slot: &Mutex<Option<Arc<Client>>>) -> Result<Arc<Client>, String> {
@@ -116,6 +119,27 @@ impl PgControl {
         let client = Arc::new(self.connect(limit).await?);
         *slot = Some(client.clone());
         Ok(client)
+    }
+
+    /// Waits for what may take longer than a question, as long as the server answers one.
+    async fn while_it_answers<T>(
+        &self,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let silence = async {
+            loop {
+                tokio::time::sleep(self.limit).await;
+                let alive = self.ask(|client| async move { client.batch_execute("").await });
+                if let Err(why) = alive.await {
+                    return why;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            why = silence => Err(why),
+        }
     }
 
     /// Asks within the limit. A connection that gave no answer is not used again.
@@ -305,12 +329,11 @@ impl Control for PgControl {
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
         Box::pin(async move {
             let client = self.client(&self.client).await?;
-            // It has a deadline of its own for the sessions; this one is for a server that says nothing.
-            let fenced = async {
+            let fenced = self.while_it_answers(async {
                 let fenced = rows::fence(&client, &users, self.limit).await;
                 fenced.map(|_| ()).map_err(|e| e.to_string())
-            };
-            self.within(&self.client, self.limit * 2, fenced).await
+            });
+            fenced.await
         })
     }
 
@@ -320,9 +343,12 @@ impl Control for PgControl {
 
     fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()> {
         Box::pin(async move {
-            // A connection of its own, without a limit: it may wait for transactions.
+            // It may wait for transactions, however long they take.
             let client = self.connect(self.limit).await?;
-            outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+            let cleared = self.while_it_answers(async {
+                outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+            });
+            cleared.await
         })
     }
 
@@ -334,8 +360,10 @@ impl Control for PgControl {
         Box::pin(async move {
             // A connection of its own: the transaction must not meet other questions.
             let client = self.connect(self.limit).await?;
-            let read = tokio::time::timeout(self.limit * 10, Self::read_catalog(&client));
-            read.await.map_err(|_| "the catalog takes too long to read".to_owned())?
+            let limit = self.limit * CATALOG_PATIENCE;
+            let read = self.while_it_answers(Self::read_catalog(&client));
+            let read = tokio::time::timeout(limit, read).await;
+            read.map_err(|_| format!("the catalog could not be read within {limit:?}"))?
         })
     }
 

@@ -6,11 +6,19 @@
 
 #[path = "mysql/cluster.rs"]
 mod cluster;
+#[path = "mysql/faults.rs"]
+mod faults;
 #[path = "mysql/link.rs"]
 mod link;
+#[path = "mysql/load.rs"]
+mod load;
 #[path = "mysql/replicate.rs"]
 mod replicate;
+#[path = "mysql/schema.rs"]
+mod schema;
 #[path = "mysql/server.rs"]
 mod server;
+#[path = "mysql/sessions.rs"]
+mod sessions;
 #[path = "mysql/through.rs"]
 mod through;

@@ -81,11 +81,13 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         metrics,
         current: arc_swap::ArcSwap::from_pointee(config.into()),
         registry: Registry::default(),
+        present: Arc::default(),
         identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
         wanted: Wanted::default(),
         schema: Arc::default(),
+        groups: Arc::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
         dice: Box::new(rand::random),
     });

@@ -300,7 +300,7 @@ async fn align<P: Protocol>(
         there.remove(member);
         tails.remove(member);
     }
-    let sources: Vec<usize> = there.iter().map(|(member, _)| *member).collect();
+    let mut sources: Vec<usize> = there.iter().map(|(member, _)| *member).collect();
     for (tail, member) in tails.iter().zip(&there) {
         let pruned = control(member).1;
         let lacks = |seq: &&i64| **seq > pruned && !tail.iter().any(|(have, _)| have == *seq);
@@ -308,7 +308,7 @@ async fn align<P: Protocol>(
         roll_forward(shared, settings, &all_members, member.0, lacking).await?;
     }
     shared.ledger.start_after(newest);
-    conclude_open(shared, &sources, base).await?;
+    conclude_open(shared, &mut sources, base).await?;
     level_sequences(shared, &sources).await?;
     // Nobody is served before statements can be classified: without a catalog all of them count as
     // the worst they could be, and tie their sessions to one connection.

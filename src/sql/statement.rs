@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
-use super::question::Own;
+use super::question::{Drawn, Own};
 pub use super::refusal::Refusal;
-pub use super::schema::{Ddl, DdlStep, Maintenance, Outside, Password, Split};
+pub use super::schema::{Ddl, DdlStep, Implicit, Maintenance, Outside, Password, Split};
 
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,8 @@ pub struct Statement {
     /// It calls `currval()` or `lastval()`: what it reads was left in the server session by an
     /// earlier `nextval()`, so it must run on the connection that ran that one.
     pub uses_currval: bool,
+    /// It is nothing but such a call.
+    pub drawn: Option<Box<Drawn>>,
     /// Temporary relations it makes, by their bare names.
     pub creates_temp: Vec<String>,
     /// Temporary relations it drops (or renames away), by their bare names.
@@ -198,7 +200,8 @@ impl Sequences {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds those of another set.
+    pub fn merge(&mut self, other: &Self) {
         match other {
             Self::None => {}
             Self::Named(names) => names.iter().for_each(|name| self.add(name)),
@@ -315,6 +318,7 @@ impl Statement {
             clock: false,
             resets_sequences: false,
             uses_currval: false,
+            drawn: None,
             creates_temp: Vec::new(),
             drops: Vec::new(),
             temp_until_commit: false,

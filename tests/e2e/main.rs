@@ -36,6 +36,7 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod silent;
 mod tls;
 mod window;
 mod writes;

@@ -225,6 +225,31 @@ async fn what_runs_is_cancelled_from_elsewhere() {
 }
 
 #[tokio::test]
+async fn an_error_that_ends_the_transaction_is_told_from_one_that_does_not() {
+    for (options, left) in
+        [(&[][..], TxState::Open), (&["--innodb-rollback-on-timeout"], TxState::Idle)]
+    {
+        let server = Server::launch_with(options);
+        server.root("create table app.t(id int primary key); insert into app.t values(1)");
+        let (mut holder, mut waiter) = (link(&server).await, link(&server).await);
+        run(&mut waiter, "set innodb_lock_wait_timeout = 1").await;
+        holder.begin(&TxMode::default());
+        run(&mut holder, "delete from t").await;
+        for context in [None, Some(Context::default())] {
+            waiter.begin(&TxMode::default());
+            run(&mut waiter, "insert into t values(2)").await;
+            let watch = Watch { context: context.as_ref(), ..Watch::default() };
+            let work = query("delete from t where id = 1");
+            let outcome = waiter.run(&work, watch, &mut Kept::default()).await.expect("an answer");
+            assert!(outcome.error.expect("a wait that ends").message.ends_with("[1205]"));
+            assert_eq!(waiter.tx_state(), left, "{options:?} {context:?}");
+            waiter.queue_rollback();
+            assert_eq!(waiter.drain().await.expect("alive"), None);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_counts_as_each_client_wants_it() {
     let server = Server::launch();
     server.root("create table app.t(id int primary key); insert into app.t values(1)");

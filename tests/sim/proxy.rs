@@ -30,6 +30,8 @@ use crate::world::{CLUSTER, World, locked, name};
 
 /// The one user.
 const USER: &str = "app";
+/// How long INSERTs in one group wait for a lock.
+const GROUP_WAIT: Duration = Duration::from_millis(50);
 /// How long a client waits while no backend is active.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -65,6 +67,7 @@ impl World {
         let view = View::settling(state.view, order, names.len(), 0);
         let token = format!("token {}", self.random());
         let (metrics, ledger) = (Arc::new(Metrics::new()), Arc::new(Ledger::default()));
+        locked(&self.figures).push(metrics.clone());
         let backends = self.backends(&metrics, &token);
         let controls: Vec<Arc<dyn Control>> = self
             .servers
@@ -155,13 +158,17 @@ impl World {
                 max_effects: 1 << 20,
                 automatic: true,
                 idle_in_transaction: None,
+                group_commit: 8,
+                group_wait: GROUP_WAIT,
             }),
+            present: Arc::default(),
             identities: Arc::default(),
             registry: Registry::default(),
             brake_us: AtomicU32::new(0),
             admission: Arc::default(),
             schema: Arc::default(),
             wanted: Wanted::default(),
+            groups: Arc::default(),
             turn: AtomicUsize::new(0),
             dice: Box::new(move || world.upgrade().map_or(0, |world| world.random())),
         })

@@ -119,6 +119,8 @@ pub struct MyLink {
     pub(super) reader: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
     pub(super) fixed: bool,
+    /// Nobody else may have the session afterwards.
+    pub(super) spent: bool,
     queue: VecDeque<Queued>,
     expected: VecDeque<Expected>,
     first_error: Option<Mishap>,
@@ -146,6 +148,7 @@ impl MyLink {
             in_transaction: false,
             reader: false,
             fixed: false,
+            spent: false,
             queue: VecDeque::new(),
             expected: VecDeque::new(),
             first_error: None,
@@ -304,7 +307,7 @@ impl MyLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
-                // After a deadlock the transaction is gone as a whole; else it goes on.
+                // After a deadlock the transaction is gone as a whole; else what is asked next knows.
                 self.in_transaction &= error.code != DEADLOCK;
                 true
             }

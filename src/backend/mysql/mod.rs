@@ -46,10 +46,16 @@ impl Link for MyLink {
 
     fn assume(&mut self, settings: Settings) {
         self.settings = settings;
+        self.note_role();
     }
 
     fn forget(&mut self) {
         self.forget_prepared();
+    }
+
+    fn sends_any_text(&self) -> bool {
+        let chosen = self.settings.get("character_set_results");
+        chosen.is_none_or(|statement| statement.contains("utf8mb4"))
     }
 
     fn begin(&mut self, mode: &TxMode) {
@@ -62,6 +68,19 @@ impl Link for MyLink {
         let limited = self.limited(settings);
         self.adopt_settings(&limited);
         self.push_text("START TRANSACTION READ WRITE", "BEGIN");
+    }
+
+    fn unlimited(settings: &Settings) -> Settings {
+        let mut settings = (**settings).clone();
+        for key in settings::TIME_LIMITS {
+            settings.remove(*key);
+        }
+        Settings::new(settings)
+    }
+
+    fn is_done_already(error: &ServerError) -> bool {
+        let number = response::Err::decode(&error.wire).map_or(0, |error| error.number);
+        DONE_ALREADY.contains(&number)
     }
 
     fn lead(&mut self, settings: &Settings) {
@@ -151,8 +170,10 @@ impl Link for MyLink {
         self.settle(4).await?;
         self.check_setup()?;
         self.read_fixed(&mut fixed).await?;
-        let (mut outcome, generated) = self.relay(relay, sink).await?;
-        self.read_left(context, &fixed, generated, &mut outcome).await?;
+        let (mut outcome, told) = self.relay(relay, sink).await?;
+        self.read_left(context, &fixed, told.generated, &mut outcome).await?;
+        // What was asked meanwhile reads no table, and leaves the server's messages as they are.
+        self.remark(told.warns, sink).await?;
         Ok(outcome)
     }
 
@@ -229,7 +250,12 @@ impl Link for MyLink {
     }
 
     async fn cancel(canceller: &Canceller) {
-        canceller.route.cancel(&canceller.login, canceller.number).await;
+        canceller.route.kill(&canceller.login, "QUERY", canceller.number).await;
+    }
+
+    async fn end(canceller: &Canceller) -> bool {
+        canceller.route.kill(&canceller.login, "CONNECTION", canceller.number).await;
+        true
     }
 
     fn tx_state(&self) -> TxState {
@@ -237,7 +263,7 @@ impl Link for MyLink {
     }
 
     fn is_spent(&self) -> bool {
-        false // What a session leaves behind is in its settings, and goes with them.
+        self.spent // All else that a session leaves behind is in its settings, and goes with them.
     }
 }
 
@@ -253,7 +279,25 @@ impl MyLink {
         self.send().await?;
         self.settle(1).await?;
         self.check_setup()?;
-        self.relay(relay, sink).await.map(|(outcome, _)| outcome)
+        let (outcome, told) = self.relay(relay, sink).await?;
+        self.remark(told.warns, sink).await?;
+        Ok(outcome)
+    }
+
+    /// Tells what the server has to say besides the answer. After an error the answer to this also tells
+    /// whether the transaction goes on, which the error itself does not: not only a deadlock ends it
+    /// (one about the next number of AUTO_INCREMENT, a wait for a row where the server is set up so),
+    /// and what came next would be committed by itself.
+    async fn remark<S: Sink>(&mut self, warns: bool, sink: &mut S) -> Result<(), Broken> {
+        let mut remarks = TextRows::new();
+        if warns {
+            self.push_text("SHOW WARNINGS", "messages");
+            self.send().await?;
+            self.settle(1).await?;
+            remarks = self.collect().await?.map_err(|error| Broken::Lost(error.to_string()))?;
+        }
+        sink.remark(remarks);
+        Ok(())
     }
 
     fn check_setup(&mut self) -> Result<(), Broken> {
@@ -280,6 +324,13 @@ impl MyLink {
         Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
     }
 }
+
+/// The numbers of errors that say that something is there already, or gone already: databases, tables,
+/// columns, keys, routines, triggers, accounts, rights.
+const DONE_ALREADY: [u16; 17] = [
+    1007, 1008, 1050, 1051, 1060, 1061, 1091, 1141, 1147, 1304, 1305, 1359, 1360, 1396, 1403, 1962,
+    4092,
+];
 
 /// Why a statement that only rows could carry is not run.
 const UNSEEN: &str =

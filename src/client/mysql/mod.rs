@@ -9,6 +9,7 @@
 //! that ends a result is held back until more is known: whether another result follows, and whether
 //! the commit behind it succeeds.
 
+mod asides;
 mod charset;
 mod commands;
 mod dress;
@@ -27,7 +28,7 @@ pub use login::{Door, Greeting, Known};
 
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TxState,
+    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TextRows, TxState,
 };
 use crate::net::Stream;
 use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
@@ -79,6 +80,10 @@ pub struct MyClient {
     long: usize,
     state: TxState,
     autocommit: bool,
+    /// What SHOW WARNINGS has to say: level, number, text.
+    messages: TextRows,
+    /// The number that the client was told at its login.
+    number: u32,
     /// The answer is complete: nothing is held back.
     settled: bool,
     flushes: u64,
@@ -108,16 +113,19 @@ impl MyClient {
             long: 0,
             state: TxState::Idle,
             autocommit: true,
+            messages: TextRows::new(),
+            number: 0,
             settled: true,
             flushes: 0,
         }
     }
 
-    /// Tells the client that it is in.
+    /// Tells the client that it is in, and remembers the number that it was greeted with.
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn welcome(&mut self) -> Result<(), Gone> {
+    pub async fn welcome(&mut self, number: u32) -> Result<(), Gone> {
+        self.number = number;
         self.ok();
         self.settled = true;
         self.flush().await
@@ -215,6 +223,10 @@ impl Sink for MyClient {
             self.autocommit = value == "on";
         }
     }
+
+    fn remark(&mut self, remarks: TextRows) {
+        self.messages = remarks;
+    }
 }
 
 impl Client for MyClient {
@@ -276,11 +288,19 @@ impl Client for MyClient {
         let (number, state) = failure.mysql();
         let message = text_of(failure);
         let error = response::Err { number, state: state.as_bytes(), message: message.as_bytes() };
+        self.messages = vec![as_message(number, &message)];
         self.put(Mark::Middle, |buf| error.encode(buf));
         self.forget_preparing();
     }
 
     fn relay_error(&mut self, error: &ServerError) {
+        if let Ok(error) = response::Err::decode(&error.wire) {
+            let message = as_message(error.number, &String::from_utf8_lossy(error.message));
+            // What the server said of it besides is there already.
+            if !self.messages.iter().any(|known| known[..2] == message[..2]) {
+                self.messages = vec![message];
+            }
+        }
         self.put(Mark::Middle, |buf| buf.put_slice(&error.wire));
         self.forget_preparing();
     }
@@ -323,6 +343,11 @@ impl Client for MyClient {
         // The client may have left already: then nobody misses the farewell.
         let _ = self.flush().await;
     }
+}
+
+/// An error as SHOW WARNINGS shows it.
+fn as_message(number: u16, text: &str) -> Vec<Option<String>> {
+    ["Error".to_owned(), number.to_string(), text.to_owned()].map(Some).to_vec()
 }
 
 /// What, why, and what to do, in the one text that an error has here.

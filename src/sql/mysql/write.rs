@@ -193,10 +193,7 @@ fn defaults(walk: &mut Walk<'_>, table: &Table, columns: Option<&[String]>, toke
             continue;
         }
         match column.default.as_ref().and_then(|code| code.0.as_deref()) {
-            Some(code) => {
-                walk.tokens(code);
-                dice(walk);
-            }
+            Some(code) => walk.tokens(code),
             None => unreadable(walk),
         }
     }

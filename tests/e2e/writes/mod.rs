@@ -5,6 +5,7 @@ mod concurrency;
 mod ddl;
 mod deep;
 mod encodings;
+mod groups;
 mod meaning;
 mod outside;
 mod refused;
