@@ -5,7 +5,7 @@
 //! lock of a table that was just changed can tell that its plan is too old.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use lockstep_protocol::Dialect;
@@ -36,12 +36,14 @@ pub struct Text {
     pub sql: String,
     /// The newest classification, with what it depended on.
     pub plan: arc_swap::ArcSwapOption<Plan>,
+    /// How many more times it runs by itself, since it failed in the company of others.
+    pub apart: AtomicU32,
 }
 
 impl Text {
     /// A text that has not been classified yet.
     pub fn new(sql: String) -> Self {
-        Self { sql, plan: arc_swap::ArcSwapOption::empty() }
+        Self { sql, plan: arc_swap::ArcSwapOption::empty(), apart: AtomicU32::new(0) }
     }
 }
 
@@ -164,6 +166,7 @@ fn unreadable(sql: &str) -> Script {
         locks_rows: false,
         clock: true,
         uses_currval: false,
+        drawn: None,
         creates_temp: Vec::new(),
         drops: Vec::new(),
         temp_until_commit: false,

@@ -20,6 +20,8 @@ use crate::tls::{BackendConnector, ControlTls};
 
 /// Records removed from the journal in one transaction.
 const PRUNE_BATCH: i64 = 5000;
+/// Reading the catalog may take so many times as long as another question.
+const CATALOG_PATIENCE: u32 = 10;
 
 /// Where a control connection goes, and as whom.
 #[derive(Clone)]
@@ -83,8 +85,8 @@ pub struct PgControl {
 }
 
 impl PgControl {
-    /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
-    /// that read or write much.
+    /// Bookkeeping that has no connection yet. No question takes longer than `limit`; what reads or
+    /// waits for much takes longer as long as the server answers others.
     pub fn new(address: Address, limit: Duration) -> Self {
         Self { address, limit, client: Mutex::new(None) }
     }
@@ -94,11 +96,36 @@ impl PgControl {
         if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
             return Ok(client.clone());
         }
-        let client = tokio::time::timeout(self.limit, self.address.connect());
-        let client = client.await.map_err(|_| "no connection in time".to_owned())??;
-        let client = Arc::new(client);
+        let client = Arc::new(self.connect().await?);
         *slot = Some(client.clone());
         Ok(client)
+    }
+
+    /// A connection of its own.
+    async fn connect(&self) -> Result<Client, String> {
+        let client = tokio::time::timeout(self.limit, self.address.connect()).await;
+        client.map_err(|_| format!("no connection within {:?}", self.limit))?
+    }
+
+    /// Waits for what may take longer than a question, as long as the server answers one.
+    async fn while_it_answers<T>(
+        &self,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let silence = async {
+            loop {
+                tokio::time::sleep(self.limit).await;
+                let alive = self.ask(|client| async move { client.batch_execute("").await });
+                if let Err(why) = alive.await {
+                    return why;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            why = silence => Err(why),
+        }
     }
 
     /// Asks within the limit. A connection that gave no answer is not used again.
@@ -201,8 +228,17 @@ impl Control for PgControl {
         )
     }
 
-    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
-        Box::pin(self.ask(move |client| async move { rows::set_complete(&client, seq).await }))
+    fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let noted = self.ask(move |client| async move {
+                // One connection knows one server only: a restart in between would end it.
+                if rows::identity(&client).await?.started.to_string() != started {
+                    return Ok(false);
+                }
+                rows::set_complete(&client, seq).await.map(|()| true)
+            });
+            if noted.await? { Ok(()) } else { Err("the server was restarted".into()) }
+        })
     }
 
     fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {
@@ -245,8 +281,11 @@ impl Control for PgControl {
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
         Box::pin(async move {
             let client = self.client().await?;
-            let fenced = rows::fence(&client, &users, self.limit).await;
-            fenced.map(|_| ()).map_err(|e| e.to_string())
+            let fenced = self.while_it_answers(async {
+                let fenced = rows::fence(&client, &users, self.limit).await;
+                fenced.map(|_| ()).map_err(|e| e.to_string())
+            });
+            fenced.await
         })
     }
 
@@ -256,9 +295,12 @@ impl Control for PgControl {
 
     fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()> {
         Box::pin(async move {
-            // A connection of its own, without a limit: it may wait for transactions.
-            let client = self.address.connect().await?;
-            outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+            // It may wait for transactions, however long they take.
+            let client = self.connect().await?;
+            let cleared = self.while_it_answers(async {
+                outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+            });
+            cleared.await
         })
     }
 
@@ -269,9 +311,11 @@ impl Control for PgControl {
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {
         Box::pin(async move {
             // A connection of its own: the transaction must not meet other questions.
-            let client = self.address.connect().await?;
-            let read = tokio::time::timeout(self.limit * 10, Self::read_catalog(&client));
-            read.await.map_err(|_| "the catalog takes too long to read".to_owned())?
+            let client = self.connect().await?;
+            let limit = self.limit * CATALOG_PATIENCE;
+            let read = self.while_it_answers(Self::read_catalog(&client));
+            let read = tokio::time::timeout(limit, read).await;
+            read.map_err(|_| format!("the catalog could not be read within {limit:?}"))?
         })
     }
 

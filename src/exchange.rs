@@ -8,6 +8,8 @@
 // `async fn` is enough and no helper crate is needed.
 #![allow(async_fn_in_trait)]
 
+mod sink;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use bytes::BytesMut;
 use crate::catalog::Text;
 use crate::error::Failure;
 use crate::store::journal::Effect;
+
+pub use sink::{Discard, Gathered, Gone, Sink};
 
 /// A wire protocol: the two conversations that the core puts together.
 pub trait Protocol: Sized + Send + Sync + 'static {
@@ -57,6 +61,9 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// Whether it may be run with a RETURNING list of ours behind the `shown` columns of its own: one
     /// statement, run to its end.
     fn may_return(&self, shown: usize) -> bool;
+    /// Whether it may run in one transaction with statements of other sessions: one statement, run to
+    /// its end, that neither reads nor leaves anything of its server's session.
+    fn may_join(&self) -> bool;
     /// Whether a database has any part in it: closing a statement is the application's affair alone.
     fn needs_backend(&self) -> bool;
     /// Whether what it gives back comes in text form.
@@ -73,52 +80,6 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// such parameter, the inner one for NULL.
     fn parameter(&self, number: u32) -> Option<Option<String>>;
 }
-
-/// Bytes on their way to an application.
-///
-/// What has not been flushed can be taken back, which is how a read that dies early is run again
-/// without the application noticing.
-pub trait Sink: Send {
-    /// The buffer that is sent with the next flush.
-    fn buffer(&mut self) -> &mut BytesMut;
-    /// Sends the buffer. Fails when the application is gone.
-    fn flush(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
-    /// How many bytes may wait in the buffer before they are flushed in the middle of an answer.
-    fn limit(&self) -> usize;
-    /// How often something has been sent: what was sent cannot be taken back.
-    fn flushes(&self) -> u64;
-    /// Takes note of what the server reports of its session; the client is told at the end of its batch.
-    fn report(&mut self, name: &str, value: &str) {
-        let _ = (name, value);
-    }
-}
-
-/// A sink for answers that nobody wants to see.
-#[derive(Debug, Default)]
-pub struct Discard(BytesMut);
-
-impl Sink for Discard {
-    fn buffer(&mut self) -> &mut BytesMut {
-        self.0.clear();
-        &mut self.0
-    }
-
-    async fn flush(&mut self) -> Result<(), Gone> {
-        Ok(())
-    }
-
-    fn limit(&self) -> usize {
-        usize::MAX
-    }
-
-    fn flushes(&self) -> u64 {
-        0
-    }
-}
-
-/// The application closed its connection, or broke the protocol beyond repair.
-#[derive(Debug)]
-pub struct Gone;
 
 /// What an application sent, up to the point where it waits for answers.
 #[derive(Debug)]
@@ -351,6 +312,8 @@ pub struct TxMode {
     pub read_only: Option<bool>,
     /// DEFERRABLE, where the application chose.
     pub deferrable: Option<bool>,
+    /// The snapshot is taken at once.
+    pub snapshot: bool,
 }
 
 /// The start of the key of a prepared statement among the settings; its quoted name follows.
@@ -370,7 +333,7 @@ pub trait Link: Send + 'static {
     /// What it is asked to run.
     type Work: Work;
     /// How its running statement is cancelled, from anywhere.
-    type Canceller: Clone + Send + Sync + 'static;
+    type Canceller: Clone + std::fmt::Debug + Send + Sync + 'static;
 
     /// Brings the session's settings to `wanted`, without waiting for the answer.
     fn adopt(&mut self, wanted: &Settings);
@@ -382,11 +345,18 @@ pub trait Link: Send + 'static {
     fn assume(&mut self, settings: Settings);
     /// Forgets what was prepared: the server's session was reset.
     fn forget(&mut self);
+    /// Whether every text that the database may hold reaches us whole, as the session is set. Else a
+    /// row that was only to be looked at could fail the statement.
+    fn sends_any_text(&self) -> bool;
     /// Opens a transaction, without waiting for the answer.
     fn begin(&mut self, mode: &TxMode);
     /// Brings the session's settings to `settings`, apart from what limits statements, and opens a
     /// follower's part of a transaction, without waiting for the answer.
     fn begin_share(&mut self, settings: &Settings);
+    /// These settings, apart from what limits how long a statement may take.
+    fn unlimited(settings: &Settings) -> Settings;
+    /// Whether an error says that what was asked for is there already, or gone already.
+    fn is_done_already(error: &ServerError) -> bool;
     /// Turns a follower's part of a transaction into the leader's.
     fn lead(&mut self, settings: &Settings);
     /// Has deferred constraints and triggers run now, and watches what they change.
@@ -409,6 +379,26 @@ pub trait Link: Send + 'static {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> impl Future<Output = Result<Outcome, Broken>> + Send;
+    /// Runs statements of several applications, one behind the other, and gathers the answer of each,
+    /// with how it ended. An error ends the list: what comes behind is passed over.
+    fn run_several(
+        &mut self,
+        statements: &[(&Self::Work, Watch<'_>)],
+    ) -> impl Future<Output = Result<Vec<(BytesMut, Outcome)>, Broken>> + Send {
+        async move {
+            let mut ended = Vec::with_capacity(statements.len());
+            for (work, watch) in statements {
+                let mut answer = Gathered::default();
+                let outcome = self.run(work, *watch, &mut answer).await?;
+                let failed = outcome.error.is_some();
+                ended.push((answer.0, outcome));
+                if failed {
+                    break;
+                }
+            }
+            Ok(ended)
+        }
+    }
     /// Runs an effect in a follower's part of a transaction as the leader ran the statement: triggers
     /// fire, and every changed row is reported. The session is nobody else's afterwards.
     fn repeat(&mut self, effect: &Effect) -> impl Future<Output = Result<Outcome, Broken>> + Send;
@@ -447,6 +437,8 @@ pub trait Link: Send + 'static {
     fn canceller(&self) -> Self::Canceller;
     /// Cancels what runs at the other end, and waits until the request has been taken.
     fn cancel(canceller: &Self::Canceller) -> impl Future<Output = ()> + Send;
+    /// Ends the session at the other end, and with it its locks. False where there is no way to.
+    fn end(canceller: &Self::Canceller) -> impl Future<Output = bool> + Send;
     /// In which state the server's session is.
     fn tx_state(&self) -> TxState;
     /// Whether the server's session is in a state that nobody else should meet.

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub rollbacks: IntCounter,
     /// From a client's COMMIT to its answer.
     pub commit_seconds: Histogram,
+    /// Single INSERTs that shared a transaction with others.
+    pub grouped: IntCounter,
     /// Reads run again on another backend because the first one failed.
     pub reads_retried: IntCounter,
     /// Changes of the leader.
@@ -134,6 +136,7 @@ impl Metrics {
             commits: counter(r, "commits", "Write transactions committed on all active backends."),
             rollbacks: counter(r, "rollbacks", "Transactions rolled back."),
             commit_seconds: histogram(r, "commit_seconds", "From a COMMIT to its answer."),
+            grouped: counter(r, "grouped", "Single INSERTs that shared a transaction with others."),
             reads_retried: counter(r, "reads_retried", "Reads run again on another backend."),
             failovers: counter(r, "failovers", "Changes of the leader."),
             gate_seconds: histogram(r, "gate_seconds", "Commits held while a backend rejoined."),
@@ -212,9 +215,11 @@ impl BackendMetrics {
 }
 
 /// What the sentences about lost backends begin with, and the word for each kind.
-const CAUSES: [(&str, &str); 6] = [
+const CAUSES: [(&str, &str); 8] = [
     ("no answer", "no_answer"),
     ("connection lost", "connection_lost"),
+    ("it cannot be connected to", "unreachable"),
+    ("it refuses the login", "login_refused"),
     ("differs from the leader", "differs"),
     ("did not confirm a commit", "unconfirmed"),
     ("made inactive by an operator", "operator"),

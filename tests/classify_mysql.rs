@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use lockstep::sql::{
-    Answers, Class, Hold, Judge, Maintenance, Scope, SetOp, Statement, Told, Touched, TxOp,
-    informed, questions,
+    Answers, Class, Hold, Judge, Maintenance, Outside, Scope, SetOp, Statement, Told, Touched,
+    TxOp, informed, questions,
 };
 use lockstep_protocol::Dialect;
 use maria::Server;
@@ -168,6 +168,8 @@ fn describe(statement: &Statement) -> String {
     let flags = [
         (context.insert_id, "insert_id"),
         (context.last_insert_id, "last_insert_id"),
+        (context.clock, "clock"),
+        (context.hidden_id, "hidden_id"),
         (context.rand_seeds, "rand_seeds"),
         (statement.locks_rows, "locks"),
         (statement.commits, "commits"),
@@ -195,7 +197,9 @@ fn class(class: &Class) -> String {
         Class::LeaderRead { .. } => "LEADER".to_owned(),
         Class::Keyed => "KEYED".to_owned(),
         Class::Maintenance(Maintenance::Everywhere) => "MAINTENANCE(everywhere)".to_owned(),
-        Class::Maintenance(Maintenance::Alone) => "MAINTENANCE(alone)".to_owned(),
+        Class::Maintenance(Maintenance::Journaled(Outside::Implicit(kind))) => {
+            format!("MAINTENANCE({})", format!("{kind:?}").to_lowercase())
+        }
         Class::Set(SetOp::Each(settings)) => {
             let each = settings.iter().map(|setting| match &setting.told {
                 Told::Constant(statement, None) => format!("\n  {}: {statement}", setting.key),

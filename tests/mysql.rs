@@ -4,13 +4,25 @@
 // A test fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+#[path = "mysql/clients.rs"]
+mod clients;
 #[path = "mysql/cluster.rs"]
 mod cluster;
+#[path = "mysql/faults.rs"]
+mod faults;
 #[path = "mysql/link.rs"]
 mod link;
+#[path = "mysql/load.rs"]
+mod load;
+#[path = "mysql/operations.rs"]
+mod operations;
 #[path = "mysql/replicate.rs"]
 mod replicate;
+#[path = "mysql/schema.rs"]
+mod schema;
 #[path = "mysql/server.rs"]
 mod server;
+#[path = "mysql/sessions.rs"]
+mod sessions;
 #[path = "mysql/through.rs"]
 mod through;

@@ -120,7 +120,8 @@ fn one_server_is_not_two() {
 
 #[test]
 fn what_would_go_wrong_is_said_before() {
-    let Some(servers) = servers(2) else { return };
+    let Some(mut servers) = servers(2) else { return };
+    servers[1].restart(&["--innodb-rollback-on-timeout"]);
     let at = ports(&servers);
     servers[0].ask("", "CREATE TABLE app.old (id INT) ENGINE=MyISAM");
     servers[1].ask(
@@ -136,6 +137,7 @@ fn what_would_go_wrong_is_said_before() {
         "event_scheduler is ON",
         "time_zone is +05:00",
         "innodb_flush_log_at_trx_commit is 2",
+        "innodb_rollback_on_timeout is ON",
         "problems have to be mended first",
     ] {
         assert_says(&output, false, text);

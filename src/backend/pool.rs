@@ -84,6 +84,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The connection `link`, used so often.
+    #[must_use]
+    pub fn of(link: u64, uses: u64) -> Self {
+        Self { link, uses }
+    }
+
     /// What it is when the same user takes it the next time.
     #[must_use]
     pub fn next(self) -> Self {
@@ -141,7 +147,7 @@ impl<L: Link> Pool<L> {
         let gone = self.backend.gone();
         let link = self.backend.dial.dial(&self.user, self.purpose, gone).await;
         let link = Box::new(link.map_err(CheckoutError::Connect)?);
-        let identity = Identity { link: LINKS.fetch_add(1, Ordering::Relaxed), uses: 0 };
+        let identity = Identity::of(LINKS.fetch_add(1, Ordering::Relaxed), 0);
         let opened = Instant::now();
         Ok(Lease { pool: self.clone(), link, permit, generation, opened, identity })
     }

@@ -99,7 +99,7 @@ pub struct Timeouts {
     /// Between two health checks of one backend.
     #[serde(with = "units::duration", alias = "health_check_period")]
     pub probe_interval: Duration,
-    /// For one health check.
+    /// For one health check, and for any other question that the proxy has of its own.
     #[serde(with = "units::duration", alias = "health_check_timeout")]
     pub probe_timeout: Duration,
     /// How long a follower may wait for a row lock before its share is put off to the commit.
@@ -118,6 +118,10 @@ pub struct Timeouts {
     /// A transaction in which the client says nothing for this long is rolled back.
     #[serde(with = "units::optional_duration", alias = "idle_transaction_timeout")]
     pub idle_in_transaction: Option<Duration>,
+    /// How long single INSERTs of several clients wait together for a lock before each goes its own
+    /// way.
+    #[serde(with = "units::duration")]
+    pub group_wait: Duration,
     /// How long commits may be held while a backend rejoins, before the attempt is given up.
     #[serde(with = "units::duration")]
     pub gate: Duration,
@@ -136,6 +140,7 @@ impl Default for Timeouts {
             hold: Duration::from_secs(30),
             startup_wait: Duration::from_secs(10),
             idle_in_transaction: None,
+            group_wait: Duration::from_millis(50),
             gate: Duration::from_secs(5),
         }
     }
@@ -162,6 +167,9 @@ pub struct Limits {
     pub reply_buffer_bytes: usize,
     /// Analysed statement texts remembered, for all clients together.
     pub max_statement_cache: usize,
+    /// How many single INSERTs of different clients may share one transaction when there are many at
+    /// once; 1: each is its own.
+    pub group_commit: usize,
     /// Prepared statements of one client.
     pub max_prepared_per_client: usize,
     /// Threads that serve clients; 0: half of the processors, and one at the least.
@@ -189,6 +197,7 @@ impl Default for Limits {
             max_transaction_effects_bytes: 256 << 20,
             reply_buffer_bytes: 64 << 10,
             max_statement_cache: 10_000,
+            group_commit: 64,
             max_prepared_per_client: 10_000,
             worker_threads: 0,
         }

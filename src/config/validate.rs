@@ -290,6 +290,7 @@ fn times(config: &Config) -> Vec<Bound> {
         ("timeouts.probe_interval", timeouts.probe_interval.is_zero(), POSITIVE),
         ("timeouts.probe_timeout", timeouts.probe_timeout.is_zero(), POSITIVE),
         ("timeouts.follower_lock", timeouts.follower_lock.is_zero(), POSITIVE),
+        ("timeouts.group_wait", timeouts.group_wait.is_zero(), POSITIVE),
         ("timeouts.gate", timeouts.gate.is_zero(), POSITIVE),
         (
             "timeouts.probe_timeout",
@@ -308,6 +309,11 @@ fn sizes(config: &Config) -> Vec<Bound> {
     let Config { limits, journal, .. } = config;
     vec![
         ("limits.max_clients", limits.max_clients == 0, POSITIVE),
+        (
+            "limits.group_commit",
+            !(1..=1000).contains(&limits.group_commit),
+            "write a number from 1 (each INSERT by itself) to 1000",
+        ),
         ("limits.max_statement_cache", limits.max_statement_cache == 0, POSITIVE),
         ("limits.max_prepared_per_client", limits.max_prepared_per_client == 0, POSITIVE),
         (

@@ -14,8 +14,8 @@ use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::journal::Record;
 use crate::store::mysql::control as rows;
-use crate::store::mysql::{SESSION_SQL, run_all};
-use crate::store::outside::{Fate, Remain, Task};
+use crate::store::mysql::{SESSION_SQL, compare, run_all};
+use crate::store::outside::{Fate, Kind, Remain, Task};
 
 /// Records removed from the journal in one transaction.
 const PRUNE_BATCH: u64 = 5000;
@@ -238,9 +238,15 @@ impl Control for MyControl {
         })
     }
 
-    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
+    fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
+            // One connection knows one server only: a restart in between would end it.
+            let now = self.within(rows::identity(&mut lent.conn)).await?.started;
+            if started.parse().map_or(true, |known: i64| (known - now).abs() > 1) {
+                lent.keep();
+                return Err("the server was restarted".into());
+            }
             self.within(rows::set_complete(&mut lent.conn, seq)).await?;
             lent.keep();
             Ok(())
@@ -293,11 +299,23 @@ impl Control for MyControl {
         })
     }
 
-    /// A change of the schema is whole or not there: nothing is left half done here.
-    fn remains(&self, _task: Task) -> Answer<'_, Vec<Remain>> {
-        Box::pin(async { Ok(Vec::new()) })
+    /// The schema in one word. Accounts are no part of it: each server may have its own.
+    fn remains(&self, task: Task) -> Answer<'_, Vec<Remain>> {
+        Box::pin(async move {
+            if task.kind == Kind::Account {
+                return Ok(Vec::new());
+            }
+            // A connection of its own: with many tables it takes longer than a question may.
+            let mut conn = self.connect().await?;
+            let read = tokio::time::timeout(self.limit * 10, compare::schema_word(&mut conn)).await;
+            let word = read.map_err(|_| "the schema takes too long to read".to_owned())?;
+            let name = word.map_err(|error| error.to_string())?;
+            let whole = task.before.contains(&name);
+            Ok(vec![Remain { name, whole }])
+        })
     }
 
+    /// What commits by itself cannot be taken back: an outcome is always ahead.
     fn clear(&self, _task: Task, _fate: Fate) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -316,7 +334,10 @@ impl Control for MyControl {
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
         Box::pin(async move {
             let mut conn = self.connect().await?;
-            let fenced = rows::fence(&mut conn, &users, self.limit).await;
+            // As long for the sessions to end as for the server to answer.
+            let fenced = rows::fence(&mut conn, &users, self.limit);
+            let fenced = tokio::time::timeout(self.limit * 2, fenced).await;
+            let fenced = fenced.map_err(|_| format!("no answer within {:?}", self.limit * 2))?;
             match fenced.map_err(|error| error.to_string())? {
                 0 => Ok(()),
                 left => Err(format!(

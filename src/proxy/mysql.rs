@@ -201,7 +201,7 @@ async fn enter(house: &Arc<House<MySql>>, mut greeting: Greeting, number: u32) {
     };
     let slot = house.shared.registry.enter(number, Vec::new(), info);
     let Greeting { mut client, user, found_rows, .. } = greeting;
-    if client.welcome().await.is_err() {
+    if client.welcome(number).await.is_err() {
         return;
     }
     if wanted == CONSOLE {

@@ -181,8 +181,7 @@ async fn repeat<P: Protocol>(
     lease.adopt(&settings_of(entry));
     match lease.ask(sql, &[]).await {
         Ok(Ok(_)) => {}
-        // Duplicate and undefined objects: the statement's work is done.
-        Ok(Err(error)) if matches!(error.code.as_str(), "42P07" | "42704" | "42P01") => {
+        Ok(Err(error)) if P::Link::is_done_already(&error) => {
             tracing::info!(%error, seq = record.seq, "was done already");
         }
         Ok(Err(error)) => return Err(error.to_string()),

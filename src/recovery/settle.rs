@@ -156,7 +156,7 @@ async fn align<P: Protocol>(
     }
     let newest = found.seen.iter().flatten().map(|s| s.newest).max().unwrap_or(0);
     shared.ledger.start_after(newest);
-    conclude_open(shared, &there, base).await?;
+    conclude_open(shared, &mut there, base).await?;
     level_sequences(shared, &there).await?;
     // Nobody is served before statements can be classified: without a catalog all of them count as
     // the worst they could be, and tie their sessions to one connection.

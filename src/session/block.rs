@@ -2,7 +2,7 @@
 
 use super::leader::internal;
 use super::run::Step;
-use super::transaction::Place;
+use super::transaction::{Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{AUTOCOMMIT, Client, Link, Protocol, Sink, TxMode, Watch};
@@ -16,13 +16,17 @@ impl<P: Protocol> Session<P> {
         op: &TxOp,
     ) -> Result<(), Stop> {
         match op {
-            TxOp::Begin { isolation, read_only, deferrable } => {
+            TxOp::Begin { isolation, read_only, deferrable, snapshot } => {
                 let mode = TxMode {
                     isolation: *isolation,
                     read_only: *read_only,
                     deferrable: *deferrable,
+                    snapshot: *snapshot,
                 };
                 self.begin(mode);
+                if *snapshot {
+                    self.take_snapshot().await?;
+                }
                 let first = step.sql.split_whitespace().next().unwrap_or_default();
                 let started = first.eq_ignore_ascii_case("start");
                 self.answered(step, if started { "START TRANSACTION" } else { "BEGIN" })
@@ -79,6 +83,24 @@ impl<P: Protocol> Session<P> {
             }
             None => self.open_block(true, mode),
         }
+    }
+
+    /// Has the leader take the snapshot now. It cannot be had again elsewhere.
+    async fn take_snapshot(&mut self) -> Result<(), Stop> {
+        self.ensure_leading().await?;
+        let Some(Transaction { place: Place::Leading { leader, .. }, ran, .. }) = &mut self.tx
+        else {
+            return Err(internal("no transaction to take a snapshot in").into());
+        };
+        match leader.drain().await {
+            Ok(None) => *ran = true,
+            Ok(Some(error)) => return Err(internal(&error.what).into()),
+            Err(broken) => {
+                self.leader_lost(&broken).await?;
+                return Err(Failure::retry("its backend died when it began").into());
+            }
+        }
+        Ok(())
     }
 
     async fn end(

@@ -7,37 +7,17 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::transaction::{Place, Share, Transaction};
+use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
-use crate::backend::{Lease, Purpose};
+use crate::backend::Lease;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Mishap, Protocol, Settings, Sink};
+use crate::exchange::{Broken, Link, Mishap, Protocol, Sink};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 use crate::sql::{Isolation, Touched};
-use crate::store::journal::Entry;
 
 /// Why a transaction begins again that went past the locks of a commit that was lost.
 pub(super) const STALE: &str = "its leader lost a commit whose rows it may have changed";
-
-/// The record of a transaction.
-struct Record {
-    id: i64,
-    entry: Vec<u8>,
-}
-
-impl Record {
-    /// The record of a transaction, under `id` unless it has been given an identity before.
-    fn of<L: Link>(tx: &Transaction<L>, user: &str, id: i64) -> Self {
-        let id = tx.identity.as_ref().map_or(id, |drawn| drawn.identity.id);
-        let entry = Entry {
-            user: user.to_owned(),
-            settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            effects: tx.effects.clone(),
-        };
-        Self { id, entry: entry.encode() }
-    }
-}
 
 impl<P: Protocol> Session<P> {
     /// Commits the transaction.
@@ -46,6 +26,11 @@ impl<P: Protocol> Session<P> {
             self.undo().await;
             return Err(stop);
         }
+        self.commit_now().await
+    }
+
+    /// Commits the transaction, whose constraints have been checked.
+    pub(super) async fn commit_now(&mut self) -> Result<(), Stop> {
         // Its record needs a place even where it has changed nothing, and its backend has died.
         if self.tx.as_ref().is_some_and(|tx| tx.identity.is_some() && tx.writing == 0)
             && let Err(stop) = self.ensure_leading().await
@@ -89,7 +74,7 @@ impl<P: Protocol> Session<P> {
 
     /// Constraints and triggers that wait for the commit run before the commit point, on the leader:
     /// what they refuse must be refused before anybody has committed, and what they change is captured.
-    async fn run_deferred(&mut self) -> Result<(), Stop> {
+    pub(super) async fn run_deferred(&mut self) -> Result<(), Stop> {
         let late = self.shared.catalogs.has_deferrable();
         let Some(tx) = &mut self.tx else {
             return Ok(());
@@ -180,16 +165,19 @@ impl<P: Protocol> Session<P> {
         let record = Record::of(tx, &self.user, shared.new_record_id());
         // From here on a step is never given up half-way: what follows runs to its end.
         for share in &mut shares {
+            share.stays();
             share.queue_rest(&tx.effects);
         }
         let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
-        if !self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await {
+        let completed =
+            self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
+        if let Err(failure) = completed {
             if let Some(leader) = leader {
                 self.drop_all(leader, shares).await;
             } else {
                 shares::abandon(&shared, shares).await;
             }
-            return Err(Failure::retry("no backend was active at its commit").into());
+            return Err(failure.into());
         }
         let (leader, shares) = self.come_after(tx, before, led_by, leader, shares).await?;
         ticket.commits();
@@ -287,78 +275,6 @@ impl<P: Protocol> Session<P> {
                 shares::abandon(&self.shared, std::mem::take(shares)).await;
                 Err(Failure::retry("its session on the leader ended before the commit").into())
             }
-        }
-    }
-
-    /// Sees to it that every follower of the newest view has all effects and the record: shares
-    /// that failed, or were never opened, are applied alone after every earlier record (I3).
-    async fn complete_shares(
-        &self,
-        tx: &Transaction<P::Link>,
-        ticket: &Ticket,
-        record: &Record,
-        leader: Option<&Lease<P::Link>>,
-        shares: &mut Vec<Share<P::Link>>,
-    ) -> bool {
-        let leading = leader.map(|l| l.backend().index);
-        let view = self.shared.keeper.view();
-        for &follower in view.order.iter().filter(|b| Some(**b) != leading) {
-            let at = shares.iter().position(|s| s.lease.backend().index == follower);
-            let first = match at {
-                Some(at) if shares[at].failed.is_none() => continue,
-                Some(at) => {
-                    let share = shares.remove(at);
-                    let why = share.failed.clone();
-                    shares::abandon(&self.shared, vec![share]).await;
-                    why
-                }
-                None => None,
-            };
-            self.shared.ledger.wait_for_earlier(ticket.seq).await;
-            // Whoever has left meanwhile needs nothing, and would only be waited for.
-            if !self.shared.keeper.view().is_member(follower) {
-                continue;
-            }
-            self.shared.backends[follower].metrics.follower_retries.inc();
-            match self.apply_again(tx, ticket, record, follower).await {
-                Ok(share) => shares.push(share),
-                Err(why) => {
-                    let first = first.unwrap_or_else(|| "its share was not open".into());
-                    let cause = format!("differs from the leader: {why} (at first: {first})");
-                    let generation = self.shared.backends[follower].generation();
-                    let verdict = self.shared.keeper.lost(follower, generation, cause, true).await;
-                    if verdict != Verdict::Evicted {
-                        return false;
-                    }
-                }
-            }
-        }
-        true
-    }
-
-    async fn apply_again(
-        &self,
-        tx: &Transaction<P::Link>,
-        ticket: &Ticket,
-        record: &Record,
-        follower: usize,
-    ) -> Result<Share<P::Link>, String> {
-        let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
-        let settings: &Settings = &tx.before.0;
-        let opened = shares::open::<P>(&pool, settings, tx).await;
-        let mut share = opened.map_err(|e| e.to_string())?;
-        if let Some(why) = share.failed.take() {
-            shares::abandon(&self.shared, vec![share]).await;
-            return Err(why);
-        }
-        share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
-        match share.lease.drain().await {
-            Ok(None) => Ok(share),
-            Ok(Some(error)) => {
-                shares::abandon(&self.shared, vec![share]).await;
-                Err(error.what)
-            }
-            Err(broken) => Err(broken.to_string()),
         }
     }
 

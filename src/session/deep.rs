@@ -129,7 +129,7 @@ impl<P: Protocol> Session<P> {
             tx.admission = tx.admission.take().map(Admission::share);
         }
         done?;
-        self.note_draw(&step.statement.sequences);
+        self.note_draw(&step.statement.sequences, &[]);
         self.stays.other |= hold == Hold::Session;
         self.note_temporary(step.statement);
         Ok(())

@@ -3,7 +3,7 @@
 
 use super::transaction::{Admission, Lock, Place, Transaction};
 use super::{Session, Stop, shares};
-use crate::backend::{CheckoutError, Identity, Lease, Purpose};
+use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, Watch, Work};
 use crate::keeper::Verdict;
@@ -26,10 +26,10 @@ impl<P: Protocol> Session<P> {
             let backend = self.shared.backends[leader].clone();
             let generation = backend.generation();
             let pool = backend.pool(&self.user, Purpose::Write);
-            match pool.checkout_again(self.drawn).await {
+            match pool.checkout_again(self.draws.connection()).await {
                 Ok(mut lease) => {
                     // Somebody else's draw must not be taken for this session's.
-                    self.drawn = self.drawn.map(Identity::next).filter(|d| *d == lease.identity());
+                    self.draws.taken(lease.identity());
                     for channel in &self.stays.listens {
                         lease.queue(&format!("LISTEN {}", crate::store::capture::quoted(channel)));
                     }
@@ -110,6 +110,13 @@ impl<P: Protocol> Session<P> {
         }
         self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false });
         Ok(())
+    }
+
+    /// Whether the leader can hand any text to us, as the session is set now.
+    pub(super) async fn leader_sends_any_text(&mut self) -> Result<bool, Stop> {
+        self.ensure_leading().await?;
+        let place = self.tx.as_ref().map(|tx| &tx.place);
+        Ok(matches!(place, Some(Place::Leading { leader, .. }) if leader.sends_any_text()))
     }
 
     fn set_place(&mut self, place: Place<P::Link>) {

@@ -7,18 +7,22 @@
 //! Rules that hold throughout: a step that was started is never given up half-way (only the wait
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
-mod alone;
 mod attempt;
 mod block;
 mod bulk;
 mod commit;
+mod complete;
 mod ddl;
 pub(crate) mod deep;
+mod draws;
+mod group;
 mod identity;
+mod joint;
 mod kill;
 mod leader;
 pub(crate) mod outside;
 mod own;
+mod presence;
 mod read;
 mod registry;
 mod run;
@@ -34,12 +38,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use group::Groups;
 pub use identity::Identities;
+pub use presence::Present;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Dice, Shared, SharedSettings, Wanted};
 
-use crate::backend::{Identity, Lease, Pool};
+use crate::backend::{Lease, Pool};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
@@ -48,7 +54,7 @@ use crate::sql::{Isolation, Scope};
 use transaction::Transaction;
 
 /// Why a batch goes no further.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Stop {
     /// We refuse, or cannot.
     Failure(Failure),
@@ -115,8 +121,8 @@ pub struct Session<P: Protocol> {
     autocommit: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
     state_lost: bool,
-    /// The connection on which this session last drew from a sequence.
-    drawn: Option<Identity>,
+    /// What it has drawn from sequences.
+    draws: draws::Draws,
     /// Connections for reads, by backend.
     read_pools: std::collections::BTreeMap<usize, Arc<Pool<P::Link>>>,
     /// Counters by kind of statement, looked up once.
@@ -127,6 +133,8 @@ pub struct Session<P: Protocol> {
     prepared: std::collections::HashMap<String, crate::sql::Statement>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
     stop: CancellationToken,
+    /// Sessions with the same user and settings.
+    company: Option<Arc<group::Company<P::Work>>>,
 }
 
 /// What a client brings along from its login.
@@ -165,13 +173,14 @@ impl<P: Protocol> Session<P> {
             stays: Stays::default(),
             autocommit: true,
             state_lost: false,
-            drawn: None,
+            draws: draws::Draws::default(),
             read_pools: std::collections::BTreeMap::new(),
             figures: std::collections::HashMap::new(),
             completion: 0,
             prepared: std::collections::HashMap::new(),
             cancel,
             stop,
+            company: None,
         };
         session.scope = session.initial_scope();
         session
@@ -276,7 +285,10 @@ impl<P: Protocol> Session<P> {
         use crate::exchange::Sink;
         let end = batch.end;
         let (alone, flushes) = (batch.items.len() == 1, self.client.flushes());
-        let mut stopped = self.items(batch).await;
+        let (mut stopped, _seat) = match self.shareable(&batch) {
+            Some(plan) => self.in_company(batch, plan).await,
+            None => (self.items(batch).await, None),
+        };
         if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
             match stopped {
                 Ok(()) => {
@@ -306,6 +318,20 @@ impl<P: Protocol> Session<P> {
             self.client.ready(state);
         }
         self.client.flush().await
+    }
+
+    /// The company of sessions with the same user and settings; its settings become this one's, so
+    /// that equal ones are one.
+    fn company(&mut self) -> Arc<group::Company<P::Work>> {
+        if let Some(company) = &self.company
+            && Arc::ptr_eq(&company.settings, &self.settings)
+        {
+            return company.clone();
+        }
+        let company = self.shared.groups.company(&self.user, &self.settings);
+        self.settings = company.settings.clone();
+        self.company = Some(company.clone());
+        company
     }
 
     /// The counters of a kind of statement.

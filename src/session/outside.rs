@@ -5,6 +5,12 @@
 //! after the last. Whoever is interrupted in between leaves an intent without an outcome behind, and
 //! settling brings every member to the same (`store/outside.rs` says what that is). Nobody else
 //! changes the schema meanwhile: what such a statement has made must be told from what others made.
+//!
+//! Where each change of the schema commits by itself, nobody else is even on the leader: a write that
+//! ran there with the new tables would meet the old ones on a follower.
+
+use futures_util::future::join_all;
+use tokio::sync::RwLockWriteGuard;
 
 use super::leader::{ATTEMPTS, internal, unavailable};
 use super::run::Step;
@@ -12,15 +18,16 @@ use super::{Session, Shared, Stop};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::cluster::Phase;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Link, Outcome, Protocol, Settings};
+use crate::exchange::{Link, Outcome, Protocol, ServerError, Settings};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
-use crate::sql::{Hold, Outside, Touched};
+use crate::sql::{Hold, Implicit, Outside, Touched};
 use crate::store::journal::{Effect, Entry};
 use crate::store::outside::{Fate, Kind as TaskKind, Task};
 
 /// How long a transaction that has done something waits for a statement outside transactions, which
-/// may be waiting for this very transaction on a server where nobody sees the circle.
+/// may be waiting for this very transaction on a server where nobody sees the circle; and how long a
+/// statement that must be alone waits for those that are open, while others wait for it.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A statement whose intent is recorded, and whose outcome is not yet.
@@ -49,6 +56,29 @@ impl Job {
     }
 }
 
+/// What keeps others away from a statement outside transactions.
+enum Alone<'s> {
+    /// No other changes the schema.
+    Schema(#[expect(dead_code, reason = "it is there to be held")] RwLockWriteGuard<'s, ()>),
+    /// No transaction is on the leader.
+    Everything(#[expect(dead_code, reason = "it is there to be held")] RwLockWriteGuard<'s, ()>),
+}
+
+impl<'s> Alone<'s> {
+    async fn get<P: Protocol>(shared: &'s Shared<P>, what: &Outside) -> Result<Self, Failure> {
+        if !matches!(what, Outside::Implicit(_)) {
+            return Ok(Self::Schema(shared.schema.write().await));
+        }
+        let alone = tokio::time::timeout(PATIENCE, shared.admission.write()).await;
+        alone.map(Self::Everything).map_err(|_| {
+            Failure::new(Kind::Refused, "transactions are open that the change might cut in two")
+                .code("HY000")
+                .number(1205)
+                .hint("run it again when they have ended")
+        })
+    }
+}
+
 impl<P: Protocol> Session<P> {
     /// Runs a statement that changes the schema and may not run in a transaction.
     pub(super) async fn outside(
@@ -61,19 +91,19 @@ impl<P: Protocol> Session<P> {
             return self.leader_read(step, Hold::Statement).await;
         }
         let shared = self.shared.clone();
-        let alone = shared.schema.write().await;
+        let alone = Alone::get(&shared, what).await?;
         let task = self.task(step.sql, what).await?;
         let settings = self.settings.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let job = intend(&shared, self.user.clone(), settings, task).await?;
         let ran = self.on_leader_first(step, &job).await;
         let (fate, done) = match &ran {
-            Ok((leader, outcome)) if outcome.error.is_none() => self.success(*leader, &job).await,
-            _ => (None, Vec::new()),
+            Ok((leader, outcome)) => self.seen(*leader, &job, outcome.error.is_some()).await,
+            Err(_) => (None, Vec::new()),
         };
         let succeeded = fate.is_some();
         let fate = match fate {
             Some(fate) => fate,
-            None => fate_on_members(&shared, &job.task).await,
+            None => fate_on_members(&shared, &job).await?,
         };
         let ended = conclude(&shared, &job, &fate, done).await;
         drop(alone);
@@ -98,6 +128,9 @@ impl<P: Protocol> Session<P> {
             Outside::DropIndex(index) => (TaskKind::DropIndex, index.as_str()),
             Outside::Reindex => (TaskKind::Reindex, ""),
             Outside::Detach(partition) => (TaskKind::Detach, partition.as_str()),
+            Outside::Implicit(Implicit::Once) => (TaskKind::Once, ""),
+            Outside::Implicit(Implicit::Again) => (TaskKind::Again, ""),
+            Outside::Implicit(Implicit::Account) => (TaskKind::Account, ""),
         };
         let mut task =
             Task { sql: sql.to_owned(), kind, relation: String::new(), before: Vec::new() };
@@ -123,7 +156,7 @@ impl<P: Protocol> Session<P> {
         self.give_back(lease);
         let remains = self.shared.controls[leader].remains(task.clone()).await;
         let remains = remains.map_err(|why| internal(&format!("the catalog: {why}")))?;
-        let makes = matches!(kind, TaskKind::CreateIndex | TaskKind::Reindex);
+        let makes = matches!(kind, TaskKind::CreateIndex | TaskKind::Reindex) || task.is_implicit();
         task.before = remains.into_iter().filter(|r| makes || !r.whole).map(|r| r.name).collect();
         Ok(task)
     }
@@ -135,15 +168,20 @@ impl<P: Protocol> Session<P> {
         step: &Step<'_, P::Work>,
         job: &Job,
     ) -> Result<(usize, Outcome), Stop> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let mut lease = self.leader_lease().await?;
             if !self.shared.ledger.is_open(job.intent) {
                 self.give_back(lease);
                 return Err(Failure::retry("no backend was active; it was undone").into());
             }
+            let leader = lease.backend().index;
+            if attempt > 0 && self.was_done(leader, job).await {
+                self.give_back(lease);
+                self.answered(step, "")?;
+                return Ok((leader, Outcome::default()));
+            }
             lease.adopt(&self.settings);
             if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
-                let leader = lease.backend().index;
                 self.give_back(lease);
                 return Ok((leader, outcome));
             }
@@ -151,10 +189,29 @@ impl<P: Protocol> Session<P> {
         Err(unavailable().into())
     }
 
-    /// What the statement has made on the leader is what it must make everywhere.
-    async fn success(&self, leader: usize, job: &Job) -> (Option<Fate>, Vec<usize>) {
+    /// Whether it was done on a leader that did not live to say so, or whose session did not.
+    async fn was_done(&self, leader: usize, job: &Job) -> bool {
+        let remains = self.shared.controls[leader].remains(job.task.clone()).await;
+        job.task.kind == TaskKind::Once && remains.is_ok_and(|there| there.iter().any(|r| !r.whole))
+    }
+
+    /// What the statement has made on the leader is what it must make everywhere. Of one that failed
+    /// this may be known, too, since it may have done a part of what it should.
+    async fn seen(&self, leader: usize, job: &Job, failed: bool) -> (Option<Fate>, Vec<usize>) {
+        if failed && !job.task.is_implicit() {
+            return (None, Vec::new());
+        }
+        // The others may take long: whoever writes meanwhile does not wait for a catalog till then.
+        // What the others do not have yet (a unique index) is no part of any proof that they rely on.
         self.shared.catalogs.outdate();
+        self.shared.reload_catalog().await;
         match self.shared.controls[leader].remains(job.task.clone()).await {
+            Ok(remains) if job.task.is_implicit() => {
+                let unchanged = remains.iter().all(|r| r.whole);
+                let made = remains.into_iter().map(|r| r.name).collect();
+                let fate = if failed && unchanged { Fate::Undone } else { Fate::Done(made) };
+                (Some(fate), vec![leader])
+            }
             Ok(remains) => {
                 let made = remains.into_iter().filter(|r| r.whole).map(|r| r.name).collect();
                 let made = if job.task.kind == TaskKind::CreateIndex { made } else { Vec::new() };
@@ -223,18 +280,49 @@ async fn intend<P: Protocol>(
 }
 
 /// The outcome of a statement that failed, from what it left behind. Who cannot be asked leaves.
-async fn fate_on_members<P: Protocol>(shared: &Shared<P>, task: &Task) -> Fate {
-    let mut remains = Vec::new();
-    for &member in &shared.keeper.view().order {
-        let generation = shared.backends[member].generation();
-        match shared.controls[member].remains(task.clone()).await {
-            Ok(there) => remains.push(there),
-            Err(why) => {
-                shared.keeper.lost(member, generation, why, false).await;
+async fn fate_on_members<P: Protocol>(shared: &Shared<P>, job: &Job) -> Result<Fate, Failure> {
+    loop {
+        let view = shared.keeper.view();
+        if view.phase != Phase::Serving || view.order.is_empty() {
+            return Err(in_doubt());
+        }
+        let generations: Vec<u64> = shared.backends.iter().map(|b| b.generation()).collect();
+        match decide(shared, &view.order, job).await {
+            Ok(fate) => return Ok(fate),
+            Err((member, why)) => {
+                shared.keeper.lost(member, generations[member], why, false).await;
             }
         }
     }
-    task.fate(&remains)
+}
+
+/// The outcome of a statement that was interrupted, from what is there on the members. One that does
+/// not show everywhere is done to its end on the first of them, to know.
+///
+/// # Errors
+/// With a member that cannot be asked, and why.
+pub(crate) async fn decide<P: Protocol>(
+    shared: &Shared<P>,
+    members: &[usize],
+    job: &Job,
+) -> Result<Fate, (usize, String)> {
+    let task = &job.task;
+    let mut remains = Vec::new();
+    for &member in members {
+        let there = shared.controls[member].remains(task.clone()).await;
+        remains.push(there.map_err(|why| (member, why))?);
+    }
+    let Some(&first) =
+        members.first().filter(|_| matches!(task.kind, TaskKind::Again | TaskKind::Account))
+    else {
+        return Ok(task.fate(&remains));
+    };
+    let error = execute(shared, first, job).await.map_err(|why| (first, why))?;
+    let there = shared.controls[first].remains(task.clone()).await.map_err(|why| (first, why))?;
+    let changed = remains.iter().flatten().chain(&there).any(|r| !r.whole);
+    let undone = error.is_some_and(|error| !P::Link::is_done_already(&error)) && !changed;
+    let made = there.into_iter().map(|r| r.name).collect();
+    Ok(if undone { Fate::Undone } else { Fate::Done(made) })
 }
 
 /// Brings every member to the outcome and records it. Who cannot be brought there leaves; it will be
@@ -252,21 +340,30 @@ async fn conclude<P: Protocol>(
         if view.phase != Phase::Serving || !shared.ledger.is_open(job.intent) {
             return Err(in_doubt());
         }
-        let Some(&member) = view.order.iter().find(|m| !done.contains(m)) else {
+        let pending: Vec<usize> =
+            view.order.iter().copied().filter(|m| !done.contains(m)).collect();
+        // Everybody waits for one that must be alone.
+        let turn = if job.task.is_implicit() { pending.len() } else { pending.len().min(1) };
+        if turn == 0 {
             shared.catalogs.outdate();
             let ticket = shared.ledger.begin(Touched::Unknown);
             record_on_members(shared, &ticket, &job.outcome(fate)).await?;
             ticket.acknowledged();
             shared.ledger.close(job.intent);
             return Ok(());
-        };
+        }
         drop(gate);
-        let generation = shared.backends[member].generation();
-        match bring(shared, member, job, fate).await {
-            Ok(()) => done.push(member),
-            Err(why) => {
-                let cause = format!("did not take DDL outside a transaction: {why}");
-                shared.keeper.lost(member, generation, cause, true).await;
+        let brought = join_all(pending[..turn].iter().map(|&member| async move {
+            let generation = shared.backends[member].generation();
+            (member, generation, bring(shared, member, job, fate).await)
+        }));
+        for (member, generation, brought) in brought.await {
+            match brought {
+                Ok(()) => done.push(member),
+                Err(why) => {
+                    let cause = format!("did not take DDL outside a transaction: {why}");
+                    shared.keeper.lost(member, generation, cause, true).await;
+                }
             }
         }
     }
@@ -291,28 +388,40 @@ pub(crate) async fn bring<P: Protocol>(
         return Ok(());
     };
     let there = control.remains(task.clone()).await?;
-    if task.is_done(&there, made) && task.kind != TaskKind::Reindex {
+    if task.needs_no_run(&there, made) {
         return Ok(());
     }
-    let mut lease = patient_lease(shared, backend, &job.user).await?;
-    lease.adopt(&without_limits(&job.settings));
-    match lease.ask(&task.sql, &[]).await {
-        Ok(Ok(_)) => lease.release(),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(broken) => return Err(broken.to_string()),
-    }
+    let failed = execute(shared, backend, job).await?;
     let there = control.remains(task.clone()).await?;
+    match failed {
+        // Of accounts each server may have its own: what is there already need not be made.
+        Some(error) if task.kind == TaskKind::Account && P::Link::is_done_already(&error) => {
+            tracing::warn!(backend, %error, "was done already");
+        }
+        Some(error) if !task.forgives(made) => return Err(error.to_string()),
+        _ => {}
+    }
     if task.is_done(&there, made) { Ok(()) } else { Err(format!("it left {there:?}")) }
 }
 
-/// What limits the application's own statement has been judged on the leader already.
-fn without_limits(settings: &[(String, String)]) -> Settings {
-    let mut settings: std::collections::BTreeMap<String, String> =
-        settings.iter().cloned().collect();
-    for key in ["lock_timeout", "statement_timeout"] {
-        settings.insert(key.to_owned(), format!("SET {key} = 0"));
+/// Runs the statement on one backend; the error that the server answered. What limits the
+/// application's own statement has been judged on the leader already.
+async fn execute<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    job: &Job,
+) -> Result<Option<ServerError>, String> {
+    let mut lease = patient_lease(shared, backend, &job.user).await?;
+    let settings = Settings::new(job.settings.iter().cloned().collect());
+    lease.adopt(&P::Link::unlimited(&settings));
+    match lease.ask(&job.task.sql, &[]).await {
+        Ok(Ok(_)) => {
+            lease.release();
+            Ok(None)
+        }
+        Ok(Err(error)) => Ok(Some(error)),
+        Err(broken) => Err(broken.to_string()),
     }
-    Settings::new(settings)
 }
 
 /// Writes a record of its own to every member; who does not take it leaves.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::draws::Answer;
 use super::leader::{ATTEMPTS, internal};
 use super::transaction::{Place, Transaction};
 use super::{Session, Stop, shares};
@@ -9,7 +10,7 @@ use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, Item, Link, Outcome, Protocol, TxMode, TxState, Watch, Work};
-use crate::sql::{Answers, Class, Discard, Hold, Maintenance, Statement, TxOp};
+use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
 pub(super) struct Step<'a, W> {
@@ -157,15 +158,18 @@ impl<P: Protocol> Session<P> {
             self.commit_before().await?;
         }
         self.open_unasked(std::slice::from_ref(step.statement));
-        self.check_drawn(step).await?;
-        self.dispatch(step).await
+        if !step.statement.uses_currval {
+            return self.dispatch(step).await;
+        }
+        match self.check_drawn(step).await? {
+            Some(work) => self.leader_read(&Step { work: &work, ..*step }, Hold::Statement).await,
+            None => self.dispatch(step).await,
+        }
     }
 
-    /// currval() and lastval() are right only on the connection where this session drew last.
-    async fn check_drawn(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
-        if !step.statement.uses_currval {
-            return Ok(());
-        }
+    /// currval() and lastval() are right only on the connection where this session drew last, unless
+    /// we know the answer: then what to run in their place.
+    async fn check_drawn(&mut self, step: &Step<'_, P::Work>) -> Result<Option<P::Work>, Stop> {
         if self.tx.is_some() {
             self.ensure_leading().await?;
         } else if self.held.is_none() {
@@ -175,13 +179,26 @@ impl<P: Protocol> Session<P> {
             Some(Place::Leading { leader, .. }) => Some(leader),
             _ => self.held.as_ref(),
         };
-        let there = leader.map(Lease::identity);
-        if there.is_some() && there == self.drawn {
-            return Ok(());
+        let drawn = step.statement.drawn.as_deref();
+        match self.draws.ask(drawn.map(|drawn| &drawn.from), leader.map(Lease::identity)) {
+            Answer::Server => return Ok(None),
+            Answer::Value(value) => {
+                let column = drawn.map_or("?column?", |drawn| &drawn.column);
+                let known = format!("SELECT {value}::pg_catalog.int8 AS {column}");
+                if let Some(work) = step.work.rewritten(&known) {
+                    return Ok(Some(work));
+                }
+            }
+            Answer::Nobody => {}
         }
+        // Whoever asks once will do so again.
+        self.shared.groups.keep_draws_apart();
         Err(Failure::new(Kind::Refused, "the sequence is not yet defined in this session")
             .code("55000")
-            .detail("currval() and lastval() answer only on the connection that called nextval()")
+            .detail(
+                "currval() and lastval() answer in larger expressions only on the connection that \
+                 called nextval()",
+            )
             .hint("use RETURNING, or call both in one transaction")
             .into())
     }
@@ -197,7 +214,6 @@ impl<P: Protocol> Session<P> {
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,
             Class::Ddl(ddl) => self.ddl(step, ddl).await,
-            Class::Maintenance(Maintenance::Alone) => self.everywhere_alone(step).await,
             Class::Maintenance(kind) => self.maintenance(step, kind).await,
             Class::Set(op) => self.set(step, op).await,
             Class::Tx(op) => self.control(step, op).await,

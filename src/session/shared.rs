@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Identities, Registry};
+use super::{Identities, Present, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
 use crate::config::{Balancer, Config, Consistency, Reactivate};
@@ -30,6 +30,10 @@ pub struct SharedSettings {
     pub automatic: bool,
     /// How long a client may say nothing in an open transaction.
     pub idle_in_transaction: Option<Duration>,
+    /// How many single INSERTs of different clients may share a transaction.
+    pub group_commit: usize,
+    /// How long these wait together for somebody's lock.
+    pub group_wait: Duration,
 }
 
 impl From<&Config> for SharedSettings {
@@ -41,6 +45,8 @@ impl From<&Config> for SharedSettings {
             max_effects: config.limits.max_transaction_effects_bytes,
             automatic: config.cluster.reactivate == Reactivate::Auto,
             idle_in_transaction: config.timeouts.idle_in_transaction,
+            group_commit: config.limits.group_commit,
+            group_wait: config.timeouts.group_wait,
         }
     }
 }
@@ -63,6 +69,8 @@ pub struct Shared<P: Protocol> {
     pub current: ArcSwap<SharedSettings>,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
+    /// Shares that may be ended for the sake of a transaction that commits.
+    pub present: Arc<Present<<P::Link as Link>::Canceller>>,
     /// Transactions under way that were given an identity.
     pub identities: Arc<Identities>,
     /// By how many microseconds each commit is slowed down, so that a backend can catch up.
@@ -74,6 +82,8 @@ pub struct Shared<P: Protocol> {
     /// Held shared by every transaction that changes the schema, whole by a statement that does so
     /// outside a transaction, on one backend after the other.
     pub schema: Arc<tokio::sync::RwLock<()>>,
+    /// Single statements of several sessions that share a transaction.
+    pub groups: super::Groups<P::Work>,
     /// Counts choices of a backend for a read.
     pub turn: std::sync::atomic::AtomicUsize,
     /// Where chance comes from: the choice of a reader, the identity of a record.

@@ -6,7 +6,7 @@
 
 use futures_util::future::join_all;
 
-use super::transaction::{Place, Share, Transaction};
+use super::transaction::{MADE_WAY, Place, Share, Transaction};
 use super::{Shared, deep};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
@@ -37,7 +37,7 @@ pub(super) async fn open<P: Protocol>(
         }
     }
     set_savepoints(&mut *lease, tx, tx.effects.len());
-    Ok(Share { lease, failed, sent: tx.effects.len() })
+    Ok(Share { lease, failed, sent: tx.effects.len(), presence: None })
 }
 
 /// Sets the savepoints that the transaction has after so many effects.
@@ -68,7 +68,10 @@ pub(super) async fn open_all<P: Protocol>(
         let generation = backend.generation();
         let pool = backend.pool(user, Purpose::Write);
         match open::<P>(&pool, settings, tx).await {
-            Ok(share) => fresh.push(share),
+            Ok(mut share) => {
+                share.presence = Some(shared.present.enter(follower, share.lease.canceller()));
+                fresh.push(share);
+            }
             // A follower without room gets its share at commit.
             Err(CheckoutError::Busy(_)) => {}
             Err(CheckoutError::Connect(error)) => {
@@ -102,6 +105,9 @@ pub(super) async fn drain<P: Protocol>(shared: &Shared<P>, shares: &mut Vec<Shar
             Ok(Some(error)) => {
                 shares[n].failed.get_or_insert(error.to_string());
             }
+            Err(_) if shares[n].is_ended() => {
+                shares[n].failed.get_or_insert_with(|| MADE_WAY.to_owned());
+            }
             Err(why) => broken.push((n, why)),
         }
     }
@@ -125,7 +131,9 @@ pub(super) async fn report_share<P: Protocol>(
 
 /// Drops shares at once: what is queued is thrown away, what runs is cancelled, all is undone.
 pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P::Link>>) {
-    let ends = shares.into_iter().map(|mut share| async move {
+    // The session of one that made way is gone, and all that it did.
+    let there = shares.into_iter().filter(|share| !share.is_ended());
+    let ends = there.map(|mut share| async move {
         let backend = share.lease.backend();
         // A backend that has been given up needs no asking, and might not answer.
         let (gone, canceller) = (backend.gone(), share.lease.canceller());

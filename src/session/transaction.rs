@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::identity::Identity;
+use super::presence::Presence;
 use crate::backend::Lease;
 use crate::exchange::{Link, Settings, TxMode};
 use crate::sql::{Isolation, Scope, Touched};
-use crate::store::journal::Effect;
+use crate::store::journal::{Effect, Entry};
 
 /// One transaction's part on one follower.
 #[derive(Debug)]
@@ -17,9 +18,23 @@ pub(super) struct Share<L: Link> {
     pub failed: Option<String>,
     /// How many of the transaction's effects it has been sent.
     pub sent: usize,
+    /// Until its transaction commits it may be ended for the sake of another.
+    pub presence: Option<Presence<L::Canceller>>,
 }
 
 impl<L: Link> Share<L> {
+    /// Whether it was ended for the sake of another transaction.
+    pub(super) fn is_ended(&self) -> bool {
+        self.presence.as_ref().is_some_and(Presence::is_ended)
+    }
+
+    /// Its transaction commits: from here on it makes way for nobody.
+    pub(super) fn stays(&mut self) {
+        if self.presence.as_ref().is_some_and(|presence| !presence.stays()) {
+            self.failed.get_or_insert_with(|| MADE_WAY.to_owned());
+        }
+    }
+
     /// Queues the effects that it has not been sent yet. What is sent when is a matter of speed;
     /// that nothing is left out is a matter of this number.
     pub(super) fn queue_rest(&mut self, effects: &[Effect]) {
@@ -35,6 +50,9 @@ impl<L: Link> Share<L> {
         self.sent = effects.len();
     }
 }
+
+/// Why a share is applied again that has done nothing wrong.
+pub(super) const MADE_WAY: &str = "it made way for a transaction that committed";
 
 /// A transaction's right to be on the leader.
 #[derive(Debug)]
@@ -93,6 +111,27 @@ pub(super) struct Lock<W> {
     pub work: W,
     /// The hash of its answer.
     pub digest: u64,
+}
+
+/// The record of a transaction.
+pub(super) struct Record {
+    /// By which two records of the same number are told apart.
+    pub id: i64,
+    /// User, settings and effects, encoded.
+    pub entry: Vec<u8>,
+}
+
+impl Record {
+    /// The record of a transaction, under `id` unless it has been given an identity before.
+    pub(super) fn of<L: Link>(tx: &Transaction<L>, user: &str, id: i64) -> Self {
+        let id = tx.identity.as_ref().map_or(id, |drawn| drawn.identity.id);
+        let entry = Entry {
+            user: user.to_owned(),
+            settings: tx.before.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            effects: tx.effects.clone(),
+        };
+        Self { id, entry: entry.encode() }
+    }
 }
 
 /// An application's transaction.

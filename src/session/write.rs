@@ -7,7 +7,7 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
-use crate::sql::{Context, Hold, Sequences, Touched};
+use crate::sql::{Context, Hold, Returned, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
 
@@ -36,8 +36,7 @@ impl<P: Protocol> Session<P> {
             && !changed
             && step.work.effect(step.sql, None).is_some()
             && step.work.is_fixed(doubtful);
-        let returned = step.statement.returned.as_deref();
-        let returned = returned.filter(|r| !keyed && !changed && step.work.may_return(r.shown));
+        let returned = if keyed || changed { None } else { self.returned(step).await? };
         let proved = keyed || returned.is_some();
         let way_back = if proved { WayBack::None } else { self.way_back(step) };
         let watch = match returned {
@@ -71,17 +70,33 @@ impl<P: Protocol> Session<P> {
         self.note_left(&outcome);
         if keyed {
             self.add_keyed(step, &outcome, watch.digest)?;
-        } else if returned.is_some() {
+        } else if let Some(returned) = returned {
+            // What was asked for afterwards is where the sequence stands, for whomever.
+            let told = (returned.asks == Sequences::None).then_some(&*outcome.sequences);
+            self.note_draw(&step.statement.sequences, told.unwrap_or_default());
             self.add_returned(step, outcome)?;
-            self.note_draw(&step.statement.sequences);
         } else {
             let resets = step.statement.resets_sequences;
             self.add_captured(step.statement.writes.clone(), outcome, resets)?;
-            self.note_draw(&step.statement.sequences);
+            self.note_draw(&step.statement.sequences, &[]);
             self.stays.other |= hold == Hold::Session;
             self.note_temporary(step.statement);
         }
         self.stream(from).await
+    }
+
+    /// How the statement is captured by what it returns, where it can be.
+    async fn returned<'s>(
+        &mut self,
+        step: &Step<'s, P::Work>,
+    ) -> Result<Option<&'s Returned>, Stop> {
+        let returned = step.statement.returned.as_deref();
+        let returned = returned.filter(|r| step.work.may_return(r.shown));
+        // A value that the session's encoding lacks would fail a statement that shows it to nobody.
+        match returned {
+            Some(_) if !self.leader_sends_any_text().await? => Ok(None),
+            returned => Ok(returned),
+        }
     }
 
     /// DDL committed while a statement waited for its table of which more was known than that it
@@ -106,18 +121,18 @@ impl<P: Protocol> Session<P> {
         Box::pin(self.write(&step, false, hold)).await
     }
 
-    /// Notes on which connection the session has drawn from a sequence: currval() knows it only there.
-    pub(super) fn note_draw(&mut self, sequences: &Sequences) {
+    /// Notes on which connection the session has drawn from sequences, and what is known of it.
+    pub(super) fn note_draw(&mut self, sequences: &Sequences, values: &[(String, i64, i64)]) {
         if *sequences != Sequences::None
             && let Some(tx) = &self.tx
             && let Place::Leading { leader, .. } = &tx.place
         {
-            self.drawn = Some(leader.identity());
+            self.draws.drew(leader.identity(), sequences, values);
         }
     }
 
     /// Whether what was proved of a statement holds with the newest catalog.
-    async fn is_still_proved(&self, step: &Step<'_, P::Work>) -> bool {
+    pub(super) async fn is_still_proved(&self, step: &Step<'_, P::Work>) -> bool {
         let epoch = self.shared.catalogs.epoch();
         if epoch == step.plan.epoch {
             return true;
@@ -134,7 +149,7 @@ impl<P: Protocol> Session<P> {
         })
     }
 
-    fn add_keyed(
+    pub(super) fn add_keyed(
         &mut self,
         step: &Step<'_, P::Work>,
         outcome: &Outcome,
@@ -166,7 +181,11 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Takes the effects that were made of the rows that came back.
-    fn add_returned(&mut self, step: &Step<'_, P::Work>, outcome: Outcome) -> Result<(), Stop> {
+    pub(super) fn add_returned(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        outcome: Outcome,
+    ) -> Result<(), Stop> {
         let came = u64::try_from(outcome.effects.len()).ok();
         if outcome.rows != came {
             return Err(internal("not every row that was written came back").into());
@@ -293,5 +312,7 @@ fn keyed_watch<'a, W: Work>(step: &Step<'a, W>) -> Watch<'a> {
     // What a server of its own gives back must be what the leader gave back (I3).
     let alike = step.statement.portable || step.work.answers_in_text();
     let digest = step.statement.returns_rows && alike;
-    Watch { digest, context: Some(&step.statement.context), ..Watch::default() }
+    // What depends on nothing but its text needs no look around it.
+    let context = Some(&step.statement.context).filter(|context| **context != Context::default());
+    Watch { digest, context, ..Watch::default() }
 }

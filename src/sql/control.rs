@@ -65,6 +65,8 @@ pub enum TxOp {
         read_only: Option<bool>,
         /// DEFERRABLE, where given.
         deferrable: Option<bool>,
+        /// What it sees is what was there when it began, not when it first read.
+        snapshot: bool,
     },
     /// COMMIT, END.
     Commit {

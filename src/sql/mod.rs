@@ -22,10 +22,10 @@ mod statement;
 pub use judge::{Answers, Entry, Judge, ignorant, informed, questions};
 pub use mysql::assignment_of;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
-pub use question::{Argument, Own, Question};
+pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Isolation, Maintenance, Modes,
-    Outside, Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split, Statement,
-    TimeParam, Told, Touched, TxOp,
+    Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Maintenance,
+    Modes, Outside, Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split,
+    Statement, TimeParam, Told, Touched, TxOp,
 };

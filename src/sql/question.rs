@@ -22,6 +22,24 @@ pub enum Question {
     TransactionStatus(Argument),
 }
 
+/// A bare `SELECT currval(…)` or `SELECT lastval()`: whoever knows the value can answer it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drawn {
+    /// Whose newest value is asked for.
+    pub from: DrawnFrom,
+    /// What the column is called, as the server quotes it.
+    pub column: String,
+}
+
+/// Whose newest value is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrawnFrom {
+    /// Of the sequence that was drawn from last.
+    Last,
+    /// Of the one of these that the session has drawn from, each as the server quotes it.
+    OneOf(Vec<String>),
+}
+
 /// Where an argument is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Argument {

@@ -59,8 +59,6 @@ pub enum Maintenance {
     Everywhere,
     /// Changes the schema: between an intent and its outcome, one backend at a time.
     Journaled(Outside),
-    /// Changes the schema in one step that commits by itself, while no transaction is open.
-    Alone,
 }
 
 /// What is changed step by step, each step committed by itself, so that an interruption leaves a
@@ -75,4 +73,17 @@ pub enum Outside {
     Reindex,
     /// DETACH PARTITION CONCURRENTLY of this table.
     Detach(String),
+    /// Whatever commits by itself, and therefore runs while no transaction is open.
+    Implicit(Implicit),
+}
+
+/// What is known of a statement that commits by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Implicit {
+    /// It happens as a whole or not at all, and whether it has shows in the schema.
+    Once,
+    /// It may have been done by half, or not show; done twice it does what it does once.
+    Again,
+    /// It is about accounts and rights, of which each server may have its own.
+    Account,
 }

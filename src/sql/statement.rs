@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
-use super::question::Own;
+use super::question::{Drawn, Own};
 pub use super::refusal::Refusal;
-pub use super::schema::{Ddl, DdlStep, Maintenance, Outside, Password, Split};
+pub use super::schema::{Ddl, DdlStep, Implicit, Maintenance, Outside, Password, Split};
 
 /// One client string, cut into statements. No statement at all is PostgreSQL's empty query.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,8 @@ pub struct Statement {
     /// It calls `currval()` or `lastval()`: what it reads was left in the server session by an
     /// earlier `nextval()`, so it must run on the connection that ran that one.
     pub uses_currval: bool,
+    /// It is nothing but such a call.
+    pub drawn: Option<Box<Drawn>>,
     /// Temporary relations it makes, by their bare names.
     pub creates_temp: Vec<String>,
     /// Temporary relations it drops (or renames away), by their bare names.
@@ -70,12 +72,16 @@ pub struct Statement {
     pub commits: bool,
 }
 
-/// What of a server session the effect of a keyed statement depends on, besides its settings and
-/// the clock. The leader's values go to the followers in front of the statement.
+/// What of a server session the effect of a keyed statement depends on, besides its settings. The
+/// leader's values go to the followers in front of the statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
+    /// It may read the clock, by a function, a default, or the way a value becomes a date.
+    pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
+    /// Its answer is rows, which do not tell that number (`RETURNING`).
+    pub hidden_id: bool,
     /// It reads `LAST_INSERT_ID()`.
     pub last_insert_id: bool,
     /// It calls `RAND()`: the seeds, chosen before the leader runs it.
@@ -198,7 +204,8 @@ impl Sequences {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds those of another set.
+    pub fn merge(&mut self, other: &Self) {
         match other {
             Self::None => {}
             Self::Named(names) => names.iter().for_each(|name| self.add(name)),
@@ -315,6 +322,7 @@ impl Statement {
             clock: false,
             resets_sequences: false,
             uses_currval: false,
+            drawn: None,
             creates_temp: Vec::new(),
             drops: Vec::new(),
             temp_until_commit: false,

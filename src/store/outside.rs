@@ -5,6 +5,10 @@
 //! of them; afterwards the outcome is. Between the two a crash may leave anything from nothing to
 //! everything on each backend, an invalid index among it; whoever finds an intent without an outcome
 //! looks at what is there, decides, and brings every backend to the same.
+//!
+//! Where the server commits by itself before and after each change of the schema, what is there is the
+//! schema as a whole, in one word: nobody else changes it meanwhile, so that every difference is the
+//! statement's.
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Error};
@@ -20,6 +24,12 @@ pub enum Kind {
     Reindex,
     /// DETACH PARTITION CONCURRENTLY.
     Detach,
+    /// A change that commits by itself, as a whole, and shows in the schema.
+    Once,
+    /// A change that commits by itself, perhaps in steps, or that does not show; twice is as once.
+    Again,
+    /// A change of accounts and rights, which are each server's own.
+    Account,
 }
 
 /// A statement that may not run in a transaction.
@@ -31,7 +41,8 @@ pub struct Task {
     pub kind: Kind,
     /// The table of the new index, the index to be dropped, or the partition; empty when there is none.
     pub relation: String,
-    /// New indexes: what was there already. Else: what was half done before, which says nothing.
+    /// New indexes: what was there already. Of what commits by itself: the schema as it was, in one
+    /// word. Else: what was half done before, which says nothing.
     pub before: Vec<String>,
 }
 
@@ -40,14 +51,15 @@ pub struct Task {
 pub struct Remain {
     /// Its qualified name.
     pub name: String,
-    /// Whether it is as it should be: a valid index, a partition that is not half detached.
+    /// Whether it is as it should be: a valid index, a partition that is not half detached, the schema
+    /// as it was before.
     pub whole: bool,
 }
 
 /// How a statement outside a transaction ends, on every backend alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is done, and has made these indexes.
+    /// It is done, and has made these indexes, or this of the schema.
     Done(Vec<String>),
     /// It has not happened.
     Undone,
@@ -67,7 +79,28 @@ impl Task {
                 remains.iter().all(|r| r.whole) && remains.iter().map(|r| &r.name).eq(made)
             }
             Kind::DropIndex | Kind::Reindex | Kind::Detach => remains.is_empty(),
+            Kind::Once | Kind::Again => remains.iter().map(|r| &r.name).eq(made),
+            Kind::Account => true,
         }
+    }
+
+    /// Whether nothing has to be run any more where this is there. What does not show is run again.
+    pub fn needs_no_run(&self, remains: &[Remain], made: &[String]) -> bool {
+        match self.kind {
+            Kind::Reindex | Kind::Account => false,
+            Kind::Again if made == self.before => false,
+            _ => self.is_done(remains, made),
+        }
+    }
+
+    /// Whether it commits by itself, one server not knowing of the others.
+    pub fn is_implicit(&self) -> bool {
+        matches!(self.kind, Kind::Once | Kind::Again | Kind::Account)
+    }
+
+    /// Whether an error does no harm as long as the outcome is there: a part had been done before.
+    pub fn forgives(&self, made: &[String]) -> bool {
+        self.kind == Kind::Again && made != self.before
     }
 
     /// The outcome of a statement that was interrupted, from what is there on each backend: what can
@@ -87,12 +120,19 @@ impl Task {
                 let begun = remains.iter().any(|there| !there.iter().any(as_before));
                 if begun { Fate::Done(Vec::new()) } else { Fate::Undone }
             }
+            Kind::Once | Kind::Again | Kind::Account => {
+                let changed = |there: &&Vec<Remain>| there.iter().any(|r| !r.whole);
+                let found = remains.iter().find(changed);
+                found.map_or(Fate::Undone, |there| {
+                    Fate::Done(there.iter().map(|r| r.name.clone()).collect())
+                })
+            }
         }
     }
 
-    /// `$1` is the relation. Columns: name, whether it is whole.
-    fn question(&self) -> &'static str {
-        match self.kind {
+    /// `$1` is the relation. Columns: name, whether it is whole. `None` of what another dialect runs.
+    fn question(&self) -> Option<&'static str> {
+        Some(match self.kind {
             Kind::CreateIndex => {
                 "SELECT format('%I.%I', n.nspname, c.relname), i.indisvalid FROM pg_index i \
                  JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -112,7 +152,8 @@ impl Task {
                 "SELECT h.inhparent::regclass::text, NOT h.inhdetachpending FROM pg_inherits h \
                  WHERE h.inhrelid = to_regclass($1)"
             }
-        }
+            Kind::Once | Kind::Again | Kind::Account => return None,
+        })
     }
 
     /// The statement that removes one remainder on the way to an outcome; nothing when it may stay.
@@ -137,8 +178,9 @@ impl Task {
 
 /// What is there of a statement. The connection's search_path must be `pg_catalog`.
 pub async fn remains(client: &Client, task: &Task) -> Result<Vec<Remain>, Error> {
+    let Some(question) = task.question() else { return Ok(Vec::new()) };
     let relation = (!task.relation.is_empty()).then_some(&*task.relation);
-    let rows = client.query(task.question(), &[&relation]).await?;
+    let rows = client.query(question, &[&relation]).await?;
     let all = rows.iter().map(|row| Remain { name: row.get(0), whole: row.get(1) });
     let makes = matches!(task.kind, Kind::CreateIndex | Kind::Reindex);
     Ok(all.filter(|r| !makes || !task.before.contains(&r.name)).collect())
@@ -188,5 +230,25 @@ mod tests {
         let again = Task { before: vec!["public.i".into()], ..task(Kind::DropIndex) };
         assert_eq!(again.fate(&[there(false), there(false)]), Fate::Undone);
         assert_eq!(task(Kind::Reindex).fate(&[there(false), Vec::new()]), Fate::Undone);
+    }
+
+    #[test]
+    fn what_commits_by_itself_is_known_by_the_schema() {
+        let word = |name: &str| vec![Remain { name: name.into(), whole: name == "before" }];
+        let (before, after) = (word("before"), word("after"));
+        let done = Fate::Done(vec!["after".into()]);
+        let of = |kind| Task { before: vec!["before".into()], ..task(kind) };
+        let once = of(Kind::Once);
+        assert_eq!(once.fate(&[before.clone(), before.clone()]), Fate::Undone);
+        assert_eq!(once.fate(&[after.clone(), before.clone()]), done);
+        assert_eq!(once.fate(&[before.clone(), after.clone()]), done);
+        assert!(once.needs_no_run(&after, &["after".into()]));
+        assert!(!once.forgives(&["after".into()]));
+        // TRUNCATE: nobody sees whether it has run.
+        let again = of(Kind::Again);
+        assert!(!again.needs_no_run(&before, &["before".into()]));
+        assert!(!again.forgives(&["before".into()]));
+        assert!(again.needs_no_run(&after, &["after".into()]) && again.forgives(&["after".into()]));
+        assert!(!of(Kind::Account).needs_no_run(&before, &["before".into()]));
     }
 }

@@ -138,6 +138,11 @@ impl Work for MyWork {
         doubtful.is_empty()
     }
 
+    fn may_join(&self) -> bool {
+        // LAST_INSERT_ID(), ROW_COUNT() and SHOW WARNINGS belong to the connection that ran it.
+        false
+    }
+
     fn may_return(&self, _shown: usize) -> bool {
         false // Nothing is captured by what it returns here.
     }

@@ -179,12 +179,6 @@ impl Work for PgWork {
     }
 
     fn may_return(&self, shown: usize) -> bool {
-        let steps = match self {
-            // A parameter in a text that has none is a mistake, which the extended protocol words
-            // differently.
-            Self::Query(text) => return !text.contains('$'),
-            Self::Steps(steps) => steps,
-        };
         // Formats that do not fit the columns are for the server to complain of.
         let fits = |step: &Step| match step {
             Step::Bind { portal, rest, .. } => {
@@ -193,13 +187,22 @@ impl Work for PgWork {
             }
             _ => true,
         };
+        self.may_join() && !matches!(self, Self::Steps(steps) if !steps.iter().all(fits))
+    }
+
+    fn may_join(&self) -> bool {
+        let steps = match self {
+            // A parameter in a text that has none is a mistake, which the extended protocol words
+            // differently.
+            Self::Query(text) => return !text.contains('$'),
+            Self::Steps(steps) => steps,
+        };
         let count = |wanted: fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count();
         let closes = |step: &Step| matches!(step, Step::CloseStatement | Step::ClosePortal(_));
         count(|step| matches!(step, Step::Bind { .. })) == 1
             && count(|step| matches!(step, Step::Execute { .. })) == 1
             && count(|step| matches!(step, Step::Parse(_))) <= 1
             && !steps.iter().any(closes)
-            && steps.iter().all(fits)
             && !self.is_partial()
     }
 
@@ -279,6 +282,14 @@ impl Work for PgWork {
 }
 
 impl PgWork {
+    /// The text of a simple query, or of the statement that is bound.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Query(text) => text,
+            Self::Steps(_) => self.described().unwrap_or_default(),
+        }
+    }
+
     /// The same as steps of the extended protocol, for a statement with another text whose result
     /// has `shown` columns of the application's, and `more` behind them, in binary form, of ours.
     pub fn extended(

@@ -183,7 +183,10 @@ fn resources_have_homes_of_their_own_and_one_machine_takes_both() {
     };
     world.wait_for_master(1);
     wait_until(15, || world.logs(), || mail(2) == "master");
-    assert_eq!((world.node(1).page("/primary/mail").0, world.node(2).page("/primary/mail").0), (503, 200));
+    assert_eq!(
+        (world.node(1).page("/primary/mail").0, world.node(2).page("/primary/mail").0),
+        (503, 200)
+    );
     world.node(2).crash();
     wait_until(15, || world.logs(), || mail(1) == "master");
     assert_eq!(world.node(1).role(), "master", "one machine has both");

@@ -22,6 +22,7 @@
 // Real servers take real time.
 #![allow(clippy::disallowed_methods)]
 
+mod books;
 mod console;
 mod divergence;
 mod drivers;
@@ -35,6 +36,8 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod shared;
+mod silent;
 mod tls;
 mod window;
 mod writes;

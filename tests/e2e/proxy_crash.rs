@@ -3,11 +3,12 @@
 
 use rand::Rng;
 
+use crate::divergence::{commits_held_on, commits_wait, let_commits_go};
 use crate::rig::cluster::{Cluster, Options};
 use crate::rig::judge::together;
 use crate::rig::load::Load;
 use crate::rig::wire::query;
-use crate::rig::{eventually, run_heavy, run_within, secs, step};
+use crate::rig::{eventually, run_heavy, run_within, runtime, secs, step};
 
 /// What a client may see when the proxy itself goes: a broken connection, or the server's words for
 /// that.
@@ -131,6 +132,44 @@ fn nothing_of_a_killed_proxy_holds_locks_for_long() {
         })
         .await;
         assert_eq!(after.one("select v from held_t where id = 1").await, "5");
+        cluster.assert_all_equal().await;
+    });
+}
+
+/// What a proxy had sent before it was killed may still be under way on the servers when the next
+/// one has looked at their journals: it must never come to its end (I6).
+#[test]
+fn a_commit_of_the_former_proxy_does_not_come_late() {
+    run_within(secs(60), async {
+        let cluster = Cluster::start(3).await;
+        let app = cluster.connect().await;
+        app.run("create table former_t(id int primary key)").await;
+        app.run("begin; insert into former_t values (1)").await;
+        let identity = app.one("show lockstep.transaction_id").await;
+        let mut held = Vec::new();
+        for server in &cluster.servers {
+            held.push(commits_held_on(&cluster, &server.name).await);
+        }
+        let commit = runtime().spawn(async move { app.batch_execute("commit").await });
+        for admin in &held {
+            commits_wait(admin, 1).await;
+        }
+        cluster.proxy_kill9();
+        assert!(commit.await.unwrap().is_err());
+        cluster.proxy_start().await;
+        let status = format!("select lockstep.transaction_status('{identity}')");
+        assert_eq!(cluster.connect().await.one(&status).await, "aborted");
+        // Should one of them come late, it comes late on some servers, and not on this one.
+        let others = "select pg_terminate_backend(pid) from pg_stat_activity where query = 'COMMIT' and wait_event = 'advisory'";
+        assert_eq!(held[2].column(others).await, [""; 0], "sessions of the former proxy live on");
+        for admin in &held {
+            let_commits_go(admin).await;
+        }
+        cluster.assert_all_equal().await;
+        let after = cluster.connect().await;
+        assert_eq!(after.one("select count(*) from former_t").await, "0", "it came late");
+        assert_eq!(after.one(&status).await, "aborted");
+        after.run("insert into former_t values (1)").await;
         cluster.assert_all_equal().await;
     });
 }

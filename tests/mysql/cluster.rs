@@ -148,6 +148,14 @@ impl Cluster {
 
     /// A client of the proxy.
     pub(crate) async fn connect(&self) -> Conn {
+        match self.try_connect().await {
+            Ok(conn) => conn,
+            Err(error) => panic!("{error}; the log:\n{}", self.log()),
+        }
+    }
+
+    /// The same while the proxy may be away.
+    pub(crate) async fn try_connect(&self) -> mysql_async::Result<Conn> {
         let opts = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
             .tcp_port(self.port)
@@ -155,10 +163,7 @@ impl Cluster {
             .pass(Some(PASSWORD))
             .db_name(Some(DATABASE))
             .prefer_socket(false);
-        match Conn::new(opts).await {
-            Ok(conn) => conn,
-            Err(error) => panic!("{error}; the log:\n{}", self.log()),
-        }
+        Conn::new(opts).await
     }
 
     /// Every server holds the same: schema and rows.

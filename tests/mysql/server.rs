@@ -22,17 +22,23 @@ const PREPARE: &str = "drop user if exists ''@localhost; create database app;
 pub(crate) struct Server {
     pub(crate) port: u16,
     folder: tempfile::TempDir,
+    options: &'static [&'static str],
     child: Mutex<Option<Child>>,
 }
 
 impl Server {
     /// A new server, running, with users and an empty database.
     pub(crate) fn launch() -> Self {
+        Self::launch_with(&[])
+    }
+
+    /// The same, started with more options.
+    pub(crate) fn launch_with(options: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let copied =
             Command::new("cp").arg("-r").arg(template()).arg(folder.path().join("data")).status();
         assert!(copied.unwrap().success());
-        let server = Self { port: free_port(), folder, child: Mutex::new(None) };
+        let server = Self { port: free_port(), folder, options, child: Mutex::new(None) };
         server.start();
         server
     }
@@ -48,7 +54,7 @@ impl Server {
             .output()
             .expect("mariadb-install-db: install the package mariadb-server");
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        let server = Self { port: free_port(), folder, child: Mutex::new(None) };
+        let server = Self { port: free_port(), folder, options: &[], child: Mutex::new(None) };
         server.start();
         server.root(PREPARE);
         server.root("set global innodb_fast_shutdown = 0; shutdown");
@@ -68,6 +74,7 @@ impl Server {
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--pid-file={}", folder.join("pid").display()))
             .arg(format!("--port={}", self.port))
+            .args(self.options)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -48,7 +48,7 @@ async fn serve(server: &Server, method: Option<Method>, tls: Option<ServerTls>) 
                 let Some(mut greeting) = door.open(tcp, peer, 7).await else { return };
                 let user = identity::of(&greeting.user, greeting.found_rows);
                 let link = dial.dial(&user, Purpose::Write, CancellationToken::new()).await;
-                greeting.client.welcome().await.ok();
+                greeting.client.welcome(7).await.ok();
                 relay(greeting.client, link.expect("a connection")).await;
             });
         }

@@ -98,6 +98,8 @@ impl App {
             let mark = self.number * 10_000 + self.count;
             self.bound = false;
             match self.dice.random_range(0..10) {
+                // What is there to wait for others with is sent at the same time as they do.
+                _ if self.world.scenario.inserts => self.insert(mark).await,
                 0 => self.alone(mark).await,
                 1 => self.several(mark).await,
                 2 => self.own().await,
@@ -110,6 +112,28 @@ impl App {
             }
         }
         self.notes
+    }
+
+    /// One row, now and then one that cannot be: that is nobody else's error.
+    async fn insert(&mut self, mark: i64) {
+        let app = self.number;
+        let text = |mark: i64| format!("INSERT INTO note (id, client) VALUES ({mark}, {app})");
+        let known = self.notes.deeds.iter().rev().find(|d| d.outcome == Outcome::Acknowledged);
+        if let Some(known) = known.map(|deed| deed.mark)
+            && self.chance(6)
+        {
+            if let Ok(reply) = self.ask(&text(known), None).await {
+                self.world.complain(format!("{known} is there twice: {reply:?}"));
+            }
+            return;
+        }
+        let done = self.ask(&text(mark), Some(mark)).await;
+        if let Err(Trouble::Error(code)) = &done
+            && matches!(&**code, "23505" | "57014")
+        {
+            self.world.complain(format!("app {app} was told another one's error: {code}"));
+        }
+        self.note(Deed { mark, deltas: vec![Delta::Note], outcome: Self::outcome(&done) });
     }
 
     fn note(&mut self, deed: Deed) {

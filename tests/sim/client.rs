@@ -66,6 +66,10 @@ impl Work for SimWork {
         false
     }
 
+    fn may_join(&self) -> bool {
+        true
+    }
+
     fn may_return(&self, _shown: usize) -> bool {
         false
     }

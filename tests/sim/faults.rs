@@ -100,8 +100,12 @@ pub(crate) struct Scenario {
     pub(crate) deeds: usize,
     /// The longest pause of an application between two transactions.
     pub(crate) pause_ms: u64,
+    /// Applications do nothing but insert rows, each by itself.
+    pub(crate) inserts: bool,
     /// By how much all but the first server are slower from the start.
     pub(crate) lag: Duration,
+    /// By how much longer a COMMIT may take there, as on a disk that is slow to flush.
+    pub(crate) flush: Duration,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -117,10 +121,12 @@ impl Scenario {
         // Some seeds of each theme are crowded: transactions meet each other all the time.
         let round = seed / THEMES.len() as u64;
         let crowded = matches!(round % 7, 3 | 4 | 6);
-        let pause_ms = if crowded { 15 } else { 400 };
+        let inserts = round % 7 == 5;
+        let pause_ms = if crowded || inserts { 15 } else { 400 };
         let lags = theme == Theme::Calm && seed % 2 == 1;
         let lag = Duration::from_millis(if lags { 12 } else { 0 });
-        Self { seed, theme, backends, clients, deeds, pause_ms, lag, faults }
+        let flush = Duration::from_millis(if lags && round % 2 == 1 { 80 } else { 0 });
+        Self { seed, theme, backends, clients, deeds, pause_ms, inserts, lag, flush, faults }
     }
 
     /// Whether a restart may lose commits.

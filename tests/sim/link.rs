@@ -241,10 +241,22 @@ impl Link for SimLink {
 
     fn forget(&mut self) {}
 
+    fn sends_any_text(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, _mode: &TxMode) {
         self.put(Request::LockTimeout(None), None);
         self.follow(false);
         self.put(Request::Begin, None);
+    }
+
+    fn unlimited(settings: &Settings) -> Settings {
+        settings.clone()
+    }
+
+    fn is_done_already(_error: &ServerError) -> bool {
+        false
     }
 
     fn begin_share(&mut self, settings: &Settings) {
@@ -405,6 +417,10 @@ impl Link for SimLink {
         };
         // A cancel that does not get through is followed by the time limit of whoever waits.
         let _ = tokio::time::timeout(CONNECT, attempt).await;
+    }
+
+    async fn end(_canceller: &Self::Canceller) -> bool {
+        false
     }
 
     fn tx_state(&self) -> TxState {

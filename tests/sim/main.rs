@@ -81,6 +81,9 @@ fn run(seed: u64, keep_trace: bool) -> Report {
             };
             *counts.entry(word.to_owned()).or_default() += 1;
         }
+        let grouped =
+            locked(&world.figures).iter().map(|figures| figures.grouped.get()).sum::<u64>();
+        counts.insert("in groups".to_owned(), usize::try_from(grouped).unwrap_or(usize::MAX));
         let complaints = world.complaints();
         let (hash, trace) = world.traced();
         Report { hash, complaints, trace, counts }

@@ -16,7 +16,7 @@ use lockstep::ledger::Ledger;
 use lockstep::metrics::Metrics;
 use lockstep::monitor::{self, Keep};
 use lockstep::recovery;
-use lockstep::session::{Login, Registry, Session, Shared, SharedSettings, Wanted};
+use lockstep::session::{Groups, Login, Registry, Session, Shared, SharedSettings, Wanted};
 use lockstep_protocol::Dialect;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,6 +29,8 @@ use crate::world::{CLUSTER, World, locked, name};
 
 /// The one user.
 const USER: &str = "app";
+/// How long INSERTs in one group wait for a lock.
+const GROUP_WAIT: Duration = Duration::from_millis(50);
 /// How long a client waits while no backend is active.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -68,6 +70,7 @@ impl World {
         };
         let token = format!("token {}", self.random());
         let (metrics, ledger) = (Arc::new(Metrics::new()), Arc::new(Ledger::default()));
+        locked(&self.figures).push(metrics.clone());
         let backends = self.backends(&metrics, &token);
         let controls: Vec<Arc<dyn Control>> = self
             .servers
@@ -146,13 +149,17 @@ impl World {
                 max_effects: 1 << 20,
                 automatic: true,
                 idle_in_transaction: None,
+                group_commit: 8,
+                group_wait: GROUP_WAIT,
             }),
+            present: Arc::default(),
             identities: Arc::default(),
             registry: Registry::default(),
             brake_us: AtomicU32::new(0),
             admission: Arc::default(),
             schema: Arc::default(),
             wanted: Wanted::default(),
+            groups: Groups::default(),
             turn: AtomicUsize::new(0),
             dice: Box::new(move || world.upgrade().map_or(0, |world| world.random())),
         })

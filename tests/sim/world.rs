@@ -56,6 +56,8 @@ pub(crate) struct World {
     points: Mutex<Points>,
     complaints: Mutex<Vec<String>>,
     effects_failed: AtomicUsize,
+    /// The figures of each proxy that ran.
+    pub(crate) figures: Mutex<Vec<Arc<lockstep::metrics::Metrics>>>,
     falls: AtomicUsize,
 }
 
@@ -90,6 +92,7 @@ impl World {
                 points: Mutex::new(Points { faults, ..Points::default() }),
                 complaints: Mutex::default(),
                 effects_failed: AtomicUsize::new(0),
+                figures: Mutex::default(),
                 falls: AtomicUsize::new(0),
             }
         })

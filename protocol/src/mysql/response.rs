@@ -201,6 +201,14 @@ pub fn status_at(payload: &[u8]) -> Option<usize> {
     (at + 2 <= payload.len()).then_some(at)
 }
 
+/// How many warnings an OK or EOF packet tells of.
+pub fn warnings_of(payload: &[u8]) -> u16 {
+    // They stand behind the status in the one, and before it in the other.
+    let at = if is_eof(payload) { Some(1) } else { status_at(payload).map(|at| at + 2) };
+    let found = at.and_then(|at| payload.get(at..at + 2));
+    found.map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
 /// A column of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column<'a> {
@@ -332,6 +340,9 @@ mod tests {
         assert_eq!(status_at(b"\xfe\x00\x00\x0a\x00"), Some(3));
         assert_eq!(status_at(b"\x00\x02\x01\x01\x00\x00\x00"), Some(3));
         assert_eq!(status_at(b"\x00\xfc\x00\x01\x01\x01\x00\x00\x00"), Some(5));
+        assert_eq!(warnings_of(b"\xfe\x07\x00\x0a\x00"), 7);
+        assert_eq!(warnings_of(b"\x00\x02\x01\x01\x00\x05\x00"), 5);
+        assert_eq!(warnings_of(b"\x00\x02"), 0);
         assert_eq!(status_at(b"\x00\x02"), None);
         assert_eq!(status_at(b""), None);
     }

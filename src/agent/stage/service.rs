@@ -27,7 +27,13 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(index: usize, service: Service, cookie: String) -> Self {
-        Self { index, service, cookie, roots: Vec::new(), stop_failed: Some("not asked yet".into()) }
+        Self {
+            index,
+            service,
+            cookie,
+            roots: Vec::new(),
+            stop_failed: Some("not asked yet".into()),
+        }
     }
 
     /// Whether it is the process of that number.

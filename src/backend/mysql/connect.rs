@@ -94,13 +94,14 @@ impl Route {
         }
     }
 
-    /// Asks the server to cancel what a session runs, and waits until the server has done so.
-    pub(super) async fn cancel(&self, login: &Login, number: u32) {
+    /// Asks the server to end what a session runs (`QUERY`) or the session itself (`CONNECTION`), and
+    /// waits until the server has heard it.
+    pub(super) async fn kill(&self, login: &Login, what: &str, number: u32) {
         let attempt = async {
             let opened = self.open().await.ok()?;
             let (_, mut conversation) = self.enter(opened, login).await.ok()?;
             conversation.sequence = 0;
-            let text = format!("KILL QUERY {number}");
+            let text = format!("KILL {what} {number}");
             let kill = |buf: &mut BytesMut| {
                 buf.extend_from_slice(&[command::QUERY]);
                 buf.extend_from_slice(text.as_bytes());

@@ -100,6 +100,8 @@ struct Expected {
     answer: Answer,
     /// The statement that the server gives a number.
     learns: Option<u64>,
+    /// Rows of the answer that went nowhere.
+    seen: u64,
 }
 
 /// One connection to a MySQL or MariaDB server.
@@ -119,6 +121,8 @@ pub struct MyLink {
     pub(super) reader: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
     pub(super) fixed: bool,
+    /// Nobody else may have the session afterwards.
+    pub(super) spent: bool,
     queue: VecDeque<Queued>,
     expected: VecDeque<Expected>,
     first_error: Option<Mishap>,
@@ -146,6 +150,7 @@ impl MyLink {
             in_transaction: false,
             reader: false,
             fixed: false,
+            spent: false,
             queue: VecDeque::new(),
             expected: VecDeque::new(),
             first_error: None,
@@ -238,7 +243,13 @@ impl MyLink {
     }
 
     fn expect(&mut self, what: &'static str, rows: Option<u64>, asked: Asked, learns: Option<u64>) {
-        self.expected.push_back(Expected { rows, what, answer: Answer::to(asked), learns });
+        self.expected.push_back(Expected {
+            rows,
+            what,
+            answer: Answer::to(asked),
+            learns,
+            seen: 0,
+        });
     }
 
     async fn write(&mut self) -> Result<(), Broken> {
@@ -304,7 +315,7 @@ impl MyLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
-                // After a deadlock the transaction is gone as a whole; else it goes on.
+                // After a deadlock the transaction is gone as a whole; else what is asked next knows.
                 self.in_transaction &= error.code != DEADLOCK;
                 true
             }
@@ -329,7 +340,8 @@ impl MyLink {
     /// Looks at a packet nobody but us is interested in.
     fn judge_own(&mut self, seen: &Seen) {
         let payload = packet::first_part(&self.incoming);
-        let Some(expected) = self.expected.front() else { return };
+        let Some(expected) = self.expected.front_mut() else { return };
+        expected.seen += u64::from(seen.event == Event::Row);
         let mishap = match seen.event {
             Event::Error => {
                 let error = read_error(payload);
@@ -337,9 +349,8 @@ impl MyLink {
                 Some(Mishap { code: error.code, what })
             }
             Event::Result { more: false, .. } => {
-                let got = told(payload).map(|(affected, _)| affected);
-                expected.rows.filter(|wanted| got != Some(*wanted)).map(|wanted| {
-                    let got = got.map_or("none".to_owned(), |rows| rows.to_string());
+                let got = told(payload).map_or(expected.seen, |(affected, _)| affected);
+                expected.rows.filter(|wanted| got != *wanted).map(|wanted| {
                     let what = format!("{wanted} rows on the leader, {got} on the follower");
                     Mishap { code: String::new(), what }
                 })

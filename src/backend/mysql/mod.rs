@@ -46,10 +46,16 @@ impl Link for MyLink {
 
     fn assume(&mut self, settings: Settings) {
         self.settings = settings;
+        self.note_role();
     }
 
     fn forget(&mut self) {
         self.forget_prepared();
+    }
+
+    fn sends_any_text(&self) -> bool {
+        let chosen = self.settings.get("character_set_results");
+        chosen.is_none_or(|statement| statement.contains("utf8mb4"))
     }
 
     fn begin(&mut self, mode: &TxMode) {
@@ -62,6 +68,19 @@ impl Link for MyLink {
         let limited = self.limited(settings);
         self.adopt_settings(&limited);
         self.push_text("START TRANSACTION READ WRITE", "BEGIN");
+    }
+
+    fn unlimited(settings: &Settings) -> Settings {
+        let mut settings = (**settings).clone();
+        for key in settings::TIME_LIMITS {
+            settings.remove(*key);
+        }
+        Settings::new(settings)
+    }
+
+    fn is_done_already(error: &ServerError) -> bool {
+        let number = response::Err::decode(&error.wire).map_or(0, |error| error.number);
+        DONE_ALREADY.contains(&number)
     }
 
     fn lead(&mut self, settings: &Settings) {
@@ -89,9 +108,10 @@ impl Link for MyLink {
     }
 
     fn queue_effect(&mut self, effect: &Effect) {
-        self.fixed = true;
         match effect {
             Effect::Text { sql, rows } => {
+                // A context, or a SET of the application's own.
+                self.fixed |= rows.is_none();
                 let text = Bytes::copy_from_slice(sql.as_bytes());
                 self.push(Request::Text(text), "effect", *rows);
             }
@@ -141,19 +161,10 @@ impl Link for MyLink {
         }
         let (request, number) = request(work);
         let relay = Relay { digest: watch.digest, number };
-        let Some(context) = watch.context else {
-            return self.run_request(request, relay, sink).await;
-        };
-        let mut fixed = self.fix(context);
-        self.push(request, "statement", None);
-        self.release();
-        self.send().await?;
-        self.settle(4).await?;
-        self.check_setup()?;
-        self.read_fixed(&mut fixed).await?;
-        let (mut outcome, generated) = self.relay(relay, sink).await?;
-        self.read_left(context, &fixed, generated, &mut outcome).await?;
-        Ok(outcome)
+        match watch.context {
+            Some(context) => self.run_fixed(request, relay, context, sink).await,
+            None => self.run_request(request, relay, sink).await,
+        }
     }
 
     async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {
@@ -229,7 +240,12 @@ impl Link for MyLink {
     }
 
     async fn cancel(canceller: &Canceller) {
-        canceller.route.cancel(&canceller.login, canceller.number).await;
+        canceller.route.kill(&canceller.login, "QUERY", canceller.number).await;
+    }
+
+    async fn end(canceller: &Canceller) -> bool {
+        canceller.route.kill(&canceller.login, "CONNECTION", canceller.number).await;
+        true
     }
 
     fn tx_state(&self) -> TxState {
@@ -237,7 +253,7 @@ impl Link for MyLink {
     }
 
     fn is_spent(&self) -> bool {
-        false // What a session leaves behind is in its settings, and goes with them.
+        self.spent // All else that a session leaves behind is in its settings, and goes with them.
     }
 }
 
@@ -253,10 +269,32 @@ impl MyLink {
         self.send().await?;
         self.settle(1).await?;
         self.check_setup()?;
-        self.relay(relay, sink).await.map(|(outcome, _)| outcome)
+        let (outcome, told) = self.relay(relay, sink).await?;
+        self.remark(told.warns, sink).await?;
+        Ok(outcome)
     }
 
-    fn check_setup(&mut self) -> Result<(), Broken> {
+    /// Tells what the server has to say besides the answer. After an error the answer to this also tells
+    /// whether the transaction goes on, which the error itself does not: not only a deadlock ends it
+    /// (one about the next number of AUTO_INCREMENT, a wait for a row where the server is set up so),
+    /// and what came next would be committed by itself.
+    pub(super) async fn remark<S: Sink>(
+        &mut self,
+        warns: bool,
+        sink: &mut S,
+    ) -> Result<(), Broken> {
+        let mut remarks = TextRows::new();
+        if warns {
+            self.push_text("SHOW WARNINGS", "messages");
+            self.send().await?;
+            self.settle(1).await?;
+            remarks = self.collect().await?.map_err(|error| Broken::Lost(error.to_string()))?;
+        }
+        sink.remark(remarks);
+        Ok(())
+    }
+
+    pub(super) fn check_setup(&mut self) -> Result<(), Broken> {
         self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
     }
 
@@ -280,6 +318,13 @@ impl MyLink {
         Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
     }
 }
+
+/// The numbers of errors that say that something is there already, or gone already: databases, tables,
+/// columns, keys, routines, triggers, accounts, rights.
+const DONE_ALREADY: [u16; 17] = [
+    1007, 1008, 1050, 1051, 1060, 1061, 1091, 1141, 1147, 1304, 1305, 1359, 1360, 1396, 1403, 1962,
+    4092,
+];
 
 /// Why a statement that only rows could carry is not run.
 const UNSEEN: &str =

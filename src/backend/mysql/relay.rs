@@ -24,17 +24,25 @@ pub(super) struct Relay {
     pub(super) number: Option<u32>,
 }
 
+/// What an answer tells besides its rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// The first number that AUTO_INCREMENT gave.
+    pub(super) generated: u64,
+    /// The server has more to say: warnings, or an error.
+    pub(super) warns: bool,
+}
+
 impl MyLink {
-    /// Hands the answer that is to be read next to `sink`, packet by packet, until its end. Returns
-    /// with it the first number that AUTO_INCREMENT gave.
+    /// Hands the answer that is to be read next to `sink`, packet by packet, until its end.
     pub(super) async fn relay<S: Sink>(
         &mut self,
         how: Relay,
         sink: &mut S,
-    ) -> Result<(Outcome, u64), Broken> {
+    ) -> Result<(Outcome, Told), Broken> {
         let mut outcome = Outcome::default();
         let mut digest = std::hash::DefaultHasher::new();
-        let (mut rows, mut generated) = (0, 0);
+        let (mut rows, mut all) = (0, Told::default());
         loop {
             let mut run = 0;
             while let Some(seen) = self.next_after(run)? {
@@ -54,13 +62,15 @@ impl MyLink {
                         outcome.error = Some(read_error(payload));
                         self.hand_on(at, sink);
                         self.pass(&seen);
-                        return Ok((outcome, generated));
+                        all.warns = true;
+                        return Ok((outcome, all));
                     }
                     Event::Result { .. } => {
                         let payload = packet::first_part(&self.incoming[at..]);
                         let told = told(payload);
                         outcome.rows = told.map(|(affected, _)| affected).or(Some(rows));
-                        generated = told.map_or(0, |(_, insert_id)| insert_id);
+                        all.generated = told.map_or(0, |(_, insert_id)| insert_id);
+                        all.warns |= response::warnings_of(payload) > 0;
                         outcome.completion = seen.header.total;
                     }
                     _ => outcome.completion = seen.header.total,
@@ -69,7 +79,7 @@ impl MyLink {
                     self.end_request();
                     self.hand_on(run, sink);
                     outcome.digest = digest.finish();
-                    return Ok((outcome, generated));
+                    return Ok((outcome, all));
                 }
             }
             self.hand_on(run, sink);

@@ -6,6 +6,9 @@ use crate::sql::Isolation;
 
 /// The setting that bounds a wait for a row.
 const LOCK_WAIT: &str = "innodb_lock_wait_timeout";
+/// The settings that limit how long a statement may take.
+pub(super) const TIME_LIMITS: &[&str] =
+    &["max_statement_time", "max_execution_time", "lock_wait_timeout", LOCK_WAIT];
 /// The setting that chooses an isolation level.
 const ISOLATION: &str = "default_transaction_isolation";
 /// The setting that makes transactions read only.
@@ -29,6 +32,12 @@ impl MyLink {
             }
         }
         self.settings = wanted.clone();
+        self.note_role();
+    }
+
+    /// There is no way back to the role that the login gave.
+    pub(super) fn note_role(&mut self) {
+        self.spent |= self.settings.contains_key("role");
     }
 
     /// Whether a setting is the application's to choose here.
@@ -51,6 +60,7 @@ impl MyLink {
             "last_insert_id" => "SET last_insert_id=0".to_owned(),
             _ if key.starts_with('@') => format!("SET @`{}`=NULL", key[1..].replace('`', "``")),
             ISOLATION => "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+            "role" => "SET ROLE NONE".to_owned(),
             READ_ONLY if self.reader => "SET SESSION TRANSACTION READ ONLY".to_owned(),
             READ_ONLY => "SET SESSION TRANSACTION READ WRITE".to_owned(),
             _ => format!("SET SESSION {key}=DEFAULT"),
@@ -70,13 +80,15 @@ impl MyLink {
             };
             self.push_text(&format!("SET TRANSACTION ISOLATION LEVEL {word}"), "BEGIN");
         }
-        let text = match mode.read_only {
-            _ if self.reader => "START TRANSACTION READ ONLY",
-            None => "START TRANSACTION",
-            Some(true) => "START TRANSACTION READ ONLY",
-            Some(false) => "START TRANSACTION READ WRITE",
+        let snapshot = mode.snapshot.then_some("WITH CONSISTENT SNAPSHOT");
+        let access = match mode.read_only {
+            _ if self.reader => Some("READ ONLY"),
+            None => None,
+            Some(true) => Some("READ ONLY"),
+            Some(false) => Some("READ WRITE"),
         };
-        self.push_text(text, "BEGIN");
+        let how: Vec<&str> = snapshot.into_iter().chain(access).collect();
+        self.push_text(&format!("START TRANSACTION {}", how.join(", ")), "BEGIN");
     }
 
     /// The settings of a follower's part of a transaction: a plan may lock more there than it did on

@@ -229,6 +229,13 @@ impl PgLink {
     /// Queues the steps of an extended query, with our names for the statements. How many statements
     /// of ours, whose answers are nobody's business, share its request.
     pub(super) fn queue_steps(&mut self, steps: &[Step]) -> usize {
+        let before = self.put_steps(steps);
+        self.close_request();
+        before
+    }
+
+    /// The same as a part of a request that goes on: how many statements come before it there.
+    pub(super) fn put_steps(&mut self, steps: &[Step]) -> usize {
         let before = self.open.parts.len();
         for step in steps {
             match step {
@@ -259,7 +266,6 @@ impl PgLink {
             }
         }
         self.open.parts.push_back(Part { rows: None, digest: None, what: "statement" });
-        self.close_request();
         before
     }
 

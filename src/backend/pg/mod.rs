@@ -14,11 +14,13 @@ pub use connect::{Login, Route};
 pub use dial::{Logins, PgDial};
 pub use link::{Canceller, PgLink, Shared};
 
+use bytes::BytesMut;
 use lockstep_protocol::pg::client;
 
+use crate::encoding::Encoding;
 use crate::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, PREPARED, ServerError, Settings, Sink,
-    Standing, TextRows, TxMode, TxState, UNDO, Watch,
+    Broken, BulkPiece, Discard, Gathered, Link, Mishap, Outcome, PREPARED, ServerError, Settings,
+    Sink, Standing, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
 use crate::store::journal::Effect;
@@ -144,11 +146,28 @@ impl Link for PgLink {
         self.forget_prepared();
     }
 
+    fn sends_any_text(&self) -> bool {
+        self.encoding == Encoding::Utf8
+    }
+
     fn begin_share(&mut self, settings: &Settings) {
         let limited = self.limited(settings);
         self.adopt(&limited);
         self.follow(true);
         self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
+    }
+
+    fn unlimited(settings: &Settings) -> Settings {
+        let mut settings = (**settings).clone();
+        for key in ["lock_timeout", "statement_timeout"] {
+            settings.insert(key.to_owned(), format!("SET {key} = 0"));
+        }
+        Settings::new(settings)
+    }
+
+    fn is_done_already(error: &ServerError) -> bool {
+        // Duplicate and undefined objects.
+        matches!(error.code.as_str(), "42P07" | "42704" | "42P01")
     }
 
     fn lead(&mut self, settings: &Settings) {
@@ -297,6 +316,41 @@ impl Link for PgLink {
         Ok(outcome)
     }
 
+    async fn run_several(
+        &mut self,
+        statements: &[(&PgWork, Watch<'_>)],
+    ) -> Result<Vec<(BytesMut, Outcome)>, Broken> {
+        let mut before = 0;
+        for (n, (work, watch)) in statements.iter().enumerate() {
+            let steps = self.as_steps(work, watch.returned);
+            let parts = self.put_steps(&steps);
+            if n == 0 {
+                before = parts;
+            }
+        }
+        self.send().await?;
+        self.settle(1).await?;
+        if before > 0 && !self.settle_parts(statements.len()).await? {
+            self.settle(0).await?;
+        }
+        if let Some(error) = self.take_error() {
+            return Err(Broken::Setup(error.to_string()));
+        }
+        let mut ended = Vec::with_capacity(statements.len());
+        for (work, watch) in statements {
+            let mut answer = Gathered::default();
+            let outcome = self.gather_one(work, watch.returned, &mut answer).await?;
+            let failed = outcome.error.is_some();
+            ended.push((answer.0, outcome));
+            if failed {
+                break;
+            }
+        }
+        // Nothing but the end of the request is left; an error of it has been told.
+        self.settle(0).await?;
+        Ok(ended)
+    }
+
     async fn repeat(&mut self, effect: &Effect) -> Result<Outcome, Broken> {
         self.spent = true;
         self.follow(false);
@@ -413,6 +467,11 @@ impl Link for PgLink {
 
     async fn cancel(canceller: &Canceller) {
         canceller.route.cancel(canceller.pid, &canceller.secret).await;
+    }
+
+    async fn end(_canceller: &Canceller) -> bool {
+        // Rows alone are locked here, by keys: no follower locks more than the leader.
+        false
     }
 
     fn tx_state(&self) -> TxState {

@@ -17,25 +17,35 @@ use crate::catalog::Text;
 use crate::exchange::{Broken, Outcome, Sink, Watch};
 use crate::sql::{Draw, Returned};
 use crate::store::journal::Effect;
-use crate::wire::pg::{PgWork, Prepared, UNSHARED};
+use crate::wire::pg::{PgWork, Prepared, Step, UNSHARED};
 
 impl PgLink {
-    /// Queues the statement with our RETURNING list, as steps of the extended protocol. How many
-    /// statements of ours share its request, and come before it.
-    pub(super) fn queue_returned(&mut self, work: &PgWork, returned: &Returned) -> usize {
+    /// The statement as steps of the extended protocol: with our RETURNING list, or as it is.
+    pub(super) fn as_steps(&self, work: &PgWork, returned: Option<&Returned>) -> Vec<Step> {
         let (statements, encoding) = (self.shared.statements.clone(), self.encoding);
-        let swap = |types: &[u32]| match work {
-            PgWork::Steps(_) => statements.intern(&returned.leader, types, encoding),
+        let swap = |types: &[u32]| match (work, returned) {
+            (PgWork::Steps(_), Some(returned)) => {
+                statements.intern(&returned.leader, types, encoding)
+            }
             // A text with its values in it does not come again. Positions in errors count from
             // where the application's text begins.
-            PgWork::Query(text) => {
+            (PgWork::Query(text), Some(returned)) => {
                 let before = text.len() - text.trim_ascii_start().len();
-                let text = " ".repeat(before) + &returned.leader;
-                let text = Arc::new(Text::new(text));
-                Arc::new(Prepared { id: UNSHARED, text, types: Vec::new() })
+                unshared(" ".repeat(before) + &returned.leader)
             }
+            (_, None) => unshared(work.text().to_owned()),
         };
-        let steps = work.extended(&swap, returned.shown, returned.columns);
+        match (work, returned) {
+            (PgWork::Steps(steps), None) => steps.clone(),
+            (_, Some(returned)) => work.extended(&swap, returned.shown, returned.columns),
+            (_, None) => work.extended(&swap, 0, 0),
+        }
+    }
+
+    /// Queues the statement with our RETURNING list. How many statements of ours share its request,
+    /// and come before it.
+    pub(super) fn queue_returned(&mut self, work: &PgWork, returned: &Returned) -> usize {
+        let steps = self.as_steps(work, Some(returned));
         self.queue_steps(&steps)
     }
 
@@ -46,52 +56,74 @@ impl PgLink {
         returned: &Returned,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
-        let simple = matches!(work, PgWork::Query(_));
-        let mut outcome = Outcome::default();
-        let mut drawn = Drawn::new(&returned.draws);
-        loop {
-            while let Some(header) = self.peek()? {
-                let body = &self.incoming[5..header.total];
-                let ended = match header.tag {
-                    b'T' if returned.shown > 0 => {
-                        let first = server::first_columns(sink.buffer(), body, returned.shown);
-                        first.map_err(unreadable)?;
-                        false
-                    }
-                    b'T' => {
-                        if !simple {
-                            server::no_data(sink.buffer());
-                        }
-                        false
-                    }
-                    b'D' => {
-                        let cut = server::cut_row(body, returned.shown, returned.columns);
-                        let (shown, ours) = cut.map_err(unreadable)?;
-                        if returned.shown > 0 {
-                            server::encoded_row(sink.buffer(), returned.shown, shown);
-                        }
-                        drawn.note(ours).map_err(unreadable)?;
-                        outcome.effects.push(effect(returned, ours));
-                        false
-                    }
-                    b'1' if simple => {
-                        self.parse_done();
-                        false
-                    }
-                    b'2' if simple => false,
-                    _ => self.relay_special(header, sink, &mut outcome)?,
-                };
-                self.incoming.advance(header.total);
-                if ended {
-                    outcome.sequences = drawn.furthest();
-                    return Ok(outcome);
-                }
-            }
+        let mut answer = Cut::new(work, Some(returned));
+        while !self.relay_cut(&mut answer, sink, b'Z')? {
             if sink.buffer().len() > sink.limit() {
                 sink.flush().await?;
             }
             self.receive().await?;
         }
+        Ok(answer.outcome())
+    }
+
+    /// The answer to one statement of a request that goes on behind it.
+    pub(super) async fn gather_one<S: Sink>(
+        &mut self,
+        work: &PgWork,
+        returned: Option<&Returned>,
+        sink: &mut S,
+    ) -> Result<Outcome, Broken> {
+        let mut answer = Cut::new(work, returned);
+        while !self.relay_cut(&mut answer, sink, b'C')? {
+            self.receive().await?;
+        }
+        Ok(answer.outcome())
+    }
+
+    /// Takes the messages that have arrived, up to one with the tag `last`, or an error where that ends
+    /// the statement only. True when that was among them.
+    fn relay_cut<S: Sink>(
+        &mut self,
+        answer: &mut Cut<'_>,
+        sink: &mut S,
+        last: u8,
+    ) -> Result<bool, Broken> {
+        while let Some(header) = self.peek()? {
+            let body = &self.incoming[5..header.total];
+            match (header.tag, answer.returned) {
+                (b'T', Some(returned)) if returned.shown > 0 => {
+                    let first = server::first_columns(sink.buffer(), body, returned.shown);
+                    first.map_err(unreadable)?;
+                }
+                (b'T', Some(_)) => {
+                    if !answer.simple {
+                        server::no_data(sink.buffer());
+                    }
+                }
+                (b'D', Some(returned)) => {
+                    let cut = server::cut_row(body, returned.shown, returned.columns);
+                    let (shown, ours) = cut.map_err(unreadable)?;
+                    if returned.shown > 0 {
+                        server::encoded_row(sink.buffer(), returned.shown, shown);
+                    }
+                    answer.drawn.note(ours).map_err(unreadable)?;
+                    answer.outcome.effects.push(effect(returned, ours));
+                }
+                (b'1', _) if answer.simple => {
+                    self.parse_done();
+                }
+                (b'2' | b'n', _) if answer.simple => {}
+                _ => {
+                    self.relay_special(header, sink, &mut answer.outcome)?;
+                }
+            }
+            self.incoming.advance(header.total);
+            let ended = header.tag == last || matches!(header.tag, b'I' | b'E' if last == b'C');
+            if ended {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is looked at after a statement that is captured by what it returns.
@@ -100,6 +132,33 @@ impl PgLink {
             Some(returned) => Watch { sequences: Some(&returned.asks), ..watch },
             None => watch,
         }
+    }
+}
+
+/// A statement that is run once, and under no name.
+fn unshared(text: String) -> Arc<Prepared> {
+    Arc::new(Prepared { id: UNSHARED, text: Arc::new(Text::new(text)), types: Vec::new() })
+}
+
+/// An answer on its way, of which a part is ours.
+struct Cut<'r> {
+    /// The application asked by the simple protocol.
+    simple: bool,
+    returned: Option<&'r Returned>,
+    drawn: Drawn<'r>,
+    outcome: Outcome,
+}
+
+impl<'r> Cut<'r> {
+    fn new(work: &PgWork, returned: Option<&'r Returned>) -> Self {
+        let draws = returned.map_or(&[][..], |returned| &returned.draws);
+        let simple = matches!(work, PgWork::Query(_));
+        Self { simple, returned, drawn: Drawn::new(draws), outcome: Outcome::default() }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        self.outcome.sequences = self.drawn.furthest();
+        self.outcome
     }
 }
 

@@ -8,6 +8,7 @@ use lockstep_protocol::DecodeError;
 use lockstep_protocol::mysql::command::{self, LongData};
 use lockstep_protocol::mysql::stmt::Execute;
 
+use super::asides::{Aside, without_socket};
 use super::{Mark, MyClient, Own};
 use crate::catalog::Text;
 use crate::error::{Failure, Kind};
@@ -91,16 +92,22 @@ impl MyClient {
         }
     }
 
-    fn query(&self, text: Result<&str, DecodeError>) -> Taken {
+    fn query(&mut self, text: Result<&str, DecodeError>) -> Taken {
         let text = text.map_err(|_| {
             Failure::new(Kind::Refused, "Invalid utf8mb4 character string in the statement")
                 .number(1300)
                 .code("HY000")
                 .hint("connect with the character set utf8mb4")
         })?;
+        let hidden = without_socket(text);
+        let text = hidden.as_deref().unwrap_or(text);
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let work = MyWork::Query { text: bytes, single: !self.multi };
+        if let Some(aside) = Aside::of(text) {
+            self.answer_aside(&work, &aside);
+            return Ok(None);
+        }
         let shared: Arc<Text> = self.statements.intern(text).text.clone();
-        let text = Bytes::copy_from_slice(text.as_bytes());
-        let work = MyWork::Query { text, single: !self.multi };
         Ok(Some(Item { text: Some(shared), work }))
     }
 
@@ -156,7 +163,12 @@ impl MyClient {
         let prepared = own.prepared.clone();
         self.drop_long(execute.statement);
         let text = Some(prepared.text.clone());
+        let aside = Aside::of(&prepared.text.sql);
         let work = MyWork::Execute { prepared, parameters: complete.parameters };
+        if let Some(aside) = aside {
+            self.answer_aside(&work, &aside);
+            return Ok(None);
+        }
         Ok(Some(Item { text, work }))
     }
 

@@ -9,6 +9,7 @@
 //! that ends a result is held back until more is known: whether another result follows, and whether
 //! the commit behind it succeeds.
 
+mod asides;
 mod charset;
 mod commands;
 mod dress;
@@ -27,10 +28,13 @@ pub use login::{Door, Greeting, Known};
 
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TxState,
+    AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TextRows, TxState,
 };
 use crate::net::Stream;
 use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
+
+/// The number of a warning that has none of its own: `ER_UNKNOWN_ERROR`.
+const OUR_WARNING: &str = "1105";
 
 /// The longest error text that clients have room for.
 const MESSAGE_LIMIT: usize = 500;
@@ -79,6 +83,10 @@ pub struct MyClient {
     long: usize,
     state: TxState,
     autocommit: bool,
+    /// What SHOW WARNINGS has to say: level, number, text.
+    messages: TextRows,
+    /// The number that the client was told at its login.
+    number: u32,
     /// The answer is complete: nothing is held back.
     settled: bool,
     flushes: u64,
@@ -108,16 +116,19 @@ impl MyClient {
             long: 0,
             state: TxState::Idle,
             autocommit: true,
+            messages: TextRows::new(),
+            number: 0,
             settled: true,
             flushes: 0,
         }
     }
 
-    /// Tells the client that it is in.
+    /// Tells the client that it is in, and remembers the number that it was greeted with.
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn welcome(&mut self) -> Result<(), Gone> {
+    pub async fn welcome(&mut self, number: u32) -> Result<(), Gone> {
+        self.number = number;
         self.ok();
         self.settled = true;
         self.flush().await
@@ -161,6 +172,31 @@ impl MyClient {
 
     fn eof(&mut self, mark: Mark) {
         self.put(mark, |buf| response::eof(buf, 0, 0));
+    }
+
+    /// Columns of text.
+    fn columns(&mut self, names: &[&str]) {
+        const UTF8MB4: u16 = 45;
+        for name in names {
+            let column = response::Column {
+                name: name.as_bytes(),
+                kind: kind::VAR_STRING,
+                charset: UTF8MB4,
+                flags: 0,
+            };
+            self.put(Mark::Middle, |buf| column.encode(buf));
+        }
+    }
+
+    /// Answers the prepare of a statement that no server sees.
+    fn prepared(&mut self, statement: u32, columns: &[&str]) {
+        let count = u16::try_from(columns.len()).unwrap_or(u16::MAX);
+        let ok = PrepareOk { statement, columns: count, parameters: 0, warnings: 0 };
+        self.put(Mark::Middle, |buf| ok.encode(buf));
+        if count > 0 {
+            self.columns(columns);
+            self.eof(Mark::Middle);
+        }
     }
 
     /// A prepared statement is known with its parameters once a server has answered.
@@ -215,6 +251,10 @@ impl Sink for MyClient {
             self.autocommit = value == "on";
         }
     }
+
+    fn remark(&mut self, remarks: TextRows) {
+        self.messages = remarks;
+    }
 }
 
 impl Client for MyClient {
@@ -236,22 +276,19 @@ impl Client for MyClient {
         }
     }
 
-    fn answer(&mut self, _work: &MyWork, _tag: &str) {
-        self.ok();
+    fn answer(&mut self, work: &MyWork, _tag: &str) {
+        match work {
+            MyWork::Prepare { number, .. } => self.prepared(*number, &[]),
+            _ => self.ok(),
+        }
     }
 
     fn rows(&mut self, work: &MyWork, table: &Table<'_>) {
-        const UTF8MB4: u16 = 45;
-        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
-        for name in table.columns {
-            let column = response::Column {
-                name: name.as_bytes(),
-                kind: kind::VAR_STRING,
-                charset: UTF8MB4,
-                flags: 0,
-            };
-            self.put(Mark::Middle, |buf| column.encode(buf));
+        if let MyWork::Prepare { number, .. } = work {
+            return self.prepared(*number, table.columns);
         }
+        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
+        self.columns(table.columns);
         self.eof(Mark::Middle);
         let binary = matches!(work, MyWork::Execute { .. });
         for row in table.rows {
@@ -276,11 +313,19 @@ impl Client for MyClient {
         let (number, state) = failure.mysql();
         let message = text_of(failure);
         let error = response::Err { number, state: state.as_bytes(), message: message.as_bytes() };
+        self.messages = vec![as_message(number, &message)];
         self.put(Mark::Middle, |buf| error.encode(buf));
         self.forget_preparing();
     }
 
     fn relay_error(&mut self, error: &ServerError) {
+        if let Ok(error) = response::Err::decode(&error.wire) {
+            let message = as_message(error.number, &String::from_utf8_lossy(error.message));
+            // What the server said of it besides is there already.
+            if !self.messages.iter().any(|known| known[..2] == message[..2]) {
+                self.messages = vec![message];
+            }
+        }
         self.put(Mark::Middle, |buf| buf.put_slice(&error.wire));
         self.forget_preparing();
     }
@@ -290,8 +335,10 @@ impl Client for MyClient {
         self.settled = true;
     }
 
-    fn warn(&mut self, _code: &str, _message: &str) {
-        // Warnings are asked for with SHOW WARNINGS; there is no packet that brings one.
+    fn warn(&mut self, _code: &str, message: &str) {
+        // There is no packet that brings a warning: SHOW WARNINGS asks for it.
+        let warning = ["Warning", OUR_WARNING, message];
+        self.messages = vec![warning.map(|text| Some(text.to_owned())).to_vec()];
     }
 
     async fn next_bulk(&mut self) -> Result<BulkPiece, Gone> {
@@ -323,6 +370,11 @@ impl Client for MyClient {
         // The client may have left already: then nobody misses the farewell.
         let _ = self.flush().await;
     }
+}
+
+/// An error as SHOW WARNINGS shows it.
+fn as_message(number: u16, text: &str) -> Vec<Option<String>> {
+    ["Error".to_owned(), number.to_string(), text.to_owned()].map(Some).to_vec()
 }
 
 /// What, why, and what to do, in the one text that an error has here.

@@ -1,12 +1,13 @@
 //! What changes the schema, and the statements that stand beside it.
 //!
 //! The server ends the open transaction before any of these, and none of them can be undone: they run
-//! on one server after the other, and are recorded when they are done.
+//! on one server after the other, between an intent and its outcome. After an interruption has to be
+//! known what may be done twice, and what shows whether it has been done.
 
 use super::analyze::upkeep;
 use super::lexer::{Kind, Token};
 use super::names::{Names, Target};
-use super::statement::{Class, Hold, Maintenance, Refusal, Statement, Touched};
+use super::statement::{Class, Hold, Implicit, Maintenance, Outside, Refusal, Statement, Touched};
 use super::walk::Walk;
 
 /// Classifies what begins with this word; `None` when it is none of these.
@@ -16,9 +17,10 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
         "create" => create(names, tokens),
         "alter" => alter(names, tokens),
         "drop" => drop(names, tokens),
-        "rename" if is(1, "table") || is(1, "tables") || is(1, "user") => schema(),
+        "rename" if is(1, "user") => account("ddl"),
+        "rename" if is(1, "table") || is(1, "tables") => rename(names, tokens),
         "truncate" => truncate(names, tokens),
-        "grant" | "revoke" => schema(),
+        "grant" | "revoke" => account("ddl"),
         "analyze" | "optimize" | "check" | "repair" => upkeep("upkeep"),
         "checksum" => Statement { returns_rows: true, ..Statement::new("upkeep", Class::Read) },
         "flush" => flush(tokens),
@@ -69,12 +71,50 @@ fn kill(tokens: &[Token]) -> Statement {
     }
 }
 
-fn schema() -> Statement {
-    Statement {
-        writes: Touched::Unknown,
-        commits: true,
-        ..Statement::maintenance("ddl", Maintenance::Alone)
+fn implicit(tag: &'static str, kind: Implicit) -> Statement {
+    let class = Maintenance::Journaled(Outside::Implicit(kind));
+    Statement { commits: true, ..Statement::maintenance(tag, class) }
+}
+
+fn schema(kind: Implicit) -> Statement {
+    Statement { writes: Touched::Unknown, ..implicit("ddl", kind) }
+}
+
+/// About accounts and rights.
+pub(super) fn account(tag: &'static str) -> Statement {
+    implicit(tag, Implicit::Account)
+}
+
+/// Tables that only exchange their names look the same before and after.
+fn rename(names: Names<'_>, tokens: &[Token]) -> Statement {
+    let pairs = tokens[2..].split(|t| t.symbol(","));
+    let table = |name: &[Token]| {
+        let length = names.target(name)?.1;
+        let parts = name[..length].iter().filter(|t| !t.symbol("."));
+        Some(parts.map(|t| t.text.to_lowercase()).collect::<Vec<_>>())
+    };
+    let sides = pairs.filter_map(|pair| {
+        let to = pair.iter().position(|t| t.is("to"))?;
+        Some((table(&pair[..to])?, table(&pair[to + 1..])?))
+    });
+    let (mut gone, mut new) = (Vec::new(), Vec::new());
+    for (from, to) in sides {
+        match new.iter().position(|name| *name == from) {
+            Some(at) => {
+                new.remove(at);
+            }
+            None => gone.push(from),
+        }
+        new.push(to);
     }
+    if !gone.is_empty() && gone.iter().all(|name| new.contains(name)) {
+        return refused(
+            "ddl",
+            "tables that exchange their names would not be told from tables that have not yet",
+            "RENAME one of them to a third name in a statement of its own first.",
+        );
+    }
+    schema(Implicit::Once)
 }
 
 /// Where the kind of object stands: behind OR REPLACE, DEFINER and the like.
@@ -104,6 +144,17 @@ const KINDS: &[&str] = &[
     "spatial",
 ];
 
+/// Whether these words follow one another somewhere.
+fn says(tokens: &[Token], words: &[&str]) -> bool {
+    tokens.windows(words.len()).any(|found| found.iter().zip(words).all(|(t, word)| t.is(word)))
+}
+
+/// What is replaced goes with everything in it, whether or not the new one looks the same.
+fn made(tokens: &[Token]) -> Statement {
+    let replaces = says(&tokens[..tokens.len().min(4)], &["or", "replace"]);
+    schema(if replaces { Implicit::Again } else { Implicit::Once })
+}
+
 fn create(names: Names<'_>, tokens: &[Token]) -> Statement {
     let Some((at, what)) = kind(tokens, KINDS) else {
         return super::analyze::unreadable("what is to be created is not known");
@@ -126,7 +177,8 @@ fn create(names: Names<'_>, tokens: &[Token]) -> Statement {
             &format!("CREATE {} is not supported", what.to_uppercase()),
             "Leave it out.",
         ),
-        _ => schema(),
+        "user" | "role" => account("ddl"),
+        _ => made(tokens),
     }
 }
 
@@ -153,7 +205,7 @@ fn create_table(names: Names<'_>, tokens: &[Token], at: usize) -> Statement {
             "CREATE TABLE first, then INSERT … SELECT … ORDER BY a key.",
         );
     }
-    engine(tokens).unwrap_or_else(schema)
+    engine(tokens).unwrap_or_else(|| made(tokens))
 }
 
 /// An engine without transactions, or a place on the server's disk.
@@ -220,7 +272,24 @@ fn alter(names: Names<'_>, tokens: &[Token]) -> Statement {
             "Add the column without that default, UPDATE it, then ALTER … SET DEFAULT.",
         );
     }
-    schema()
+    rows_of_partitions(tokens).unwrap_or_else(|| {
+        let numbered = tokens.windows(2).any(|p| p[0].is("auto_increment") && p[1].symbol("="));
+        let shows = !numbered && !says(tokens, &["truncate", "partition"]);
+        schema(if shows { Implicit::Once } else { Implicit::Again })
+    })
+}
+
+/// Rows that change their table do not show in the schema, and changing twice is to change back.
+fn rows_of_partitions(tokens: &[Token]) -> Option<Statement> {
+    if says(tokens, &["exchange", "partition"]) {
+        return Some(refused(
+            "ddl",
+            "rows that change places with another table's would not be told from rows that have not yet",
+            "INSERT … SELECT them, and TRUNCATE the partition.",
+        ));
+    }
+    (says(tokens, &["discard", "tablespace"]) || says(tokens, &["import", "tablespace"]))
+        .then(|| refused("ddl", "a file on one server's disk is meant", "INSERT the rows."))
 }
 
 /// Whether a new column's default is a clock, or differs from one server to the next. A default of a
@@ -263,8 +332,11 @@ fn drop(names: Names<'_>, tokens: &[Token]) -> Statement {
             _ => super::analyze::unreadable("what is to be dropped is not known"),
         };
     };
-    if what != "table" {
-        return schema();
+    match what {
+        "table" => {}
+        "user" | "role" => return account("ddl"),
+        "view" | "database" | "schema" => return schema(Implicit::Again),
+        _ => return schema(Implicit::Once),
     }
     let exists = ["if", "exists"];
     let rest = &tokens[at + 1..];
@@ -287,7 +359,8 @@ fn drop(names: Names<'_>, tokens: &[Token]) -> Statement {
             "DROP TEMPORARY TABLE for the temporary ones.",
         );
     }
-    schema()
+    // Tables go one by one.
+    schema(Implicit::Again)
 }
 
 fn truncate(names: Names<'_>, tokens: &[Token]) -> Statement {
@@ -296,7 +369,7 @@ fn truncate(names: Names<'_>, tokens: &[Token]) -> Statement {
         Some((Target::Temporary, _)) => {
             Statement::new("truncate", Class::LeaderRead { hold: Hold::Session })
         }
-        _ => schema(),
+        _ => schema(Implicit::Again),
     }
 }
 

@@ -18,6 +18,7 @@ mod lexer;
 mod names;
 mod order;
 mod parts;
+mod picks;
 mod queries;
 mod settings;
 mod split;

@@ -224,6 +224,10 @@ const CONNECTIVES: &str = "null true false distinct all case when then else end 
     mod xor between like interval as asc desc select having sql_no_cache straight_join binary day \
     hour minute second month year week microsecond quarter unknown collate";
 
+pub(super) fn is_connective(token: &Token) -> bool {
+    CONNECTIVES.split_ascii_whitespace().any(|word| token.is(word))
+}
+
 /// Whether no grouped query picks the value of a row of its own choice: what is selected from groups
 /// is made of aggregates and of the columns that are grouped by.
 pub(super) fn groups_are_fixed(tokens: &[Token]) -> bool {
@@ -288,14 +292,13 @@ fn is_of_group(item: &[Token], grouped: &[String]) -> bool {
             return true;
         }
         if is_aggregate(item, at) {
-            at = closing(item, at + 1);
-        } else if token.symbol("*") && (at == 0 || item[at - 1].symbol(".")) {
+            at = closing(item, at + 1) + 1;
+            continue;
+        }
+        let star = token.symbol("*") && (at == 0 || item[at - 1].symbol("."));
+        let column = token.is_name() && !next("(") && !next(".") && !is_connective(token);
+        if star || (column && !grouped.contains(&token.text.to_lowercase())) {
             return false;
-        } else if token.is_name() && !next("(") && !next(".") {
-            let known = CONNECTIVES.split_ascii_whitespace().any(|word| token.is(word));
-            if !known && !grouped.contains(&token.text.to_lowercase()) {
-                return false;
-            }
         }
         at += 1;
     }

@@ -29,9 +29,10 @@ SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, IFNULL(ENGINE, '') FROM information
 WHERE TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys', 'lockstep')
 ORDER BY TABLE_SCHEMA, TABLE_NAME";
 
-/// schema, table, column, type, extra, default
+/// schema, table, column, type, extra, default, collation of text
 const COLUMNS: &str = "
-SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, COLUMN_DEFAULT
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, COLUMN_DEFAULT,
+       IF(DATA_TYPE IN ('enum', 'set'), '', IFNULL(COLLATION_NAME, ''))
 FROM information_schema.COLUMNS
 WHERE TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys', 'lockstep')
 ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION";
@@ -88,7 +89,7 @@ impl Catalog {
             let table = table(row);
             catalog.tables.entry(text(row, 1).to_lowercase()).or_default().push(table);
         }
-        columns(&mut catalog, rows(answers, "columns", 6)?, server);
+        columns(&mut catalog, rows(answers, "columns", 7)?, server);
         keys(&mut catalog, rows(answers, "keys", 5)?);
         for row in rows(answers, "views", 3)? {
             let query = Code::new(&text(row, 2), server, "");
@@ -209,6 +210,11 @@ fn columns(catalog: &mut Catalog, rows: Rows<'_>, server: Server) {
         let column = Column {
             name: text(row, 2).to_lowercase(),
             approximate: matches!(text(row, 3).as_str(), "float" | "double" | "real"),
+            temporal: matches!(
+                text(row, 3).as_str(),
+                "date" | "time" | "datetime" | "timestamp" | "year"
+            ),
+            folded: folds(&text(row, 6)),
             numbered: text(row, 4).to_lowercase().contains("auto_increment"),
             default: default.contains('(').then(|| Code::new(&default, server, "")),
         };
@@ -216,6 +222,13 @@ fn columns(catalog: &mut Catalog, rows: Rows<'_>, server: Server) {
             table.columns.push(column);
         }
     }
+}
+
+/// Whether a collation takes different texts for equal. Most of those that compare bytes still do not
+/// look at spaces at the end.
+fn folds(collation: &str) -> bool {
+    let exact = ["", "binary", "utf8mb4_0900_bin"].contains(&collation);
+    !exact && !collation.ends_with("nopad_bin")
 }
 
 fn keys(catalog: &mut Catalog, rows: Rows<'_>) {

@@ -3,12 +3,11 @@
 //! Each assignment follows the session by itself to whichever connection it is given: as the constant
 //! that was written, or, where it was an expression, as the value that a server made of it.
 
+use super::ddl::account;
 use super::lexer::{Kind, Token};
 use super::names::{Names, is_reserved, is_system};
 use super::order::level;
-use super::statement::{
-    Class, Hold, Isolation, Maintenance, Refusal, SetOp, Setting, Statement, Told, TxOp,
-};
+use super::statement::{Class, Hold, Isolation, Refusal, SetOp, Setting, Statement, Told, TxOp};
 use super::transaction::isolation;
 use super::walk::Walk;
 use super::{analyze, catalog};
@@ -72,14 +71,14 @@ pub(super) fn set(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
         return global();
     }
     if is(1, "password") {
-        return Statement { commits: true, ..Statement::maintenance("set", Maintenance::Alone) };
+        return account("set");
     }
     if is(1, "role") {
         let role = sql[tokens[0].range.start..tokens[tokens.len() - 1].range.end].to_owned();
         return each(vec![constant("role", role, None)]);
     }
     if is(1, "default") && is(2, "role") {
-        return Statement { commits: true, ..Statement::maintenance("set", Maintenance::Alone) };
+        return account("set");
     }
     if is(1, "statement") || is(1, "resource") {
         return Statement::refused(
@@ -160,9 +159,15 @@ fn characteristics(session: bool, words: &[Token]) -> Statement {
 }
 
 /// Below REPEATABLE READ a statement does not lock the gaps that it has read, and would not do the
-/// same on another server: weaker levels are strengthened, which the standard allows.
+/// same on another server: where it writes, a connection strengthens weaker levels, which the standard
+/// allows. What was asked for still counts when a transaction has to go on at another server.
 fn default_level(level: Isolation) -> Setting {
-    let words = if level == Isolation::Serializable { "SERIALIZABLE" } else { "REPEATABLE READ" };
+    let words = match level {
+        Isolation::ReadUncommitted => "READ UNCOMMITTED",
+        Isolation::ReadCommitted => "READ COMMITTED",
+        Isolation::RepeatableRead => "REPEATABLE READ",
+        Isolation::Serializable => "SERIALIZABLE",
+    };
     let statement = format!("SET SESSION TRANSACTION ISOLATION LEVEL {words}");
     constant("default_transaction_isolation", statement, Some(words.to_owned()))
 }

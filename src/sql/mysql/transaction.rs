@@ -66,7 +66,8 @@ fn begin(options: &[Token]) -> Statement {
         [read, write] if read.is("read") && write.is("write") => Some(false),
         _ => None,
     });
-    let op = TxOp::Begin { isolation: None, read_only, deferrable: None };
+    let snapshot = options.iter().any(|t| t.is("snapshot"));
+    let op = TxOp::Begin { isolation: None, read_only, deferrable: None, snapshot };
     let modes = Modes { read_only, ..Modes::default() };
     Statement { modes: Some(modes), commits: true, ..Statement::new("begin", Class::Tx(op)) }
 }

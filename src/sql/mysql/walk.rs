@@ -4,10 +4,13 @@
 //! front of a parenthesis may call a function, and every name that is a table's may mean that table.
 //! What is found is therefore never less than what the server will do.
 
+use std::collections::BTreeSet;
+
 use super::catalog::{Code, Table, TableKind};
 use super::functions::{Nature, bare, nature};
 use super::lexer::{Kind, Token};
 use super::names::{Names, Target, is_reserved, is_system};
+use super::picks::Picks;
 use super::statement::{Context, Touched};
 use super::{body, order};
 
@@ -37,6 +40,11 @@ pub(super) struct Facts {
     /// A column of a type whose sums depend on the order of the rows is near.
     approximate: bool,
     sums: bool,
+    /// Columns of the tables that are read whose values may be equal without being the same.
+    folded: BTreeSet<String>,
+    /// The other columns of those tables.
+    exact: BTreeSet<String>,
+    picks: Picks,
 }
 
 impl Facts {
@@ -55,12 +63,29 @@ impl Facts {
             reads_rows: false,
             approximate: false,
             sums: false,
+            folded: BTreeSet::new(),
+            exact: BTreeSet::new(),
+            picks: Picks::default(),
         }
     }
 
     /// Notes the first reason why it would differ.
     pub(super) fn differ(&mut self, why: impl Into<String>, instead: &'static str) {
         self.differs.get_or_insert((why.into(), instead));
+    }
+
+    /// Whether one of several equal values is taken. A name that is no column of any table may be that
+    /// of an expression, and counts when a column is mentioned of which it could be made.
+    fn judge_picks(&mut self, tokens: &[Token]) {
+        let Self { folded, exact, picks, .. } = &*self;
+        let mentioned = tokens.iter().any(|t| folded.contains(&t.text.to_lowercase()));
+        let picked = |name: &String| folded.contains(name) || mentioned && !exact.contains(name);
+        if (picks.all && !folded.is_empty()) || picks.names.iter().any(picked) {
+            self.differ(
+                "of texts that count as equal, which one is taken depends on the order of the rows",
+                "Compare byte by byte: COLLATE utf8mb4_nopad_bin behind the column.",
+            );
+        }
     }
 
     /// Notes the first reason why it cannot be run at all.
@@ -92,6 +117,10 @@ impl<'c> Walk<'c> {
                 _ => {}
             }
         }
+        let picks = Picks::of(tokens);
+        self.facts.picks.all |= picks.all;
+        self.facts.picks.names.extend(picks.names);
+        self.facts.judge_picks(tokens);
         if self.facts.sums && self.facts.approximate {
             self.facts.differ(
                 "a sum over FLOAT or DOUBLE depends on the order of the rows",
@@ -157,6 +186,7 @@ impl<'c> Walk<'c> {
         let token = &tokens[at];
         let next = |symbol| tokens.get(at + 1).is_some_and(|t: &Token| t.symbol(symbol));
         let qualifier = order::qualifier(tokens, at);
+        self.facts.context.clock |= names_time(&token.text);
         if qualifier.is_none() && token.kind == Kind::Word {
             self.keyword(tokens, at);
         }
@@ -242,10 +272,13 @@ impl<'c> Walk<'c> {
     fn nature(&mut self, nature: Nature, what: &str, arguments: &[Token]) {
         let constant = "Compute it first (SET @x = …, or in the application) and write the value.";
         match nature {
-            Nature::Plain | Nature::Clock => {}
+            Nature::Plain => {}
+            Nature::Clock => self.facts.context.clock = true,
             // Given a seed, the dice are the same everywhere.
             Nature::Dice => self.facts.context.rand_seeds |= arguments.is_empty(),
             Nature::LastNumber => {
+                // With an argument it is set: what it was left at has to be seen.
+                self.facts.context.last_insert_id = true;
                 if arguments.is_empty() {
                     self.last_number();
                 }
@@ -309,6 +342,11 @@ impl<'c> Walk<'c> {
         self.facts.reads.add(&table.full);
         self.facts.reads_rows = true;
         self.facts.approximate |= table.columns.iter().any(|column| column.approximate);
+        self.facts.context.clock |= table.columns.iter().any(|column| column.temporal);
+        for column in &table.columns {
+            let kind = if column.folded { &mut self.facts.folded } else { &mut self.facts.exact };
+            kind.insert(column.name.clone());
+        }
         match &table.kind {
             TableKind::View(query) => self.view(table, query),
             TableKind::Sequence => {}
@@ -387,5 +425,16 @@ impl<'c> Walk<'c> {
         facts.reads_rows |= other.reads_rows;
         facts.approximate |= other.approximate;
         facts.sums |= other.sums;
+        facts.context.clock |= other.context.clock;
+        facts.folded.extend(other.folded);
+        facts.exact.extend(other.exact);
+        facts.picks.all |= other.picks.all;
+        facts.picks.names.extend(other.picks.names);
     }
+}
+
+/// Whether a word may be about dates or times: a time of day becomes a date with the help of the clock.
+fn names_time(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    word != "update" && ["time", "date", "day", "year"].iter().any(|part| word.contains(part))
 }

@@ -57,6 +57,14 @@ pub(super) fn write(walk: &mut Walk<'_>, tokens: &[Token]) -> Written {
         Some("update") => update(walk, &mut written, tokens),
         _ => delete(walk, &mut written, tokens),
     }
+    let context = &mut walk.facts.context;
+    context.hidden_id = context.insert_id && written.returns_rows;
+    if context.hidden_id && context.last_insert_id {
+        walk.facts.differ(
+            "from which number on its rows were numbered cannot be told when it reads LAST_INSERT_ID()",
+            "Read LAST_INSERT_ID() first, or leave RETURNING out.",
+        );
+    }
     written
 }
 
@@ -193,10 +201,7 @@ fn defaults(walk: &mut Walk<'_>, table: &Table, columns: Option<&[String]>, toke
             continue;
         }
         match column.default.as_ref().and_then(|code| code.0.as_deref()) {
-            Some(code) => {
-                walk.tokens(code);
-                dice(walk);
-            }
+            Some(code) => walk.tokens(code),
             None => unreadable(walk),
         }
     }

@@ -7,6 +7,7 @@ use pg_query::{Node, NodeEnum, ParserOptions};
 
 use super::catalog::{Catalog, TypeClass};
 use super::determine::Proof;
+use super::drawn;
 use super::functions;
 use super::judge::{Entry, Judge};
 use super::names;
@@ -163,7 +164,8 @@ fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
     }
     let statement = finish(piece.names, walker, "select", true);
     let refused = matches!(statement.class, Class::Refused(_));
-    Statement { set_config: set_config.filter(|_| !refused), ..statement }
+    let drawn = drawn::bare(piece.names, select).filter(|_| !refused).map(Box::new);
+    Statement { set_config: set_config.filter(|_| !refused), drawn, ..statement }
 }
 
 /// SELECT … INTO, whose clause hangs on the leftmost query of a UNION.

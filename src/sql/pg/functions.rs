@@ -8,6 +8,7 @@ use pg_query::protobuf::FuncCall;
 use pg_query::{Node, NodeEnum};
 
 use super::catalog::Function;
+use super::drawn;
 use super::effects::Volatility;
 use super::names;
 use super::own;
@@ -210,30 +211,11 @@ impl<'t> Walker<'_, 't> {
         let named = args.first().and_then(names::string_constant).and_then(names::parse_qualified);
         let found = named.map(|(schema, name)| self.names.relation_named(&schema, &name));
         match found {
-            Some(Found::Known(relation)) => self.effects.sequences.add(&relation.quoted),
             Some(Found::Temp) => self.effects.on_leader(Hold::Session),
-            _ => match args.first().and_then(|node| self.serial_of(node)) {
-                Some(owned) => self.effects.sequences.merge(&owned),
+            _ => match args.first().and_then(|node| drawn::sequences_of(self.names, node)) {
+                Some(named) => self.effects.sequences.merge(&named),
                 None => self.effects.sequences = Sequences::Any,
             },
-        }
-    }
-
-    /// `pg_get_serial_sequence('table', 'column')`: one of those that the table's defaults use.
-    fn serial_of(&self, node: &Node) -> Option<Sequences> {
-        let Some(NodeEnum::FuncCall(call)) = &node.node else {
-            return None;
-        };
-        let (_, "pg_get_serial_sequence") = names::qualified(&call.funcname)? else {
-            return None;
-        };
-        let table = names::parse_qualified(names::string_constant(call.args.first()?)?)?;
-        match self.names.relation_named(&table.0, &table.1) {
-            Found::Known(table) => match &table.default_effects.sequences {
-                Sequences::None => None,
-                some => Some(some.clone()),
-            },
-            _ => None,
         }
     }
 

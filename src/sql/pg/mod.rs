@@ -6,7 +6,7 @@
 //!
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`,
 //! `relations`, `alter`, `create`, `role`, `copy`, `session`, `returned`, `keyed`; `steps`, `fills`, `trees`;
-//! `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`, `resolve`, `catalog`,
+//! `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`, `drawn`, `resolve`, `catalog`,
 //! `queries`, `effects`, `tokens`, `value`, `own`, `names`.
 
 mod alter;
@@ -18,6 +18,7 @@ mod create;
 mod ddl;
 mod determine;
 mod dml;
+mod drawn;
 mod effects;
 mod facts;
 mod fills;

@@ -24,7 +24,7 @@ pub(super) fn transaction(tx: &TransactionStmt) -> Statement {
         Ok(Kind::TransStmtBegin | Kind::TransStmtStart) => {
             let modes = modes(&tx.options);
             let Modes { isolation, read_only, deferrable } = modes;
-            let begin = TxOp::Begin { isolation, read_only, deferrable };
+            let begin = TxOp::Begin { isolation, read_only, deferrable, snapshot: false };
             Statement { modes: Some(modes), ..done("begin", begin) }
         }
         Ok(Kind::TransStmtCommit) => done("commit", TxOp::Commit { chain: tx.chain }),

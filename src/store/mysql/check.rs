@@ -59,6 +59,12 @@ const VALUES: &[(&str, &[&str], Severity, &str)] = &[
         Error,
         "events would run on every server by themselves; set event_scheduler=OFF",
     ),
+    (
+        "innodb_rollback_on_timeout",
+        &["OFF", "0"],
+        Error,
+        "a statement that waits too long would undo its whole transaction on one server; start it with innodb_rollback_on_timeout=OFF",
+    ),
     ("read_only", &["OFF", "0"], Error, "a backend must take writes; set it to OFF"),
     (
         "default_storage_engine",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Result};
+use sha2::{Digest, Sha256};
 
 use super::quoted;
 
@@ -46,6 +47,33 @@ const EVENTS: &str = "SELECT EVENT_NAME, EVENT_DEFINITION FROM information_schem
 
 /// Reads everything. Nobody may write meanwhile.
 pub async fn content(conn: &mut Conn) -> Result<Content> {
+    let (mut content, tables) = definitions(conn).await?;
+    for (database, table) in tables {
+        let name = format!("{}.{}", quoted(&database), quoted(&table));
+        let rows: Option<u64> = conn.query_first(format!("SELECT COUNT(*) FROM {name}")).await?;
+        let sum: Option<(String, Option<u64>)> =
+            conn.query_first(format!("CHECKSUM TABLE {name}")).await?;
+        let digest = (rows.unwrap_or_default(), sum.and_then(|(_, sum)| sum));
+        content.tables.insert(format!("{database}.{table}"), digest);
+    }
+    Ok(content)
+}
+
+/// All definitions in one word, which is another after each change of them.
+pub async fn schema_word(conn: &mut Conn) -> Result<String> {
+    let (content, _) = definitions(conn).await?;
+    let mut digest = Sha256::new();
+    for part in content.schema.iter().flat_map(|(key, text)| [key, text]) {
+        // With their lengths no two lists run into the same bytes.
+        digest.update(part.len().to_le_bytes());
+        digest.update(part);
+    }
+    Ok(format!("{:x}", digest.finalize()))
+}
+
+/// Reads all definitions, and which tables have rows: database and name.
+async fn definitions(conn: &mut Conn) -> Result<(Content, Vec<(String, String)>)> {
+    let mut with_rows = Vec::new();
     let mut content = Content::default();
     let databases: Vec<(String, String, String)> = conn.query(DATABASES).await?;
     for (database, charset, collation) in databases {
@@ -55,12 +83,7 @@ pub async fn content(conn: &mut Conn) -> Result<Content> {
             let key = format!("{} {database}.{table}", kind.to_lowercase());
             content.schema.insert(key, definition(conn, &format!("TABLE {name}")).await?);
             if kind == "BASE TABLE" || kind == "SYSTEM VERSIONED" {
-                let rows: Option<u64> =
-                    conn.query_first(format!("SELECT COUNT(*) FROM {name}")).await?;
-                let sum: Option<(String, Option<u64>)> =
-                    conn.query_first(format!("CHECKSUM TABLE {name}")).await?;
-                let digest = (rows.unwrap_or_default(), sum.and_then(|(_, sum)| sum));
-                content.tables.insert(format!("{database}.{table}"), digest);
+                with_rows.push((database.clone(), table));
             }
         }
         let routines: Vec<(String, String)> = conn.exec(ROUTINES, (&database,)).await?;
@@ -78,7 +101,7 @@ pub async fn content(conn: &mut Conn) -> Result<Content> {
         content.schema.insert(format!("database {database}"), format!("{charset} {collation}"));
         content.databases.push(database);
     }
-    Ok(content)
+    Ok((content, with_rows))
 }
 
 /// What SHOW CREATE says, without the number that the next row will get.

@@ -177,3 +177,41 @@ fn the_encoding_follows_the_session() {
         cluster.same("enc_%").await;
     });
 }
+
+#[test]
+fn a_value_that_the_encoding_lacks_fails_only_who_asks_for_it() {
+    run_within(secs(60), async {
+        let cluster = Cluster::shared().await;
+        let app = cluster.connect().await;
+        app.run(
+            "create table enc_lack(id int primary key, v text, n int default floor(random() * 9), \
+             u text default '€')",
+        )
+        .await;
+        app.run("insert into enc_lack values (1, '€', 0), (2, '日', 0), (3, 'a', 0)").await;
+        let mut wire = cluster.wire().await;
+        wire.query("set client_encoding to 'LATIN1'").await;
+        // Captured rows have a value that LATIN1 lacks: by the default, by what is there, by what
+        // the statement makes.
+        for text in [
+            "insert into enc_lack(id, v) values (4, 'x')",
+            "update enc_lack set n = floor(random() * 9), v = v || '!' where id = 1",
+            "update enc_lack set v = chr(8364) || random()::int where id = 3",
+            "begin; insert into enc_lack(id, v) values (5, 'y') returning id, n is null; \
+             update enc_lack set n = n + random()::int, v = u where id = 5; commit",
+            "begin; set local client_encoding to 'UTF8'; insert into enc_lack(id) values (6); commit",
+        ] {
+            well(&mut wire, &query(text)).await;
+        }
+        well(&mut wire, &extended(b"insert into enc_lack(id, v) values (7, $1)", b"\xe4")).await;
+        // Who wants to see it gets the error that a single server gives.
+        let answer = wire.query("insert into enc_lack(id) values (8) returning u").await;
+        assert!(answer.iter().any(|line| line.contains("22P05")), "{answer:?}");
+        let all = app.column("select id || coalesce(v, '-') || u from enc_lack order by id").await;
+        let third = app.one("select v from enc_lack where id = 3").await;
+        assert!(third.starts_with('€'), "{third}");
+        let third = format!("3{third}€");
+        assert_eq!(all, ["1€!€", "2日€", &third, "4x€", "5€€", "6-€", "7ä€"]);
+        cluster.same("enc_lack").await;
+    });
+}

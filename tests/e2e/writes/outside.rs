@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use crate::rig::cluster::{Cluster, Options};
 use crate::rig::session::{Session, explain};
-use crate::rig::{eventually, run_within, runtime, secs, step};
+use crate::rig::{eventually, run_within, runtime, secs, step, within};
 
 const BUILD: &str = "create index concurrently step_i on step_t(v)";
 const TABLE: &str = "create table step_t(id int primary key, v int); insert into step_t select g, g % 7 from generate_series(1, 300) g";
@@ -131,6 +131,37 @@ fn the_proxy_is_killed_before_the_intent_and_before_the_outcome() {
         cluster.proxy_start().await;
         assert_eq!(everywhere(&cluster, INDEX).await, "true");
         no_half_index(&cluster).await;
+    });
+}
+
+#[test]
+fn others_write_while_an_index_is_built() {
+    run_within(secs(60), async {
+        let cluster = Cluster::start(3).await;
+        let app = cluster.connect().await;
+        app.run(TABLE).await;
+        let prepared = app.prepare("update step_t set v = 70 + $1 where id = 7").await.unwrap();
+        for turn in 0..3 {
+            let name = in_order(&cluster).await.swap_remove(turn);
+            let holder = in_the_way(&cluster, &name).await;
+            let unique = "create unique index concurrently step_i on step_t(id, v)";
+            let build = start(cluster.connect().await, unique);
+            waits_on(&cluster, &name, "create unique").await;
+            let writes = async {
+                app.run("insert into step_t values (1001, 1)").await;
+                app.run("insert into step_t select id + 1, 5 from step_t where id = 1001").await;
+                app.run("update step_t set v = floor(random() * 9) where id = 5").await;
+                app.run("begin; update step_t set v = v + 1 where id < 9; delete from step_t where id > 1000; commit").await;
+                assert_eq!(app.execute(&prepared, &[&(turn as i32)]).await.unwrap(), 1);
+            };
+            within(&format!("writes while {name} builds an index"), secs(9), writes).await;
+            assert!(!build.is_finished());
+            holder.run("rollback").await;
+            build.await.unwrap().unwrap();
+            app.run("drop index concurrently step_i").await;
+        }
+        no_half_index(&cluster).await;
+        assert_eq!(cluster.active().await.len(), 3);
     });
 }
 

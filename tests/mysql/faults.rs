@@ -1,0 +1,86 @@
+//! Everything dies, in turn and at random moments, while clients write; then all servers are compared
+//! with each other and with what was acknowledged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use rand::Rng;
+
+use crate::cluster::Cluster;
+use crate::load::Load;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_server_is_killed_in_turn_and_no_client_notices() {
+    let cluster = Arc::new(Cluster::start(3).await);
+    let load = Load::start(&cluster, 8).await;
+    load.goes_on(40).await;
+    for _ in 0..3 {
+        // Whoever leads: so the leader dies three times, and each server once.
+        let victim = cluster.leader();
+        cluster.servers[victim].kill();
+        load.goes_on(40).await;
+        cluster.wait_active(2).await;
+        cluster.servers[victim].start();
+        cluster.wait_active(3).await;
+        load.goes_on(40).await;
+    }
+    let outcome = load.stop().await;
+    outcome.nobody_noticed();
+    outcome.judge(&cluster).await;
+    cluster.assert_all_equal().await;
+}
+
+/// Changes the schema again and again; what is interrupted is looked at by the comparison.
+async fn change(cluster: Arc<Cluster>, stop: Arc<AtomicBool>) -> usize {
+    let mut done = 0;
+    let changes = [
+        "create table if not exists scratch(id int auto_increment primary key, v int)",
+        "insert into scratch(v) values(1), (2), (3)",
+        "alter table item add column if not exists more int default 7",
+        "truncate table scratch",
+        "alter table item drop column if exists more, add index if not exists (x)",
+        "drop table if exists scratch, nowhere",
+        "alter table item drop index if exists x",
+    ];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(mut conn) = cluster.try_connect().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        for change in changes {
+            match conn.query_drop(change).await {
+                Ok(()) => done += 1,
+                // What it needs went with a change that a crash has undone.
+                Err(mysql_async::Error::Server(error)) if error.code == 1146 => {}
+                Err(mysql_async::Error::Server(error)) if [1205, 1213].contains(&error.code) => {}
+                Err(mysql_async::Error::Server(error)) => panic!("{change}: {error}"),
+                Err(_) => break,
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_is_killed_at_random_moments() {
+    let cluster = Arc::new(Cluster::start(3).await);
+    let load = Load::start(&cluster, 6).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let changes = tokio::spawn(change(cluster.clone(), stop.clone()));
+    for _ in 0..8 {
+        load.goes_on(15).await;
+        let pause = rand::rng().random_range(0..300);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        cluster.kill_proxy();
+        cluster.start_proxy();
+        cluster.wait_active(3).await;
+    }
+    load.goes_on(15).await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(changes.await.unwrap() > 20);
+    load.stop().await.judge(&cluster).await;
+    cluster.assert_all_equal().await;
+}
