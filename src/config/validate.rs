@@ -187,7 +187,12 @@ fn once_in_url<T>(key: &str, field: &str, own: Option<T>, url: Option<T>) -> Res
     Ok(own.or(url))
 }
 
-fn tls(mode: Option<&str>, ca: Option<&str>, key: &str, folder: &Path) -> Result<BackendTls> {
+pub(super) fn tls(
+    mode: Option<&str>,
+    ca: Option<&str>,
+    key: &str,
+    folder: &Path,
+) -> Result<BackendTls> {
     let ca = ca.map(|ca| path(folder, ca));
     let wants_ca = || {
         let remedy =
@@ -239,7 +244,7 @@ pub(super) fn listen_address(text: &str, key: &str) -> Result<SocketAddr> {
 }
 
 /// Names stand in logs, labels and console commands, where blanks and quotes make trouble.
-fn name(name: String, key: &str) -> Result<String> {
+pub(super) fn name(name: String, key: &str) -> Result<String> {
     let fits = |letter: char| letter.is_alphanumeric() || "._:-".contains(letter);
     if (1..=63).contains(&name.len()) && name.chars().all(fits) {
         return Ok(name);
@@ -251,7 +256,7 @@ fn name(name: String, key: &str) -> Result<String> {
     .at(key))
 }
 
-fn path(folder: &Path, text: &str) -> PathBuf {
+pub(super) fn path(folder: &Path, text: &str) -> PathBuf {
     folder.join(text)
 }
 

@@ -72,12 +72,16 @@ pub struct Statement {
     pub commits: bool,
 }
 
-/// What of a server session the effect of a keyed statement depends on, besides its settings and
-/// the clock. The leader's values go to the followers in front of the statement.
+/// What of a server session the effect of a keyed statement depends on, besides its settings. The
+/// leader's values go to the followers in front of the statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
+    /// It may read the clock, by a function, a default, or the way a value becomes a date.
+    pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
+    /// Its answer is rows, which do not tell that number (`RETURNING`).
+    pub hidden_id: bool,
     /// It reads `LAST_INSERT_ID()`.
     pub last_insert_id: bool,
     /// It calls `RAND()`: the seeds, chosen before the leader runs it.

@@ -37,6 +37,8 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
+mod shared;
+mod silent;
 mod tls;
 mod window;
 mod writes;

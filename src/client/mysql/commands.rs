@@ -8,7 +8,7 @@ use lockstep_protocol::DecodeError;
 use lockstep_protocol::mysql::command::{self, LongData};
 use lockstep_protocol::mysql::stmt::Execute;
 
-use super::asides::Aside;
+use super::asides::{Aside, without_socket};
 use super::{Mark, MyClient, Own};
 use crate::catalog::Text;
 use crate::error::{Failure, Kind};
@@ -99,6 +99,8 @@ impl MyClient {
                 .code("HY000")
                 .hint("connect with the character set utf8mb4")
         })?;
+        let hidden = without_socket(text);
+        let text = hidden.as_deref().unwrap_or(text);
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         let work = MyWork::Query { text: bytes, single: !self.multi };
         if let Some(aside) = Aside::of(text) {

@@ -166,7 +166,7 @@ pub(super) fn query(names: Names<'_>, tokens: &[Token], tag: &'static str) -> St
         reads,
         locks_rows: facts.locks_rows,
         // Nobody repeats a read.
-        context: Context { rand_seeds: false, ..facts.context },
+        context: Context { rand_seeds: false, clock: false, ..facts.context },
         returns_rows: true,
         ..Statement::new(tag, class)
     }

@@ -57,6 +57,14 @@ pub(super) fn write(walk: &mut Walk<'_>, tokens: &[Token]) -> Written {
         Some("update") => update(walk, &mut written, tokens),
         _ => delete(walk, &mut written, tokens),
     }
+    let context = &mut walk.facts.context;
+    context.hidden_id = context.insert_id && written.returns_rows;
+    if context.hidden_id && context.last_insert_id {
+        walk.facts.differ(
+            "from which number on its rows were numbered cannot be told when it reads LAST_INSERT_ID()",
+            "Read LAST_INSERT_ID() first, or leave RETURNING out.",
+        );
+    }
     written
 }
 
