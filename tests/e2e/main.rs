@@ -28,6 +28,7 @@ mod divergence;
 mod drivers;
 mod failover;
 mod fidelity;
+mod hostile;
 mod journal;
 mod operations;
 mod outcome;
