@@ -6,7 +6,7 @@
 
 mod maria;
 
-use lockstep::sql::{Answers, Class, Judge, Scope, informed, questions};
+use lockstep::sql::{Answers, Class, Judge, Scope, assignment_of, informed, questions};
 use lockstep_protocol::Dialect;
 use maria::Server;
 use mysql_async::prelude::Queryable;
@@ -122,6 +122,14 @@ async fn what_may_be_repeated_ends_the_same_on_another_server() {
             given.unwrap()
         );
         leader.query_drop(format!("{context}, insert_id = 0")).await.unwrap();
+        let (sql, chosen) = statement.with_pins(&sql);
+        let mut context = context;
+        for (pin, chosen) in statement.pins.iter().zip(chosen) {
+            leader.query_drop(format!("SET {chosen}")).await.unwrap();
+            let asked = format!("SELECT {}", assignment_of(pin.variable.trim_start_matches('@')));
+            let assignment: Option<String> = leader.query_first(asked).await.unwrap();
+            context = format!("{context}, {}", assignment.unwrap());
+        }
         let ran = leader.query_drop(&sql).await;
         let (number, rows) = (leader.last_insert_id().unwrap_or(0), leader.affected_rows());
         if ran.is_err() {
