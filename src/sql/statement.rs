@@ -91,7 +91,8 @@ pub struct Context {
     pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
-    /// Its answer is rows, which do not tell that number (`RETURNING`).
+    /// Its answer need not tell that number: it is rows (`RETURNING`), or may be about rows that were
+    /// there already.
     pub hidden_id: bool,
     /// It reads `LAST_INSERT_ID()`.
     pub last_insert_id: bool,
