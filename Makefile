@@ -1,6 +1,6 @@
 # The only door. `make` alone lists what is behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo mysqldemo test unit e2e sim bench mysqlbench check
+.PHONY: help setup build demo mysqldemo test unit e2e sim lease takeover bench mysqlbench check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,12 @@ e2e: setup ## Run the tests on real servers only
 SEEDS ?= 2000
 sim: ## Simulate the write path under faults (SEEDS=5000; LOCKSTEP_SIM_SEED=7 for one)
 	LOCKSTEP_SIM_SEEDS=$(SEEDS) cargo test --locked --test sim -- --nocapture
+
+lease: ## Simulate the election (SEEDS=20000; LOCKSTEP_LEASE_SEED=7 tells one story)
+	LOCKSTEP_LEASE_SEEDS=$(SEEDS) cargo test --locked --test lease_sim -- --nocapture
+
+takeover: setup ## Measure for how long nobody serves, planned and after a crash (as root)
+	cargo test --locked --test agent takeover_times -- --ignored --nocapture
 
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
 	python3 -B benches/compare.py $(ARGS)

@@ -1,5 +1,6 @@
 //! The command line. Each subcommand reads what it was given and calls one function.
 
+mod agent;
 mod cluster;
 
 use std::fmt::Display;
@@ -30,6 +31,9 @@ enum Command {
     Check(File),
     /// Prepare the backends: schema `lockstep`, identity, capture triggers.
     Init(Init),
+    /// Elect the node on which an application runs, through a table in the database.
+    #[command(subcommand)]
+    Agent(agent::Command),
     /// Start local PostgreSQL (or MariaDB) servers and the proxy in front of them, and say what to try.
     Demo(Demo),
 }
@@ -90,6 +94,7 @@ pub fn run() -> ExitCode {
             let runtime = runtime(&config.limits)?;
             runtime.block_on(cluster::prepare(config, init.source.clone(), init.discard))
         }),
+        Command::Agent(command) => agent::run(command),
         Command::Demo(options) => {
             runtime(&Limits::default()).and_then(|runtime| runtime.block_on(demonstrate(options)))
         }

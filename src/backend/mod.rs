@@ -156,6 +156,11 @@ impl<L: crate::exchange::Link> Backend<L> {
         }
     }
 
+    /// When the server was started whose journal was looked at; empty when none was.
+    pub fn known_start(&self) -> String {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Notes when the server was started, before its journal is compared.
     pub fn note_start(&self, started: &str) {
         let mut known = self.started.lock().unwrap_or_else(PoisonError::into_inner);

@@ -63,7 +63,7 @@ pub(super) fn users(raw: Vec<RawUser>, cluster: &Cluster, folder: &Path) -> Resu
 }
 
 /// At most one of the three ways to give a password.
-fn secret(
+pub(super) fn secret(
     plain: Option<String>,
     file: Option<String>,
     variable: Option<String>,

@@ -36,7 +36,11 @@ pub(super) fn config(raw: Raw, folder: &Path) -> Result<Config> {
         key: path(folder, &tls.key),
         required: tls.required,
     });
+    let proxy = raw.proxy.validate(dialect, folder)?;
+    let witness = raw.witness.map(|witness| witness.validate(&proxy, folder)).transpose()?;
     let config = Config {
+        proxy,
+        witness,
         cluster,
         backends,
         admin,
@@ -179,7 +183,12 @@ fn backend(raw: RawBackend, key: &str, dialect: Dialect, folder: &Path) -> Resul
     })
 }
 
-fn once_in_url<T>(key: &str, field: &str, own: Option<T>, url: Option<T>) -> Result<Option<T>> {
+pub(super) fn once_in_url<T>(
+    key: &str,
+    field: &str,
+    own: Option<T>,
+    url: Option<T>,
+) -> Result<Option<T>> {
     if own.is_some() && url.is_some() {
         let problem = format!("a backend has `{field}` both as a key and in its url");
         return Err(ConfigError::new(problem, "delete one of them").at(format!("{key}.{field}")));
@@ -187,7 +196,12 @@ fn once_in_url<T>(key: &str, field: &str, own: Option<T>, url: Option<T>) -> Res
     Ok(own.or(url))
 }
 
-fn tls(mode: Option<&str>, ca: Option<&str>, key: &str, folder: &Path) -> Result<BackendTls> {
+pub(super) fn tls(
+    mode: Option<&str>,
+    ca: Option<&str>,
+    key: &str,
+    folder: &Path,
+) -> Result<BackendTls> {
     let ca = ca.map(|ca| path(folder, ca));
     let wants_ca = || {
         let remedy =
@@ -239,7 +253,7 @@ pub(super) fn listen_address(text: &str, key: &str) -> Result<SocketAddr> {
 }
 
 /// Names stand in logs, labels and console commands, where blanks and quotes make trouble.
-fn name(name: String, key: &str) -> Result<String> {
+pub(super) fn name(name: String, key: &str) -> Result<String> {
     let fits = |letter: char| letter.is_alphanumeric() || "._:-".contains(letter);
     if (1..=63).contains(&name.len()) && name.chars().all(fits) {
         return Ok(name);
@@ -251,7 +265,7 @@ fn name(name: String, key: &str) -> Result<String> {
     .at(key))
 }
 
-fn path(folder: &Path, text: &str) -> PathBuf {
+pub(super) fn path(folder: &Path, text: &str) -> PathBuf {
     folder.join(text)
 }
 
@@ -272,8 +286,14 @@ fn bounds(config: &Config) -> Result<()> {
 }
 
 fn times(config: &Config) -> Vec<Bound> {
-    let Config { pool, timeouts, .. } = config;
+    let Config { pool, timeouts, proxy, .. } = config;
     vec![
+        ("proxy.heartbeat", proxy.heartbeat.is_zero(), POSITIVE),
+        (
+            "proxy.takeover_after",
+            proxy.takeover_after < proxy.heartbeat * 3,
+            "make it at least three times proxy.heartbeat: one sign of life that comes late must not cost the role",
+        ),
         ("pool.size", pool.size == 0, POSITIVE),
         ("pool.checkout_timeout", pool.checkout_timeout.is_zero(), POSITIVE),
         ("pool.idle_timeout", pool.idle_timeout.is_zero(), POSITIVE),

@@ -22,6 +22,7 @@
 // Real servers take real time.
 #![allow(clippy::disallowed_methods)]
 
+mod books;
 mod console;
 mod divergence;
 mod drivers;
@@ -30,12 +31,13 @@ mod fidelity;
 mod journal;
 mod operations;
 mod outcome;
+mod proxies;
 mod proxy_crash;
 mod reads;
 mod recovery;
 mod rig;
 mod security;
-mod silent;
+mod shared;
 mod tls;
 mod window;
 mod writes;

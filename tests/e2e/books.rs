@@ -1,13 +1,16 @@
-//! A server that is there and says nothing: whoever does the books is not kept waiting.
+//! The books that are kept on each backend: a silent one keeps nobody waiting, and one that was restarted
+//! unseen is told nothing that may be true of its former self only.
 
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, TryFutureExt};
+use lockstep::cluster::{Ask, Ballot};
 use lockstep::config::Config;
 use lockstep::control::{Address, PgControl};
 use lockstep::keeper::Control;
 use lockstep::store::outside::{Fate, Kind, Task};
+use lockstep::store::vote::Poll;
 
 use crate::rig::cluster::Options;
 use crate::rig::{run_within, secs, step};
@@ -25,6 +28,11 @@ fn task() -> Task {
     }
 }
 
+fn prepare() -> Poll {
+    let (cluster, backend) = ("c".into(), "a".into());
+    Poll { cluster, backend, ask: Ask::Prepare(Ballot::NONE), secrets: None }
+}
+
 fn questions() -> Vec<Question> {
     macro_rules! ask {
         ($($call:ident($($argument:expr),*)),* $(,)?) => {
@@ -39,13 +47,15 @@ fn questions() -> Vec<Question> {
     ask![
         examine(),
         has_record(1),
-        write_view(1, vec!["a".into()]),
-        install_tokens("t".into(), "c".into()),
+        glance(),
+        poll(prepare()),
+        beat(Ballot::NONE, "p1".into()),
+        lay_down(Ballot::NONE),
         probe_write(),
         tail(0),
         owner_of(1, 0, 1),
         records(vec![1]),
-        set_complete(0),
+        set_complete(0, String::new()),
         weigh(0, 1, 1),
         first_younger(secs(1)),
         prune(0),
@@ -67,7 +77,7 @@ fn no_question_waits_for_a_silent_server() {
         let config = Config::load(&cluster.config).expect("the configuration");
         let limit = Duration::from_millis(400);
         let address = Address::of(&config, &config.backends[0]).expect("an address");
-        let open = || PgControl::new(address.clone(), limit);
+        let open = || PgControl::new(address.clone(), limit, limit);
         let asked: Vec<_> = questions().into_iter().map(|q| (q, open(), open())).collect();
         for ((name, _), connected, _) in &asked {
             // Some have a connection already, some need one.
@@ -87,5 +97,32 @@ fn no_question_waits_for_a_silent_server() {
         });
         join_all(waits).await;
         cluster.servers[0].thaw();
+    });
+}
+
+#[test]
+fn who_was_restarted_is_not_told_that_it_has_everything() {
+    run_within(secs(60), async {
+        let cluster = Options::servers(1).prepare();
+        cluster.init();
+        let config = Config::load(&cluster.config).expect("the configuration");
+        let address = Address::of(&config, &config.backends[0]).expect("an address");
+        let control = PgControl::new(address, secs(3), secs(3));
+        let before = control.examine().await.expect("a look").started;
+        let complete = async || {
+            let seen = control.examine().await.expect("a look");
+            (seen.started, seen.control.expect("a control row").complete_to)
+        };
+        control.set_complete(3, before.clone()).await.expect("the server it was");
+        assert_eq!(complete().await, (before.clone(), 3));
+        cluster.servers[0].restart();
+        // The old connection is found to be broken by whoever asks first.
+        let _ = control.probe_write().await;
+        let refused = control.set_complete(5, before).await.expect_err("another start");
+        assert!(refused.contains("restarted"), "{refused}");
+        let (now, known) = complete().await;
+        assert_eq!(known, 3);
+        control.set_complete(5, now).await.expect("the server it is");
+        assert_eq!(complete().await.1, 5);
     });
 }
