@@ -43,6 +43,8 @@ struct Found {
     ballots: Vec<Ballot>,
     writer: String,
     cluster: Option<String>,
+    /// Why one of the backends that are not there is not.
+    silence: Option<String>,
     /// Why nothing can be done before somebody mends it.
     obstacle: Option<String>,
 }
@@ -72,7 +74,10 @@ pub(super) async fn settle<P: Protocol>(
         let judged = lookout.watch.judge(&found.newest, &found.present, own, after, now);
         let obstacle = match (&found.obstacle, judged) {
             (Some(obstacle), _) => obstacle.clone(),
-            (None, Judgement::Short(shortage)) => shortage,
+            (None, Judgement::Short(shortage)) => match &found.silence {
+                Some(silence) => format!("{shortage}; {silence}"),
+                None => shortage,
+            },
             (None, Judgement::Lives) => {
                 watch(shared, settings, lookout, &found).await;
                 continue;
@@ -144,6 +149,7 @@ async fn look<P: Protocol>(
         ballots: Vec::new(),
         writer: String::new(),
         cluster: settings.cluster.clone(),
+        silence: None,
         obstacle: None,
     };
     let mut signs = Vec::new();
@@ -153,6 +159,11 @@ async fn look<P: Protocol>(
             Ok(seen) => identify(&seen, name, &mut found).then_some(seen),
             Err(why) => {
                 tracing::debug!(backend = %name, %why, "not there");
+                found.silence.get_or_insert_with(|| match why.contains("column") {
+                    // What a former version has installed lacks what this one asks for.
+                    true => format!("{name}: {why}; run `lockstep init` again"),
+                    false => format!("{name}: {why}"),
+                });
                 None
             }
         };
