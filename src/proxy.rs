@@ -62,7 +62,9 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     tasks.spawn(recovery::run(parts.shared.clone(), parts.recovery, end.clone()));
     for backend in 0..config.backends.len() {
         let interval = config.timeouts.probe_interval;
-        tasks.spawn(monitor::probe(parts.shared.clone(), backend, interval, end.clone()));
+        let dead_after = config.timeouts.dead_after;
+        let shared = parts.shared.clone();
+        tasks.spawn(monitor::probe(shared, backend, interval, dead_after, end.clone()));
     }
     let keep = Keep {
         spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),
