@@ -40,6 +40,8 @@ pub struct Manners {
     pub error_fails_transaction: bool,
     /// The statements of one batch are one transaction; else each is one of its own.
     pub batch_is_transaction: bool,
+    /// A savepoint outside of a transaction is no mistake: it is gone with its statement.
+    pub lone_savepoints: bool,
     /// The settings that choose the isolation level of transactions that do not choose one.
     pub isolation_keys: &'static [&'static str],
     /// The level where they choose none.

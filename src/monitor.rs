@@ -1,6 +1,7 @@
 //! Health checks: one task a backend, and the housekeeping of the journal.
 
 mod housekeeping;
+mod pulse;
 mod weights;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use housekeeping::{Keep, housekeeping};
+pub use pulse::{Pulse, beat, beat_witness};
 
 use crate::cluster::Phase;
 use crate::exchange::Protocol;

@@ -210,13 +210,26 @@ pub fn put_down(ending: &Ending, roots: &[Root]) -> bool {
         eprintln!("lockstep guard: addresses of {}: {why}", ending.resource);
     }
     for words in &ending.programs {
-        let mut command = std::process::Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null());
-        if let Err(error) = command.status() {
-            eprintln!("lockstep guard: {}: {error}", words[0]);
+        if let Err(why) = run(words) {
+            eprintln!("lockstep guard: {}: {why}", words[0]);
         }
     }
     left.is_empty()
+}
+
+/// Runs a program, and waits for it no longer than [`PATIENCE`]: other resources want to be guarded.
+fn run(words: &[String]) -> std::io::Result<()> {
+    let mut command = std::process::Command::new(&words[0]);
+    let mut child = command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let end = clock::now().after(PATIENCE);
+    while clock::now() < end {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill()?;
+    child.wait().map(drop)
 }
 
 /// A reader that is gone is no reason to stop guarding.

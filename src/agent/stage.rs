@@ -18,13 +18,15 @@ use super::clock;
 use super::election::{Event, Grade, Moment};
 use super::program;
 use super::tree;
-use crate::config::agent::{Program, Resource};
+use crate::config::agent::{Program, Resource, ServiceKind};
 
 use addresses::Held;
 use service::Running;
 
 /// How long processes are waited for after they were killed, before that is told again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried to give an address back.
+const ADDRESS_ATTEMPTS: u32 = 4;
 /// Messages under way in either direction.
 const QUEUE: usize = 32;
 
@@ -264,15 +266,21 @@ impl Crew {
             }
         }
         for mut held in std::mem::take(&mut self.held).into_iter().rev() {
+            let mut attempts = 1;
             while let Err(why) = held.down().await {
-                self.tell(Report::Notice("stuck", why)).await;
+                if attempts == ADDRESS_ATTEMPTS {
+                    // The kernel, or whoever takes it next, takes it away.
+                    self.tell(Report::Notice("stuck", why)).await;
+                    break;
+                }
+                attempts += 1;
                 tokio::time::sleep(PATIENCE / 4).await;
             }
         }
         for mut running in std::mem::take(&mut self.running).into_iter().rev() {
             let stop_timeout = running.service.stop_timeout;
             let stopped = self.within(stop_timeout, running.stop(&self.environment)).await;
-            if stopped.is_none() {
+            if stopped.is_none() && matches!(running.service.kind, ServiceKind::Exec { .. }) {
                 let name = &running.service.name;
                 let what = format!("service {name} did not stop in time and is killed");
                 self.tell(Report::Notice("killed", what)).await;
@@ -286,13 +294,9 @@ impl Crew {
     async fn end(&mut self, running: &mut Running) {
         let mut told = false;
         loop {
-            let left = running.kill(PATIENCE).await;
-            if left.is_empty() {
-                return;
-            }
+            let Some(left) = running.kill(&self.environment, PATIENCE).await else { return };
             if !told {
-                let name = &running.service.name;
-                let what = format!("processes of {name} survive SIGKILL: {left:?}");
+                let what = format!("service {}: {left}", running.service.name);
                 self.tell(Report::Notice("stuck", what)).await;
                 let hook = self.setting.resource.on_stuck.clone();
                 if let Err(why) = self.hook("on_stuck", hook.as_ref()).await {

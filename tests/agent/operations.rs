@@ -158,3 +158,50 @@ fn the_watchdog_is_fed_while_something_runs_and_put_to_sleep_after() {
     assert!(food().ends_with('V'), "{}", food());
     world.judge();
 }
+
+#[test]
+fn resources_have_homes_of_their_own_and_one_machine_takes_both() {
+    let trace = "echo $LOCKSTEP_NODE $LOCKSTEP_EPOCH";
+    let more = format!(
+        "[[resource]]\nname = \"mail\"\nhome = \"n2\"\nfailback = \"1s\"\nmin_role_time = \"1s\"\n\
+         flap_limit = 99\non_promote = \"{trace} promote >> trace\"\non_demote = \"{trace} demote >> trace\"\n\
+         [[service]]\nresource = \"mail\"\nname = \"first\"\nstart = \"{trace} first up >> trace\"\n\
+         stop = \"{trace} first down >> trace; test ! -e busy\"\n\
+         [[service]]\nresource = \"mail\"\nname = \"second\"\nstart = \"{trace} second up >> trace\"\n\
+         stop = \"{trace} second down >> trace\"\n"
+    );
+    // The service of the first resource is written before the second resource is: it needs its name.
+    let more = format!("resource = \"app\"\n{more}");
+    let Some(world) = World::build(&Plan { more, ..Plan::default() }) else { return };
+    for node in &world.nodes {
+        node.start_in_folder();
+    }
+    let mail = |n: usize| {
+        let (_, body) = world.node(n).page("/status");
+        let all: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        all[1]["role"].as_str().unwrap_or("gone").to_owned()
+    };
+    world.wait_for_master(1);
+    wait_until(15, || world.logs(), || mail(2) == "master");
+    assert_eq!(
+        (world.node(1).page("/primary/mail").0, world.node(2).page("/primary/mail").0),
+        (503, 200)
+    );
+    world.node(2).crash();
+    wait_until(15, || world.logs(), || mail(1) == "master");
+    assert_eq!(world.node(1).role(), "master", "one machine has both");
+    // Home again, by itself; but what cannot be stopped is given to nobody.
+    std::fs::write(world.node(1).folder().join("busy"), "").unwrap();
+    world.node(2).start_in_folder();
+    wait_until(20, || world.logs(), || mail(1) == "stopping");
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!((mail(1).as_str(), mail(2).as_str()), ("stopping", "standby"));
+    std::fs::remove_file(world.node(1).folder().join("busy")).unwrap();
+    wait_until(20, || world.logs(), || mail(2) == "master");
+    let trace = std::fs::read_to_string(world.node(1).folder().join("trace")).unwrap();
+    let steps: Vec<&str> = trace.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap()).collect();
+    let begin = ["first up", "second up", "promote", "demote", "second down", "first down"];
+    assert_eq!(steps[..6], begin, "{trace}");
+    assert!(steps[6..].iter().all(|step| *step == "first down"), "{trace}");
+    world.judge();
+}

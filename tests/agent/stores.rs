@@ -4,7 +4,10 @@ use super::rig::{Kind, Plan, World, wait_until};
 
 #[test]
 fn on_mariadb_as_on_postgresql() {
-    let plan = Plan { kind: Kind::MariaDb, ..Plan::default() };
+    let checks = "[[check]]\nname = \"right\"\nkind = \"sql\"\nquery = \"SELECT 1 + 1\"\nexpect = \"2\"\n\
+                  interval = \"200ms\"\n[[check]]\nname = \"wrong\"\nkind = \"sql\"\ninterval = \"200ms\"\n\
+                  url = \"mysql://nobody:x@10.77.0.1:5432/postgres\"\naction = \"log\"\n";
+    let plan = Plan { kind: Kind::MariaDb, more: checks.into(), ..Plan::default() };
     let Some(world) = World::ready(&plan) else { return };
     let [n1, n2] = [1, 2].map(|n| world.node(n));
     world.wait_for_standbys(1, 1);
@@ -13,6 +16,11 @@ fn on_mariadb_as_on_postgresql() {
     world.wait_for_master(1);
     assert_eq!(world.database.ask("select epoch, holder from postgres.lockstep_lease"), "3\tn1");
     assert!(n1.serves());
+    let states = || {
+        let status = n1.status();
+        [&status["checks"]["right"]["state"], &status["checks"]["wrong"]["state"]].map(Clone::clone)
+    };
+    wait_until(10, || format!("{:?}", n1.status()), || states() == ["pass", "fail"]);
     assert!(world.tool("events").contains("expired") || world.tool("events").contains("taken"));
     world.judge();
 }

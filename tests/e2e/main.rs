@@ -33,6 +33,7 @@ mod journal;
 mod limits;
 mod operations;
 mod outcome;
+mod proxies;
 mod proxy_crash;
 mod reads;
 mod recovery;

@@ -21,11 +21,19 @@ pub(super) struct Running {
     pub(super) service: Service,
     cookie: String,
     roots: Vec<Root>,
+    /// What went wrong with its last stop by a program.
+    stop_failed: Option<String>,
 }
 
 impl Running {
     pub(super) fn new(index: usize, service: Service, cookie: String) -> Self {
-        Self { index, service, cookie, roots: Vec::new() }
+        Self {
+            index,
+            service,
+            cookie,
+            roots: Vec::new(),
+            stop_failed: Some("not asked yet".into()),
+        }
     }
 
     /// Whether it is the process of that number.
@@ -114,9 +122,10 @@ impl Running {
                 ended.and_then(program::Ended::success)
             }
         };
-        if let Err(why) = asked {
+        if let Err(why) = &asked {
             tracing::warn!(service = self.service.name, why, "its stop went wrong");
         }
+        self.stop_failed = asked.err();
         if matches!(self.service.kind, ServiceKind::Exec { .. }) {
             while !tree::members(&self.cookie, &self.roots).is_empty() {
                 tokio::time::sleep(LOOK).await;
@@ -124,39 +133,61 @@ impl Running {
         }
     }
 
-    /// Kills it, and what belongs to it; what is left.
-    pub(super) async fn kill(&mut self, patience: Duration) -> Vec<u32> {
-        if let ServiceKind::Systemd { unit } = &self.service.kind {
-            return kill_unit(unit, patience).await;
+    /// Kills it, and what belongs to it; what is left, in words. What cannot be killed, such as a mount,
+    /// is asked again: nobody else may have it while it is here.
+    pub(super) async fn kill(
+        &mut self,
+        environment: &[(String, String)],
+        patience: Duration,
+    ) -> Option<String> {
+        match &self.service.kind {
+            ServiceKind::Systemd { unit } => kill_unit(unit, patience).await,
+            ServiceKind::Script { .. } => {
+                if self.stop_failed.is_some() {
+                    self.stop(environment).await;
+                }
+                let why = self.stop_failed.as_ref()?;
+                tokio::time::sleep(patience / 2).await;
+                Some(format!("its stop fails: {why}"))
+            }
+            ServiceKind::Exec { .. } => {
+                let (cookie, roots) = (self.cookie.clone(), self.roots.clone());
+                let killing = move || tree::kill(&cookie, &roots, patience);
+                let left = tokio::task::spawn_blocking(killing).await.unwrap_or_default();
+                (!left.is_empty()).then(|| format!("processes survive SIGKILL: {left:?}"))
+            }
         }
-        let (cookie, roots) = (self.cookie.clone(), self.roots.clone());
-        let killing = move || tree::kill(&cookie, &roots, patience);
-        tokio::task::spawn_blocking(killing).await.unwrap_or_default()
     }
 }
 
-/// Ends a unit by its cgroup; its main process, if it lives on.
-async fn kill_unit(unit: &str, patience: Duration) -> Vec<u32> {
-    let active = ["is-active", "--quiet", unit];
+/// Ends a unit by its cgroup, if it is not at its end.
+async fn kill_unit(unit: &str, patience: Duration) -> Option<String> {
     let words = |list: &[&str]| {
         std::iter::once("systemctl")
             .chain(list.iter().copied())
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
-    let is_active = program::run(&words(&active), &[], patience).await;
-    if !matches!(is_active, Ok(program::Ended { code: Some(0), .. })) {
-        return Vec::new();
+    let ask = words(&["show", "--property=ActiveState", "--value", unit]);
+    let state = || async {
+        match program::run(&ask, &[], patience).await {
+            Ok(ended) => ended.output,
+            // Without systemd there are no units.
+            Err(why) if why.contains("cannot be started") => "inactive".into(),
+            Err(why) => why,
+        }
+    };
+    let gone = |state: &str| ["inactive", "failed"].contains(&state);
+    if gone(&state().await) {
+        return None;
     }
-    let kill = ["kill", "--signal=SIGKILL", unit];
-    if let Err(why) = program::run(&words(&kill), &[], patience).await {
-        tracing::warn!(unit, why, "cannot be killed");
+    for order in [words(&["kill", "--signal=SIGKILL", unit]), systemctl("stop", unit)] {
+        if let Err(why) = program::run(&order, &[], patience).await {
+            tracing::warn!(unit, why, "cannot be killed");
+        }
     }
-    let _ = program::run(&systemctl("stop", unit), &[], patience).await;
-    let main = ["show", "--property=MainPID", "--value", unit];
-    let main = program::run(&words(&main), &[], patience).await;
-    let pid = main.ok().and_then(|ended| ended.output.parse().ok()).filter(|pid| *pid > 0);
-    pid.into_iter().collect()
+    let state = state().await;
+    (!gone(&state)).then(|| format!("unit {unit} is {state}"))
 }
 
 /// The words that end a service from outside, when there is no time to ask.

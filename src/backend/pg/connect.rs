@@ -49,8 +49,11 @@ pub struct Login {
 }
 
 impl Route {
-    /// Opens the byte stream.
-    async fn open(&self) -> Result<Stream, ConnectError> {
+    /// Opens the byte stream, for whoever logs in on it.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or its certificate is not the right one. There is no time limit here.
+    pub async fn open(&self) -> Result<Stream, ConnectError> {
         let lost = |e: std::io::Error| ConnectError::Unreachable(e.to_string());
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
         Stream::tune(&tcp, self.user_timeout);

@@ -53,12 +53,15 @@ impl PgDial {
         if link.reader {
             link.parameters.insert("default_transaction_read_only".into(), "off".into());
         }
+        // Whom the backend obeys no more is let in for nothing, not even for a read. Whoever was let in a moment before
+        // that is ended by whoever is obeyed now.
+        let mark = self.mark(&mut link);
+        let limit = self.route.timeout;
+        let mark = tokio::time::timeout(limit, mark)
+            .await
+            .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
         if purpose == Purpose::Write {
-            let mark = self.mark(&mut link);
-            let limit = self.route.timeout;
-            link.mark = tokio::time::timeout(limit, mark)
-                .await
-                .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
+            link.mark = mark;
         }
         Ok(link)
     }

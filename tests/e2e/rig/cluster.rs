@@ -246,6 +246,11 @@ impl Cluster {
         self.proxy.lock().unwrap().as_ref().and_then(Process::exited)
     }
 
+    /// Whether this cluster's own proxy was started, and runs.
+    pub(crate) fn proxy_runs(&self) -> bool {
+        self.proxy.lock().unwrap().as_ref().is_some_and(|proxy| proxy.exited().is_none())
+    }
+
     pub(crate) fn with_proxy<T>(&self, act: impl FnOnce(&Process) -> T) -> T {
         act(self.proxy.lock().unwrap().as_ref().expect("a proxy was started"))
     }
@@ -334,17 +339,21 @@ impl Cluster {
 
     /// A GET on the proxy's HTTP port: status and body.
     pub(crate) async fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).await?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await?;
-        let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        Ok((status, body.to_owned()))
+        http(self.http_port, path).await
     }
+}
+
+/// A GET on a port of this machine: status and body.
+pub(crate) async fn http(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
 }
 
 /// What a program said on both its outputs.
