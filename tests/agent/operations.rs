@@ -97,6 +97,8 @@ fn a_lease_that_went_back_starts_nothing_until_it_is_accepted() {
     let Some(world) = World::ready(&Plan::default()) else { return };
     world.wait_for_standbys(1, 1);
     world.tool("switchover");
+    let n1 = world.node(1);
+    wait_until(10, || n1.log(), || n1.status()["epoch"] == 2);
     for node in &world.nodes {
         assert!(node.stop().success());
     }
