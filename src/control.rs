@@ -2,20 +2,23 @@
 //! again after it broke. Nothing here is on the path of an application's statement.
 
 pub mod mysql;
+pub mod witness;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use lockstep_protocol::Dialect;
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::cluster::{Ballot, Refusal, Vote};
 use crate::config::{Backend, Config};
 use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::control as rows;
 use crate::store::journal::Record;
 use crate::store::outside::{self, Fate, Remain, Task};
+use crate::store::vote::{self, Poll};
 use crate::tls::{BackendConnector, ControlTls};
 
 /// Records removed from the journal in one transaction.
@@ -81,30 +84,41 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
 pub struct PgControl {
     address: Address,
     limit: Duration,
+    quick: Duration,
     client: Mutex<Option<Arc<Client>>>,
+    /// For what must not wait behind anything else: signs of life.
+    pulse: Mutex<Option<Arc<Client>>>,
+    /// Under which ballot the backend obeys us, as far as it has said so.
+    ballot: std::sync::Mutex<Ballot>,
 }
 
 impl PgControl {
     /// Bookkeeping that has no connection yet. No question takes longer than `limit`; what reads or
-    /// waits for much takes longer as long as the server answers others.
-    pub fn new(address: Address, limit: Duration) -> Self {
-        Self { address, limit, client: Mutex::new(None) }
+    /// waits for much takes longer as long as the server answers others. Signs of life take at most `quick`.
+    pub fn new(address: Address, limit: Duration, quick: Duration) -> Self {
+        let (client, pulse) = (Mutex::new(None), Mutex::new(None));
+        Self { address, limit, quick, client, pulse, ballot: std::sync::Mutex::default() }
     }
 
-    async fn client(&self) -> Result<Arc<Client>, String> {
-        let mut slot = self.client.lock().await;
-        if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
-            return Ok(client.clone());
-        }
-        let client = Arc::new(self.connect().await?);
-        *slot = Some(client.clone());
-        Ok(client)
+    fn ballot(&self) -> Ballot {
+        *self.ballot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection of its own.
-    async fn connect(&self) -> Result<Client, String> {
-        let client = tokio::time::timeout(self.limit, self.address.connect()).await;
-        client.map_err(|_| format!("no connection within {:?}", self.limit))?
+    async fn connect(&self, limit: Duration) -> Result<Client, String> {
+        let client = tokio::time::timeout(limit, self.address.connect()).await;
+        client.map_err(|_| format!("no connection within {limit:?}"))?
+    }
+
+    async fn client(&self, slot: &Mutex<Option<Arc<Client>>>) -> Result<Arc<Client>, String> {
+        let limit = if std::ptr::eq(slot, &self.pulse) { self.quick } else { self.limit };
+        let mut slot = slot.lock().await;
+        if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(client.clone());
+        }
+        let client = Arc::new(self.connect(limit).await?);
+        *slot = Some(client.clone());
+        Ok(client)
     }
 
     /// Waits for what may take longer than a question, as long as the server answers one.
@@ -133,12 +147,23 @@ impl PgControl {
     where
         F: Future<Output = Result<T, tokio_postgres::Error>>,
     {
-        let client = self.client().await?;
-        match tokio::time::timeout(self.limit, question(client)).await {
-            Ok(answer) => answer.map_err(|e| describe(&e)),
+        let client = self.client(&self.client).await?;
+        let answer = async { question(client).await.map_err(|e| describe(&e)) };
+        self.within(&self.client, self.limit, answer).await
+    }
+
+    /// No connection that owes an answer is used again.
+    async fn within<T>(
+        &self,
+        slot: &Mutex<Option<Arc<Client>>>,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer,
             Err(_) => {
-                *self.client.lock().await = None;
-                Err(format!("no answer within {:?}", self.limit))
+                *slot.lock().await = None;
+                Err(format!("no answer within {limit:?}"))
             }
         }
     }
@@ -173,23 +198,33 @@ async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>
     Ok(rows.collect())
 }
 
+async fn examine(client: Arc<Client>) -> Result<Examination, tokio_postgres::Error> {
+    let identity = rows::identity(&client).await?;
+    let control = rows::read_control(&client).await?;
+    let newest = match &control {
+        Some(_) => rows::journal_end(&client).await?,
+        None => 0,
+    };
+    Ok(Examination {
+        system: identity.system_identifier,
+        started: identity.started.to_string(),
+        control,
+        newest,
+        writable: !identity.in_recovery,
+    })
+}
+
 impl Control for PgControl {
     fn examine(&self) -> Answer<'_, Examination> {
-        Box::pin(self.ask(|client| async move {
-            let identity = rows::identity(&client).await?;
-            let control = rows::read_control(&client).await?;
-            let newest = match &control {
-                Some(_) => rows::journal_end(&client).await?,
-                None => 0,
-            };
-            Ok(Examination {
-                system: identity.system_identifier,
-                started: identity.started.to_string(),
-                control,
-                newest,
-                writable: !identity.in_recovery,
-            })
-        }))
+        Box::pin(self.ask(examine))
+    }
+
+    fn glance(&self) -> Answer<'_, Examination> {
+        Box::pin(async move {
+            let client = self.client(&self.pulse).await?;
+            let seen = async { examine(client).await.map_err(|e| describe(&e)) };
+            self.within(&self.pulse, self.quick, seen).await
+        })
     }
 
     fn has_record(&self, seq: i64) -> Answer<'_, bool> {
@@ -198,18 +233,30 @@ impl Control for PgControl {
         }))
     }
 
-    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()> {
-        Box::pin(self.ask(move |client| async move {
-            let ballot = rows::read_control(&client).await?.map_or(0, |c| c.ballot);
-            rows::write_view(&client, number, &members, ballot).await?;
-            Ok(())
-        }))
+    fn poll(&self, poll: Poll) -> Answer<'_, Result<Vote, Refusal>> {
+        Box::pin(async move {
+            let client = self.client(&self.client).await?;
+            let asked = vote::poll(&client, &poll);
+            let answer = self.within(&self.client, self.limit, asked).await?;
+            if answer.is_ok() {
+                let mut obeyed = self.ballot.lock().unwrap_or_else(PoisonError::into_inner);
+                *obeyed = poll.ask.ballot().max(*obeyed);
+            }
+            Ok(answer)
+        })
     }
 
-    fn install_tokens(&self, token: String, capture: String) -> Answer<'_, ()> {
-        Box::pin(self.ask(move |client| async move {
-            rows::install_tokens(&client, &token, &capture).await
-        }))
+    fn beat(&self, ballot: Ballot, writer: String) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let client = self.client(&self.pulse).await?;
+            let beat =
+                async { vote::beat(&client, ballot, &writer).await.map_err(|e| describe(&e)) };
+            self.within(&self.pulse, self.quick, beat).await
+        })
+    }
+
+    fn lay_down(&self, ballot: Ballot) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |client| async move { vote::lay_down(&client, ballot).await }))
     }
 
     fn tail(&self, after: i64) -> Answer<'_, Vec<(i64, i64)>> {
@@ -229,13 +276,14 @@ impl Control for PgControl {
     }
 
     fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()> {
+        let ballot = self.ballot();
         Box::pin(async move {
             let noted = self.ask(move |client| async move {
                 // One connection knows one server only: a restart in between would end it.
                 if rows::identity(&client).await?.started.to_string() != started {
                     return Ok(false);
                 }
-                rows::set_complete(&client, seq).await.map(|()| true)
+                rows::set_complete(&client, seq, ballot).await.map(|()| true)
             });
             if noted.await? { Ok(()) } else { Err("the server was restarted".into()) }
         })
@@ -254,8 +302,11 @@ impl Control for PgControl {
     }
 
     fn prune(&self, seq: i64) -> Answer<'_, u64> {
+        let ballot = self.ballot();
         Box::pin(
-            self.ask(move |client| async move { rows::prune(&client, seq, PRUNE_BATCH).await }),
+            self.ask(
+                move |client| async move { rows::prune(&client, seq, PRUNE_BATCH, ballot).await },
+            ),
         )
     }
 
@@ -267,12 +318,16 @@ impl Control for PgControl {
     }
 
     fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()> {
+        let ballot = self.ballot().to_string();
         Box::pin(self.ask(move |client| async move {
-            let set = "SELECT pg_catalog.setval(seqrelid, least(greatest($2 + $4 * seqincrement, seqmin), \
-                       seqmax), $3 OR $4 <> 0) FROM pg_catalog.pg_sequence \
+            // The row is locked, so that whoever takes over waits, and nothing is set after it.
+            let set = "WITH held AS MATERIALIZED ( \
+                       SELECT FROM lockstep.control WHERE promised = $5 FOR SHARE) \
+                       SELECT pg_catalog.setval(seqrelid, least(greatest($2 + $4 * seqincrement, seqmin), \
+                       seqmax), $3 OR $4 <> 0) FROM held, pg_catalog.pg_sequence \
                        WHERE seqrelid = $1::text::pg_catalog.regclass";
             for (name, value, called) in &values {
-                client.execute(set, &[name, value, called, &ahead]).await?;
+                client.execute(set, &[name, value, called, &ahead, &ballot]).await?;
             }
             Ok(())
         }))
@@ -280,7 +335,7 @@ impl Control for PgControl {
 
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {
         Box::pin(async move {
-            let client = self.client().await?;
+            let client = self.client(&self.client).await?;
             let fenced = self.while_it_answers(async {
                 let fenced = rows::fence(&client, &users, self.limit).await;
                 fenced.map(|_| ()).map_err(|e| e.to_string())
@@ -296,7 +351,7 @@ impl Control for PgControl {
     fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()> {
         Box::pin(async move {
             // It may wait for transactions, however long they take.
-            let client = self.connect().await?;
+            let client = self.connect(self.limit).await?;
             let cleared = self.while_it_answers(async {
                 outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
             });
@@ -311,7 +366,7 @@ impl Control for PgControl {
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {
         Box::pin(async move {
             // A connection of its own: the transaction must not meet other questions.
-            let client = self.connect().await?;
+            let client = self.connect(self.limit).await?;
             let limit = self.limit * CATALOG_PATIENCE;
             let read = self.while_it_answers(Self::read_catalog(&client));
             let read = tokio::time::timeout(limit, read).await;

@@ -44,6 +44,10 @@ pub struct Metrics {
     pub gate_seconds: Histogram,
     /// The number of the view in force.
     pub view_number: IntGauge,
+    /// 1 while this proxy is the one that writes.
+    pub proxy_writer: IntGauge,
+    /// Clients that are connected through to the proxy that writes.
+    pub proxy_forwarded_sessions: IntGauge,
     /// Backends that take part in every write.
     pub backends_active: IntGauge,
     /// The newest journal record.
@@ -141,6 +145,12 @@ impl Metrics {
             failovers: counter(r, "failovers", "Changes of the leader."),
             gate_seconds: histogram(r, "gate_seconds", "Commits held while a backend rejoined."),
             view_number: gauge(r, "view_number", "The number of the view in force."),
+            proxy_writer: gauge(r, "proxy_writer", "1 while this proxy is the one that writes."),
+            proxy_forwarded_sessions: gauge(
+                r,
+                "proxy_forwarded_sessions",
+                "Clients that are connected through to the proxy that writes.",
+            ),
             backends_active: gauge(r, "backends_active", "Backends that take part in every write."),
             journal_seq: gauge(r, "journal_seq", "The newest journal record."),
             journal_records: gauge(r, "journal_records", "Records in the journal."),
@@ -215,9 +225,10 @@ impl BackendMetrics {
 }
 
 /// What the sentences about lost backends begin with, and the word for each kind.
-const CAUSES: [(&str, &str); 8] = [
+const CAUSES: [(&str, &str); 9] = [
     ("no answer", "no_answer"),
     ("connection lost", "connection_lost"),
+    ("the server broke the protocol", "protocol"),
     ("it cannot be connected to", "unreachable"),
     ("it refuses the login", "login_refused"),
     ("differs from the leader", "differs"),

@@ -1,6 +1,7 @@
 //! Health checks: one task a backend, and the housekeeping of the journal.
 
 mod housekeeping;
+mod pulse;
 mod weights;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use housekeeping::{Keep, housekeeping};
+pub use pulse::{Pulse, beat, beat_witness};
 
 use crate::cluster::Phase;
 use crate::exchange::Protocol;

@@ -1,6 +1,7 @@
 //! The glue, and the only one: builds every part in order, binds, spawns, drains.
 
 mod build;
+mod forward;
 mod front;
 mod house;
 mod mysql;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Phase;
 use crate::config::Config;
+use crate::error::{Failure, Kind};
 use crate::exchange::Protocol;
 use crate::monitor::{self, Keep};
 use crate::session::Shared;
@@ -28,6 +30,9 @@ pub use pg::Pg;
 
 /// How often the journal is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+
+/// For how long a proxy that ends leaves its role to others.
+const FOR_GOOD: Duration = Duration::from_secs(3600);
 
 /// What the process around the proxy gives it.
 #[derive(Default)]
@@ -59,8 +64,16 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     // The keeper and those who bring backends back work to the very end: sessions depend on them.
     let end = CancellationToken::new();
     tasks.spawn(parts.keeper.run());
+    let role = parts.recovery.role.clone();
+    let pulse = monitor::Pulse::new(role.address, role.heartbeat, role.takeover_after);
     tasks.spawn(recovery::run(parts.shared.clone(), parts.recovery, end.clone()));
+    if let Some(witness) = parts.witness {
+        let (shared, pulse) = (parts.shared.clone(), pulse.clone());
+        tasks.spawn(monitor::beat_witness(shared, pulse, witness, end.clone()));
+    }
     for backend in 0..config.backends.len() {
+        let (shared, pulse) = (parts.shared.clone(), pulse.clone());
+        tasks.spawn(monitor::beat(shared, pulse, backend, end.clone()));
         let interval = config.timeouts.probe_interval;
         tasks.spawn(monitor::probe(parts.shared.clone(), backend, interval, end.clone()));
     }
@@ -89,12 +102,36 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     for listener in listeners {
         tasks.spawn(house::accept(house.clone(), listener, clients.clone(), stop.clone()));
     }
+    tasks.spawn(close_with_the_role(house.shared.clone(), end.clone()));
     tracing::info!(listen = ?P::listen(&config).1, "started");
     stop.cancelled().await;
+    house.shared.keeper.retire();
     drain(&clients, config.timeouts.shutdown_grace).await;
+    // Another proxy need not wait until it takes this one for dead.
+    house.shared.keeper.lay_down(FOR_GOOD).await;
     end.cancel();
     tracing::info!("closed");
     Ok(())
+}
+
+/// Closes all sessions when another proxy is to write: what pools keep open would else answer with errors for long.
+async fn close_with_the_role<P: Protocol>(shared: Arc<Shared<P>>, end: CancellationToken) {
+    let mut view = shared.keeper.view();
+    loop {
+        let changed = shared.keeper.next_change();
+        let now = shared.keeper.view();
+        if now.phase == Phase::Standby && view.phase != Phase::Standby {
+            let farewell = Failure::new(Kind::Shutdown, "another proxy writes now")
+                .hint("connect again, with all proxies in the connection string");
+            shared.registry.end_all(&farewell);
+        }
+        view = now;
+        tokio::select! {
+            biased;
+            () = end.cancelled() => return,
+            () = changed => {}
+        }
+    }
 }
 
 /// Stop accepting, finish transactions, close.
@@ -115,7 +152,12 @@ fn source<P: Protocol>(shared: Arc<Shared<P>>, config: &Config) -> StatusSource 
             match view.phase {
                 Phase::Serving if ready.catalogs.is_loaded() => Ok(()),
                 Phase::Serving => Err("the catalog is being read".into()),
+                _ if !ready.keeper.obstacle().is_empty() => Err((*ready.keeper.obstacle()).clone()),
                 Phase::Settling => Err("no backend is active yet".into()),
+                Phase::Standby => Err(match &**ready.keeper.writer() {
+                    "" => "another proxy writes".into(),
+                    writer => format!("{writer} writes"),
+                }),
             }
         }),
         snapshot: Box::new(move || {

@@ -8,9 +8,11 @@ mod maria;
 
 use std::time::Duration;
 
+use lockstep::cluster::{Arbiter, Ask, Ballot, Roster, Vote};
 use lockstep::store::control::Control;
 use lockstep::store::mysql::schema::{RECORD_SQL, grant, install, proof};
-use lockstep::store::mysql::{SESSION_SQL, control};
+use lockstep::store::mysql::{SESSION_SQL, control, vote};
+use lockstep::store::vote::{Poll, Secrets};
 use maria::Server;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
@@ -48,9 +50,16 @@ fn row(backend: &str) -> Control {
         cluster_id: "cluster".into(),
         backend: backend.into(),
         system_identifier: "x".into(),
-        view: 1,
-        members: vec!["one".into(), "zwei ü".into()],
-        ballot: 0,
+        vote: Vote {
+            roster: Roster {
+                number: 1,
+                members: vec!["one".into(), "zwei ü".into()],
+                ..Roster::default()
+            },
+            ..Vote::default()
+        },
+        writer: String::new(),
+        beat: 0,
         complete_to: 0,
         pruned_to: 0,
     }
@@ -97,17 +106,67 @@ async fn the_journal_is_written_in_the_transaction_and_read_back() {
     assert_eq!(control::first_younger(&mut admin, 600.0).await.unwrap(), Some(1));
     assert_eq!(control::first_younger(&mut admin, 0.0).await.unwrap(), None);
     assert_eq!(control::outside_records(&mut admin, 0).await.unwrap(), []);
-    control::set_complete(&mut admin, 3).await.unwrap();
-    assert_eq!(control::prune(&mut admin, 3, 1).await.unwrap(), 1);
-    assert_eq!(control::prune(&mut admin, 3, 10).await.unwrap(), 1);
-    assert_eq!(control::prune(&mut admin, 3, 10).await.unwrap(), 0);
+    let none = Ballot::NONE;
+    control::set_complete(&mut admin, 3, none).await.unwrap();
+    assert_eq!(control::prune(&mut admin, 3, 1, Ballot::above([], 1)).await.unwrap(), 0);
+    assert_eq!(control::prune(&mut admin, 3, 1, none).await.unwrap(), 1);
+    assert_eq!(control::prune(&mut admin, 3, 10, none).await.unwrap(), 1);
+    assert_eq!(control::prune(&mut admin, 3, 10, none).await.unwrap(), 0);
     assert_eq!(control::journal_end(&mut admin).await.unwrap(), 3);
-    control::write_view(&mut admin, 5, &["one".into()], 0).await.unwrap();
-    control::write_view(&mut admin, 4, &["zwei ü".into()], 0).await.unwrap();
     let now = control::read_control(&mut admin).await.unwrap().unwrap();
-    assert_eq!((now.view, now.complete_to, now.pruned_to), (5, 3, 3));
-    assert_eq!(now.members, ["one"]);
+    assert_eq!((now.complete_to, now.pruned_to), (3, 3));
     control::probe_write(&mut admin).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_votes_as_the_rules_say_and_remembers() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let first = row("one");
+    control::write_control(&mut admin, &first).await.unwrap();
+    let (low, high) = (Ballot::above([], 1), Ballot::above([], 2));
+    let ask = |ask: Ask, secrets: Option<Secrets>| Poll {
+        cluster: "cluster".into(),
+        backend: "one".into(),
+        ask,
+        secrets,
+    };
+    let mut expected = first.vote;
+    let next = |number| Roster {
+        number,
+        members: vec!["zwei ü".into(), "one".into()],
+        arbiter: Arbiter::Lone("f".into()),
+    };
+    for question in [
+        Ask::Prepare(high),
+        Ask::Prepare(low),
+        Ask::Accept(high, next(3)),
+        Ask::Accept(high, next(2)),
+        Ask::Install(low, next(2)),
+        Ask::Claim(high, next(2)),
+    ] {
+        let rule = expected.on(&question).map(|()| expected.clone());
+        let answer = vote::poll(&mut admin, &ask(question.clone(), None)).await.unwrap();
+        assert_eq!(answer, rule, "{question:?}");
+        assert_eq!(vote::read(&mut admin).await.unwrap(), expected);
+    }
+    // A transaction that has shown the former secret is ended, and with it its lock on the secret.
+    let mut app = connect(&server, "app").await;
+    app.query_drop("BEGIN").await.unwrap();
+    let own = app.id();
+    record(&mut app, &proof(TOKEN, own, 1, 7), 1).await.unwrap();
+    let higher = Ballot::above([high], 1);
+    let secrets =
+        Secrets { token: "new".into(), capture: String::new(), users: vec!["app".into()] };
+    let prepare = ask(Ask::Prepare(higher), Some(secrets));
+    vote::poll(&mut admin, &prepare).await.unwrap().unwrap();
+    assert!(app.query_drop("COMMIT").await.is_err());
+    assert_eq!(control::read_token(&mut admin).await.unwrap().as_deref(), Some("new"));
+    assert!(!vote::beat(&mut admin, high, "old").await.unwrap());
+    assert!(vote::beat(&mut admin, higher, "new").await.unwrap());
+    let now = control::read_control(&mut admin).await.unwrap().unwrap();
+    assert_eq!((now.writer.as_str(), now.beat), ("new", 2));
+    vote::lay_down(&mut admin, higher).await.unwrap();
+    assert_eq!(control::read_control(&mut admin).await.unwrap().unwrap().beat, 0);
 }
 
 #[tokio::test]

@@ -14,9 +14,9 @@ const MOST_FUNCTION_LINES: usize = 70;
 /// one line may not import each other.
 const RANKS: [&[&str]; 15] = [
     &["error", "config", "encoding", "metrics", "trace", "tls", "net"],
-    &["sql"],
+    &["sql", "cluster"],
     &["store"],
-    &["catalog", "cluster"],
+    &["catalog"],
     &["exchange"],
     &["ledger", "wire"],
     &["backend", "client"],

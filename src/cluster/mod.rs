@@ -1,6 +1,12 @@
-//! Who is in, how well, and who reads. Pure: no clock, no sockets.
+//! Who is in, how well, who decides about it, and who reads. Pure: no clock, no sockets.
 
 pub mod balance;
+pub mod ballot;
+pub mod proposer;
 pub mod view;
+pub mod watch;
 
+pub use ballot::{Arbiter, Ask, Ballot, Refusal, Roster, Vote};
+pub use proposer::{Failure, Proposer, Reply, Rules, Step, Wish};
 pub use view::{Phase, State, View};
+pub use watch::{Judgement, Watch};

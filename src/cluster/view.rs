@@ -76,6 +76,8 @@ pub fn out_of_reach(has: i64, pruned: i64) -> String {
 pub enum Phase {
     /// The members are being found and compared; nobody is served yet.
     Settling,
+    /// Another proxy writes.
+    Standby,
     /// Normal work.
     Serving,
 }
@@ -131,32 +133,25 @@ impl View {
         self.is_member(backend) && self.backends[backend].state == State::Active
     }
 
-    /// The next view, without some members.
+    /// The next view, with the member list that was decided. Who leaves it is inactive for `reason`.
     ///
     /// # Panics
-    /// When no member would be left: the last one is never given up.
+    /// When it has no member: the last one is never given up.
     #[must_use]
-    pub fn without(&self, lost: &[usize], reason: &str, now_ms: u64) -> Self {
-        let order: Vec<usize> = self.order.iter().copied().filter(|b| !lost.contains(b)).collect();
+    pub fn decided(&self, number: i64, order: Vec<usize>, reason: &str, now_ms: u64) -> Self {
         assert!(!order.is_empty(), "a view without members");
-        let mut next = Self { number: self.number + 1, order, ..self.clone() };
-        for &backend in lost {
-            next.set(backend, State::Inactive, reason, now_ms);
+        let mut next = Self { number, order, ..self.clone() };
+        for backend in 0..next.backends.len() {
+            match (self.is_member(backend), next.is_member(backend)) {
+                (true, false) => next.set(backend, State::Inactive, reason, now_ms),
+                (false, true) => {
+                    next.set(backend, State::Active, "", now_ms);
+                    next.backends[backend].held = false;
+                    next.backends[backend].left_behind = None;
+                }
+                _ => {}
+            }
         }
-        next
-    }
-
-    /// The next view, with one more member at the end.
-    #[must_use]
-    pub fn with(&self, backend: usize, now_ms: u64) -> Self {
-        let mut next = self.clone();
-        if !next.order.contains(&backend) {
-            next.order.push(backend);
-            next.number += 1;
-        }
-        next.set(backend, State::Active, "", now_ms);
-        next.backends[backend].held = false;
-        next.backends[backend].left_behind = None;
         next
     }
 
@@ -183,17 +178,18 @@ mod tests {
     #[test]
     fn a_lost_leader_is_followed_by_the_next_member() {
         let view = View::settling(4, vec![2, 0, 1], 3, 10);
-        let next = view.without(&[2], "gone", 20);
-        assert_eq!((next.number, next.leader()), (5, Some(0)));
+        let next = view.decided(6, vec![0, 1], "gone", 20);
+        assert_eq!((next.number, next.leader()), (6, Some(0)));
         assert_eq!(next.backends[2].state, State::Inactive);
         assert_eq!(next.backends[2].since_ms, 20, "inactive since it was lost");
-        let back = next.with(2, 30);
-        assert_eq!((back.number, back.order), (6, vec![0, 1, 2]));
+        let back = next.decided(7, vec![0, 1, 2], "", 30);
+        assert_eq!((back.number, &back.order), (7, &vec![0, 1, 2]));
+        assert_eq!(back.backends[2].state, State::Active);
     }
 
     #[test]
     #[should_panic(expected = "a view without members")]
     fn the_last_member_stays() {
-        let _ = View::settling(1, vec![0], 2, 0).without(&[0], "gone", 1);
+        let _ = View::settling(1, vec![0], 2, 0).decided(2, Vec::new(), "gone", 1);
     }
 }

@@ -15,6 +15,7 @@ mod validate;
 mod address;
 mod dialect;
 mod logins;
+mod proxy;
 mod raw;
 
 mod reload;
@@ -32,6 +33,7 @@ use lockstep_protocol::Dialect;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
+pub use proxy::{OnStandby, Proxy, Witness};
 pub use reload::Changes;
 pub use secret::Secret;
 pub use tuning::{Balancer, Consistency, Journal, Limits, Log, LogFormat, Pool, Reads, Timeouts};
@@ -63,6 +65,10 @@ pub struct Config {
     pub client_tls: Option<ClientTls>,
     /// How much of the journal is kept for backends that are away.
     pub journal: Journal,
+    /// This proxy among several.
+    pub proxy: Proxy,
+    /// A third database that decides where the members of the cluster are halved.
+    pub witness: Option<Witness>,
 }
 
 /// The cluster as a whole.

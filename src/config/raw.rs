@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 
+use super::proxy::{RawProxy, RawWitness};
 use super::{AuthMethod, Journal, Limits, Log, Pool, Reactivate, Reads, Timeouts};
 
 /// The whole file.
@@ -31,6 +32,8 @@ pub(super) struct Raw {
     pub log: Log,
     pub client_tls: Option<RawClientTls>,
     pub journal: Journal,
+    pub proxy: RawProxy,
+    pub witness: Option<RawWitness>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -72,6 +72,8 @@ impl Config {
         keep(changes, "admin", &self.admin, &mut merged.admin);
         keep(changes, "pool", &self.pool, &mut merged.pool);
         keep(changes, "journal", &self.journal, &mut merged.journal);
+        keep(changes, "proxy", &self.proxy, &mut merged.proxy);
+        keep(changes, "witness", &self.witness, &mut merged.witness);
         keep_keys!(
             changes,
             "timeouts",

@@ -63,6 +63,7 @@ fn the_sample_shows_every_key_with_its_default() {
     assert_eq!(sample.log, small.log);
     assert_eq!(sample.journal, small.journal);
     assert_eq!(sample.http, small.http);
+    assert_eq!(sample.proxy, small.proxy);
     let cluster = Cluster { database: sample.cluster.database.clone(), ..small.cluster };
     assert_eq!(sample.cluster, cluster);
     assert_eq!(sample.backends[0].weight, small.backends[0].weight);
@@ -117,6 +118,8 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         "log",
         "client_tls",
         "journal",
+        "proxy",
+        "witness",
     ];
     let probe = |section: &'static str| {
         let probe = if section == "admin" || section == "[user]" { "\n" } else { "" };
@@ -296,4 +299,29 @@ fn the_files_for_the_containers_and_the_demo_are_valid() {
     let rest = "[admin]\nuser = \"a\"\n[[user]]\nname = \"app\"\npassword = \"x\"\n[[backend]]\nurl = \"db1\"";
     let config = parse(&format!("{settings}\n{rest}")).expect("the demo's configuration");
     assert_eq!(config.cluster.state_dir, Path::new("/etc/lockstep/state"));
+}
+
+#[test]
+fn several_proxies_have_names_and_know_each_other() {
+    let with = |section: &str| format!("{FIVE_LINES}\n{section}");
+    let lone = parse(FIVE_LINES).expect("five lines").proxy;
+    assert!(lone.is_lone() && lone.on_standby == OnStandby::Refuse);
+    let named =
+        parse(&with("[proxy]\nname = \"p1\"\nadvertise = \"h1:6432\"")).expect("named").proxy;
+    assert_eq!(named.advertise, Some(("h1".to_owned(), 6432)));
+    assert_eq!(named.on_standby, OnStandby::Forward, "where that is possible");
+    let seen = parse(&with("[proxy]\nname = \"p1\"\n[witness]\nurl = \"postgresql://w:s@h/d\""));
+    let witness = seen.expect("a witness").witness.expect("there");
+    assert_eq!((witness.port, witness.password.reveal()), (5432, "s"));
+    for (wrong, remedy) in [
+        ("[proxy]\nadvertise = \"h1:6432\"", "name"),
+        ("[proxy]\nname = \"p1\"\non_standby = \"forward\"", "advertise"),
+        ("[proxy]\nname = \"p1\"\nadvertise = \"h1\"", "host:port"),
+        ("[proxy]\nname = \"p1\"\ntakeover_after = \"1s\"", "three times"),
+        ("[witness]\nurl = \"postgresql://w:s@h/d\"", "name"),
+        ("[proxy]\nname = \"p1\"\n[witness]\nurl = \"mysql://w:s@h/d\"", "postgresql://"),
+    ] {
+        let error = refused(&with(wrong)).to_string();
+        assert!(error.contains(remedy), "{wrong}: {error}");
+    }
 }

@@ -36,7 +36,11 @@ pub(super) fn config(raw: Raw, folder: &Path) -> Result<Config> {
         key: path(folder, &tls.key),
         required: tls.required,
     });
+    let proxy = raw.proxy.validate(dialect, folder)?;
+    let witness = raw.witness.map(|witness| witness.validate(&proxy, folder)).transpose()?;
     let config = Config {
+        proxy,
+        witness,
         cluster,
         backends,
         admin,
@@ -179,7 +183,12 @@ fn backend(raw: RawBackend, key: &str, dialect: Dialect, folder: &Path) -> Resul
     })
 }
 
-fn once_in_url<T>(key: &str, field: &str, own: Option<T>, url: Option<T>) -> Result<Option<T>> {
+pub(super) fn once_in_url<T>(
+    key: &str,
+    field: &str,
+    own: Option<T>,
+    url: Option<T>,
+) -> Result<Option<T>> {
     if own.is_some() && url.is_some() {
         let problem = format!("a backend has `{field}` both as a key and in its url");
         return Err(ConfigError::new(problem, "delete one of them").at(format!("{key}.{field}")));
@@ -277,8 +286,14 @@ fn bounds(config: &Config) -> Result<()> {
 }
 
 fn times(config: &Config) -> Vec<Bound> {
-    let Config { pool, timeouts, .. } = config;
+    let Config { pool, timeouts, proxy, .. } = config;
     vec![
+        ("proxy.heartbeat", proxy.heartbeat.is_zero(), POSITIVE),
+        (
+            "proxy.takeover_after",
+            proxy.takeover_after < proxy.heartbeat * 3,
+            "make it at least three times proxy.heartbeat: one sign of life that comes late must not cost the role",
+        ),
         ("pool.size", pool.size == 0, POSITIVE),
         ("pool.checkout_timeout", pool.checkout_timeout.is_zero(), POSITIVE),
         ("pool.idle_timeout", pool.idle_timeout.is_zero(), POSITIVE),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::chatter::Chatter;
 use super::parse::{Command, Name, Sync};
-use super::{Levers, Reply, show};
+use super::{Levers, Reply, role, show};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Link, Protocol};
 use crate::session::Shared;
@@ -35,6 +35,8 @@ pub(super) async fn act<P: Protocol>(
             done.map(|()| Reply::done("DEACTIVATE"))
                 .map_err(|why| refused(format!("{} stays: {why}", shared.backends[backend].name)))
         }
+        Command::Switchover => role::switchover(shared, levers).await,
+        Command::Force(name) => role::force(shared, find(shared, name)?).await,
         Command::Pause => pause(shared, levers).await,
         Command::Resume => Ok(resume(levers).await),
         Command::Reload => reload(levers).await,
@@ -85,7 +87,7 @@ fn find<P: Protocol>(shared: &Shared<P>, name: &Name) -> Result<usize, Failure> 
     })
 }
 
-fn refused(message: impl Into<String>) -> Failure {
+pub(super) fn refused(message: impl Into<String>) -> Failure {
     Failure::new(Kind::Refused, message).code("55000")
 }
 

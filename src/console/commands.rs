@@ -115,6 +115,31 @@ pub(super) static COMMANDS: &[Entry] = &[
         read: |_| Ok(Command::Resume),
     },
     Entry {
+        words: "SWITCHOVER PROXY",
+        also: &["SWITCHOVER"],
+        arguments: "",
+        help: "let another proxy write: transactions may finish, then all clients connect again",
+        read: |_| Ok(Command::Switchover),
+    },
+    Entry {
+        words: "FORCE VIEW",
+        also: &[],
+        arguments: "name ACCEPT DATA LOSS",
+        help: "go on with this backend alone though no quorum is there; what only others have is lost",
+        read: |arguments| {
+            let name = arguments.name("the name of a backend")?;
+            let said = ["ACCEPT", "DATA", "LOSS"].iter().all(|word| arguments.keyword(word));
+            if !said {
+                return Err(
+                    "ACCEPT DATA LOSS has to follow: transactions that only other backends have \
+                            will be lost"
+                        .into(),
+                );
+            }
+            Ok(Command::Force(name))
+        },
+    },
+    Entry {
         words: "RELOAD",
         also: &[],
         arguments: "",

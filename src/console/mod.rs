@@ -8,6 +8,7 @@ mod act;
 mod chatter;
 mod commands;
 mod parse;
+mod role;
 mod show;
 pub(crate) mod time;
 mod variables;
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex, OwnedRwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 
 pub use commands::markdown;
+pub use role::Handover;
 
 use crate::error::{Failure, Kind};
 use crate::exchange::{self, Batch, Client, End, Gone, Item, Protocol, Sink, TxState, Work};
@@ -42,6 +44,7 @@ pub struct Levers {
     shutdown: CancellationToken,
     level: Option<Level>,
     settings: Settings,
+    handover: Handover,
     /// Held whole while commits are paused.
     paused: Mutex<Option<OwnedRwLockWriteGuard<()>>>,
 }
@@ -53,8 +56,9 @@ impl Levers {
         shutdown: CancellationToken,
         level: Option<Level>,
         settings: Settings,
+        handover: Handover,
     ) -> Self {
-        Self { reload, shutdown, level, settings, paused: Mutex::new(None) }
+        Self { reload, shutdown, level, settings, handover, paused: Mutex::new(None) }
     }
 
     /// Lets commits go on, if they were paused. To be called when the proxy stops, whoever told it

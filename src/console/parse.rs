@@ -25,6 +25,10 @@ pub(super) enum Command {
     SetWeight(Name, u32),
     /// Change what is logged.
     SetLogLevel(String),
+    /// Hand the role of the writer to another proxy.
+    Switchover,
+    /// Make one backend the only member.
+    Force(Name),
     /// Cancel what a client runs.
     Kill(u32),
     /// What drivers say on their own.

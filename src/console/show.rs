@@ -35,7 +35,17 @@ pub(super) fn columns(show: Show) -> &'static [&'static str] {
             "since",
             "held",
         ],
-        Show::View => &["number", "phase", "leader", "members", "commits"],
+        Show::View => &[
+            "number",
+            "phase",
+            "leader",
+            "members",
+            "commits",
+            "writer",
+            "ballot",
+            "arbiter",
+            "waits_for",
+        ],
         Show::Clients => {
             &["number", "user", "database", "address", "application", "running", "since"]
         }
@@ -131,12 +141,22 @@ fn view<P: Protocol>(shared: &Shared<P>, paused: bool) -> Row {
     let name = |index: usize| shared.backends[index].name.as_str();
     let members: Vec<&str> = view.order.iter().map(|index| name(*index)).collect();
     let serving = view.phase == Phase::Serving;
+    let keeper = &shared.keeper;
+    let phase = match view.phase {
+        Phase::Serving => "serving",
+        Phase::Settling => "settling",
+        Phase::Standby => "standby",
+    };
     vec![
         text(view.number),
-        text(if serving { "serving" } else { "settling" }),
+        text(phase),
         view.leader().filter(|_| serving).map(|leader| name(leader).to_owned()),
         text(members.join(", ")),
         text(if paused { "paused" } else { "running" }),
+        if serving { text("this proxy") } else { text(keeper.writer()) },
+        text(keeper.asked()),
+        text(&keeper.roster().arbiter),
+        text(keeper.obstacle()),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! Bookkeeping on a MariaDB or MySQL backend: an administrator's connection, opened when it is needed
 //! and again after it broke.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -9,13 +10,15 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::cluster::{Ballot, Refusal, Vote};
 use crate::config::{Backend, BackendTls, Config};
 use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::journal::Record;
 use crate::store::mysql::control as rows;
-use crate::store::mysql::{SESSION_SQL, compare, run_all};
+use crate::store::mysql::{SESSION_SQL, compare, run_all, vote};
 use crate::store::outside::{Fate, Kind, Remain, Task};
+use crate::store::vote::Poll;
 
 /// Records removed from the journal in one transaction.
 const PRUNE_BATCH: u64 = 5000;
@@ -70,16 +73,27 @@ fn tls(mode: &BackendTls) -> Option<SslOpts> {
 pub struct MyControl {
     address: Address,
     limit: Duration,
+    quick: Duration,
     conn: Mutex<Option<Conn>>,
+    /// For what must not wait behind anything else: signs of life.
+    pulse: Mutex<Option<Conn>>,
     /// When the server was started, as it was first computed.
     started: AtomicI64,
+    /// Under which ballot the server obeys us, as far as it has said so.
+    ballot: std::sync::Mutex<Ballot>,
 }
 
 impl MyControl {
     /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
-    /// that read or write much.
-    pub fn new(address: Address, limit: Duration) -> Self {
-        Self { address, limit, conn: Mutex::new(None), started: AtomicI64::new(0) }
+    /// that read or write much; signs of life take at most `quick`.
+    pub fn new(address: Address, limit: Duration, quick: Duration) -> Self {
+        let (conn, pulse) = (Mutex::new(None), Mutex::new(None));
+        let (started, ballot) = (AtomicI64::new(0), std::sync::Mutex::default());
+        Self { address, limit, quick, conn, pulse, started, ballot }
+    }
+
+    fn ballot(&self) -> Ballot {
+        *self.ballot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(&self) -> Result<Conn, String> {
@@ -149,11 +163,6 @@ async fn examine(conn: &mut Conn) -> mysql_async::Result<Examination> {
     })
 }
 
-async fn write_view(conn: &mut Conn, number: i64, members: &[String]) -> mysql_async::Result<()> {
-    let ballot = rows::read_control(conn).await?.map_or(0, |control| control.ballot);
-    rows::write_view(conn, number, members, ballot).await
-}
-
 /// Every column as text.
 async fn text_rows(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Vec<Option<String>>>> {
     let rows: Vec<mysql_async::Row> = conn.query(sql).await?;
@@ -166,21 +175,57 @@ async fn text_rows(conn: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Vec<Op
     Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
 }
 
+impl MyControl {
+    async fn pulse(&self) -> Result<(MutexGuard<'_, Option<Conn>>, Conn), String> {
+        let mut slot = self.pulse.lock().await;
+        let conn = match slot.take() {
+            Some(conn) => conn,
+            None => self.connect().await?,
+        };
+        Ok((slot, conn))
+    }
+
+    async fn quickly<T>(
+        &self,
+        asked: impl Future<Output = mysql_async::Result<T>>,
+    ) -> Result<T, String> {
+        match tokio::time::timeout(self.quick, asked).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {:?}", self.quick)),
+        }
+    }
+
+    /// Two numbers of whole seconds are subtracted for when the server was started: one second more or less says
+    /// nothing.
+    fn steady(&self, seen: Examination) -> Examination {
+        let mut answer = seen;
+        let known = self.started.load(Ordering::Relaxed);
+        let seen: i64 = answer.started.parse().unwrap_or_default();
+        if (known - seen).abs() <= 1 {
+            answer.started = known.to_string();
+        } else {
+            self.started.store(seen, Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
 impl Control for MyControl {
+    fn glance(&self) -> Answer<'_, Examination> {
+        Box::pin(async move {
+            let (mut slot, mut conn) = self.pulse().await?;
+            let answer = self.quickly(examine(&mut conn)).await?;
+            *slot = Some(conn);
+            Ok(self.steady(answer))
+        })
+    }
+
     fn examine(&self) -> Answer<'_, Examination> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
-            let mut answer = self.within(examine(&mut lent.conn)).await?;
+            let answer = self.within(examine(&mut lent.conn)).await?;
             lent.keep();
-            // Two numbers of whole seconds are subtracted: one second more or less says nothing.
-            let known = self.started.load(Ordering::Relaxed);
-            let seen: i64 = answer.started.parse().unwrap_or_default();
-            if (known - seen).abs() <= 1 {
-                answer.started = known.to_string();
-            } else {
-                self.started.store(seen, Ordering::Relaxed);
-            }
-            Ok(answer)
+            Ok(self.steady(answer))
         })
     }
 
@@ -193,19 +238,32 @@ impl Control for MyControl {
         })
     }
 
-    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()> {
+    fn poll(&self, poll: Poll) -> Answer<'_, Result<Vote, Refusal>> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
-            self.within(write_view(&mut lent.conn, number, &members)).await?;
+            let answer = self.within(vote::poll(&mut lent.conn, &poll)).await?;
             lent.keep();
-            Ok(())
+            if answer.is_ok() {
+                let mut obeyed = self.ballot.lock().unwrap_or_else(PoisonError::into_inner);
+                *obeyed = poll.ask.ballot().max(*obeyed);
+            }
+            Ok(answer)
         })
     }
 
-    fn install_tokens(&self, token: String, _capture: String) -> Answer<'_, ()> {
+    fn beat(&self, ballot: Ballot, writer: String) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let (mut slot, mut conn) = self.pulse().await?;
+            let beaten = self.quickly(vote::beat(&mut conn, ballot, &writer)).await?;
+            *slot = Some(conn);
+            Ok(beaten)
+        })
+    }
+
+    fn lay_down(&self, ballot: Ballot) -> Answer<'_, ()> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
-            self.within(rows::install_token(&mut lent.conn, &token)).await?;
+            self.within(vote::lay_down(&mut lent.conn, ballot)).await?;
             lent.keep();
             Ok(())
         })
@@ -247,7 +305,7 @@ impl Control for MyControl {
                 lent.keep();
                 return Err("the server was restarted".into());
             }
-            self.within(rows::set_complete(&mut lent.conn, seq)).await?;
+            self.within(rows::set_complete(&mut lent.conn, seq, self.ballot())).await?;
             lent.keep();
             Ok(())
         })
@@ -256,7 +314,8 @@ impl Control for MyControl {
     fn prune(&self, seq: i64) -> Answer<'_, u64> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
-            let answer = self.within(rows::prune(&mut lent.conn, seq, PRUNE_BATCH)).await?;
+            let answer =
+                self.within(rows::prune(&mut lent.conn, seq, PRUNE_BATCH, self.ballot())).await?;
             lent.keep();
             Ok(answer)
         })

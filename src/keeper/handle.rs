@@ -1,14 +1,17 @@
 //! What the rest of the program has of the keeper: snapshots, questions, and the commit gate.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, RwLock, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::Verdict;
-use crate::cluster::{Phase, State, View};
+use super::{Sighting, Verdict};
+use crate::cluster::{Ballot, Failure, Phase, Roster, State, View};
 
 /// What the keeper is told.
 #[derive(Debug)]
@@ -25,8 +28,25 @@ pub(super) enum Message {
     Note { backend: usize, state: State, reason: String },
     /// The journal no longer reaches back to an inactive backend.
     LeftBehind { backend: usize, has: i64, pruned: i64 },
-    /// The members have been found and are the same.
-    Settled { number: i64, order: Vec<usize>, cluster: Option<String>, reply: oneshot::Sender<()> },
+    /// Whoever decides between halves is looked at.
+    Arbiters { reply: oneshot::Sender<(Roster, Vec<Sighting>)> },
+    /// This proxy shall write.
+    TakeOver {
+        cluster: String,
+        reachable: BTreeSet<String>,
+        seen: Vec<Ballot>,
+        reply: oneshot::Sender<Result<Roster, Failure>>,
+    },
+    /// The members are the same.
+    Settled { order: Vec<usize>, reply: oneshot::Sender<()> },
+    /// A voter obeys another proxy, or too few answer.
+    Deposed { ballot: Ballot, cause: String, outvoted: bool, reply: oneshot::Sender<()> },
+    /// Another proxy writes.
+    StandBy { cause: String, reply: oneshot::Sender<()> },
+    /// Another proxy shall write; until then this one does not ask for the role again.
+    LayDown { until: Instant, reply: oneshot::Sender<()> },
+    /// An operator says which backend is right.
+    Force { backend: usize, reply: oneshot::Sender<Result<Roster, String>> },
     /// A backend has everything; commits are held back meanwhile.
     Join { backend: usize, reply: oneshot::Sender<Result<(), String>> },
     /// An operator wants a backend out.
@@ -40,6 +60,20 @@ pub(super) enum Message {
 pub struct Handle {
     view: ArcSwap<View>,
     cluster: ArcSwap<String>,
+    /// The ballot under which this proxy writes, and what ends when it writes no more.
+    reign: ArcSwap<(Ballot, CancellationToken)>,
+    /// The newest member list, while this proxy writes.
+    roster: ArcSwap<Roster>,
+    /// The last ballot that this proxy has asked under.
+    asked: ArcSwap<Ballot>,
+    /// Which proxy writes, as far as the one that stands by knows.
+    writer: ArcSwap<String>,
+    /// Ends whatever depends on that proxy being the one that writes.
+    following: ArcSwap<CancellationToken>,
+    /// Until when this proxy does not take the role that it has laid down.
+    resting: ArcSwap<Option<Instant>>,
+    /// What keeps the proxy from serving, for people.
+    obstacle: ArcSwap<String>,
     /// Wakes whoever waits for another view. Unlike a `watch` it wakes them in an order that can be
     /// repeated.
     changed: Notify,
@@ -54,6 +88,13 @@ impl Handle {
         Self {
             view: ArcSwap::from_pointee(view),
             cluster: ArcSwap::from_pointee(cluster),
+            reign: ArcSwap::default(),
+            roster: ArcSwap::default(),
+            asked: ArcSwap::default(),
+            writer: ArcSwap::default(),
+            following: ArcSwap::default(),
+            resting: ArcSwap::default(),
+            obstacle: ArcSwap::default(),
             changed: Notify::new(),
             inbox,
             gate: Arc::new(RwLock::new(())),
@@ -84,18 +125,120 @@ impl Handle {
         self.changed.notified()
     }
 
-    /// Waits until the cluster serves, for at most `limit`. False when it does not by then.
+    /// The ballot under which this proxy writes; [`Ballot::NONE`] while it does not.
+    pub fn ballot(&self) -> Ballot {
+        self.reign.load().0
+    }
+
+    /// Is cancelled when this proxy is to write no more: whoever is served then must connect again, and may
+    /// finish a transaction first.
+    pub fn reign(&self) -> CancellationToken {
+        self.reign.load().1.clone()
+    }
+
+    pub(super) fn begin_reign(&self, ballot: Ballot) {
+        // Whoever waits already is served by this one.
+        let token = self.reign();
+        self.reign.store(Arc::new((ballot, token)));
+    }
+
+    pub(super) fn end_reign(&self) {
+        let ended = self.reign.swap(Arc::default());
+        ended.1.cancel();
+        self.changed.notify_waiters();
+    }
+
+    /// Lets everybody who is served leave once no transaction is open.
+    pub fn retire(&self) {
+        self.reign.load().1.cancel();
+    }
+
+    /// Whether everybody is leaving who is served.
+    pub fn is_retiring(&self) -> bool {
+        self.reign.load().1.is_cancelled()
+    }
+
+    /// Leaves the role to others until then.
+    pub(super) fn rest_until(&self, until: Option<Instant>) {
+        self.resting.store(Arc::new(until));
+    }
+
+    /// Asks for the role again as soon as it may.
+    pub fn rest_no_longer(&self) {
+        self.rest_until(None);
+    }
+
+    /// Whether the role is left to others.
+    pub fn rests(&self) -> bool {
+        self.resting.load().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The newest member list that this proxy knows to be decided, with its arbiter.
+    pub fn roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
+    }
+
+    pub(super) fn note_roster(&self, roster: &Roster) {
+        self.roster.store(Arc::new(roster.clone()));
+    }
+
+    /// The last ballot that this proxy has asked under, whether it was given the role or not.
+    pub fn asked(&self) -> Ballot {
+        **self.asked.load()
+    }
+
+    pub(super) fn note_asked(&self, ballot: Ballot) {
+        self.asked.store(Arc::new(ballot));
+    }
+
+    /// What keeps the proxy from serving, in words for people; empty when nothing does.
+    pub fn obstacle(&self) -> Arc<String> {
+        self.obstacle.load_full()
+    }
+
+    /// Notes what keeps the proxy from serving. Said in the log once.
+    pub fn note_obstacle(&self, why: &str) {
+        if **self.obstacle.load() != why {
+            if !why.is_empty() {
+                tracing::warn!(%why, "does not serve yet");
+            }
+            self.obstacle.store(Arc::new(why.to_owned()));
+        }
+    }
+
+    /// Which proxy writes and where it is, while this one stands by; empty when that is not known.
+    pub fn writer(&self) -> Arc<String> {
+        self.writer.load_full()
+    }
+
+    /// Notes which proxy writes.
+    pub fn note_writer(&self, writer: &str) {
+        if **self.writer.load() != writer {
+            self.writer.store(Arc::new(writer.to_owned()));
+            self.following.swap(Arc::default()).cancel();
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Is cancelled when another proxy writes than at this moment.
+    pub fn following(&self) -> CancellationToken {
+        (**self.following.load()).clone()
+    }
+
+    /// Waits until the cluster serves, for at most `limit`. False when it does not by then, and when
+    /// another proxy does.
     pub async fn wait_serving(&self, limit: Duration) -> bool {
         let serving = async {
             loop {
                 let changed = self.next_change();
-                if self.view.load().phase == Phase::Serving {
-                    return;
+                match self.view.load().phase {
+                    Phase::Serving => return true,
+                    Phase::Standby => return false,
+                    Phase::Settling => changed.await,
                 }
-                changed.await;
             }
         };
-        tokio::time::timeout(limit, serving).await.is_ok()
+        tokio::time::timeout(limit, serving).await.unwrap_or(false)
     }
 
     async fn ask<T>(&self, message: Message, answer: oneshot::Receiver<T>, otherwise: T) -> T {
@@ -131,10 +274,63 @@ impl Handle {
         let _ = self.inbox.send(Message::LeftBehind { backend, has, pruned }).await;
     }
 
-    /// The members of the newest view have been found and are the same.
-    pub async fn settled(&self, number: i64, order: Vec<usize>, cluster: Option<String>) {
+    /// The member list that this proxy remembers, and the state file and the witness as voters.
+    pub async fn arbiters(&self) -> (Roster, Vec<Sighting>) {
         let (reply, answer) = oneshot::channel();
-        self.ask(Message::Settled { number, order, cluster, reply }, answer, ()).await;
+        self.ask(Message::Arbiters { reply }, answer, Default::default()).await
+    }
+
+    /// Stands by, since another proxy writes.
+    pub async fn stand_by(&self, cause: String) {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Message::StandBy { cause, reply }, answer, ()).await;
+    }
+
+    /// Asks for the role of the writer, at those who were reachable a moment ago and above all ballots seen.
+    ///
+    /// # Errors
+    /// Why the voters did not give it.
+    pub async fn take_over(
+        &self,
+        cluster: String,
+        reachable: BTreeSet<String>,
+        seen: Vec<Ballot>,
+    ) -> Result<Roster, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::TakeOver { cluster, reachable, seen, reply };
+        self.ask(message, answer, Err(Failure::NobodyLeft)).await
+    }
+
+    /// The members of the view that was taken over are the same.
+    pub async fn settled(&self, order: Vec<usize>) {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Message::Settled { order, reply }, answer, ()).await;
+    }
+
+    /// Reports that the role of the writer, held under this ballot, is lost: to another proxy, or because too
+    /// few voters answer.
+    pub async fn deposed(&self, ballot: Ballot, cause: String, outvoted: bool) {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Message::Deposed { ballot, cause, outvoted, reply }, answer, ()).await;
+    }
+
+    /// Lays down the role of the writer: another proxy takes over at once. This one does not ask for it again before
+    /// `rest` is over.
+    pub async fn lay_down(&self, rest: Duration) {
+        let (reply, answer) = oneshot::channel();
+        let until = Instant::now() + rest;
+        self.ask(Message::LayDown { until, reply }, answer, ()).await;
+    }
+
+    /// Makes one backend the only member of a new view, whatever others hold. Acknowledged transactions that only
+    /// others have are lost by it.
+    ///
+    /// # Errors
+    /// When this proxy serves, or the backend does not take it.
+    pub async fn force(&self, backend: usize) -> Result<Roster, String> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = Err("the proxy is stopping".to_owned());
+        self.ask(Message::Force { backend, reply }, answer, stopping).await
     }
 
     /// Makes a backend a member. The gate must be held whole.

@@ -5,29 +5,33 @@
 //! those who wait for it go on (I5). The last member is never given up: when nobody else answers,
 //! the cluster goes back to settling, and clients wait.
 
+mod change;
 mod handle;
 pub mod state;
+mod voting;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::join_all;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 pub use handle::Handle;
 use handle::Message;
 use state::{Remembered, StateFile};
+pub use voting::{Candidate, Sighting, Witness};
 
 use crate::backend::Backend;
-use crate::cluster::{Phase, State, View};
+use crate::cluster::{Ballot, Phase, Refusal, Roster, State, View, Vote};
 use crate::exchange::Link;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::store::control::Control as ControlRow;
 use crate::store::journal::Record;
 use crate::store::outside::{Fate, Remain, Task};
+use crate::store::vote::Poll;
 
 /// The answer of a backend's bookkeeping.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
@@ -51,12 +55,16 @@ pub struct Examination {
 pub trait Control: Send + Sync {
     /// Looks at the backend.
     fn examine(&self) -> Answer<'_, Examination>;
+    /// The same, for whoever watches over the writer: waits for nothing else, and not for long.
+    fn glance(&self) -> Answer<'_, Examination>;
     /// Whether the journal has a record.
     fn has_record(&self, seq: i64) -> Answer<'_, bool>;
-    /// Writes the view.
-    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()>;
-    /// Replaces the secrets: whoever knows only the old ones can record nothing any more.
-    fn install_tokens(&self, token: String, capture: String) -> Answer<'_, ()>;
+    /// Asks the backend as a voter. What it answers is on its disk.
+    fn poll(&self, poll: Poll) -> Answer<'_, Result<Vote, Refusal>>;
+    /// Shows that the writer lives; whether the backend still obeys it. Never waits for other questions.
+    fn beat(&self, ballot: Ballot, writer: String) -> Answer<'_, bool>;
+    /// Lays down the role, where the backend still obeys.
+    fn lay_down(&self, ballot: Ballot) -> Answer<'_, ()>;
     /// Commits something small, to see that the disk takes it.
     fn probe_write(&self) -> Answer<'_, ()>;
     /// Numbers and identities of the records after `after`.
@@ -116,6 +124,15 @@ pub struct Keeper<L: Link> {
     backends: Vec<Arc<Backend<L>>>,
     controls: Vec<Arc<dyn Control>>,
     file: StateFile,
+    /// What is in the file.
+    state: Remembered,
+    candidate: Candidate,
+    /// The last ballot asked under.
+    ballot: Ballot,
+    /// The newest member list, while this proxy holds the role of the writer.
+    roster: Option<Roster>,
+    /// The voters that are asked in the change under way.
+    reached: BTreeSet<String>,
     cluster: String,
     ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
@@ -136,13 +153,14 @@ impl<L: Link> Keeper<L> {
         view: View,
         backends: Vec<Arc<Backend<L>>>,
         controls: Vec<Arc<dyn Control>>,
-        file: StateFile,
-        cluster: String,
+        (file, state): (StateFile, Remembered),
+        candidate: Candidate,
         ledger: Arc<Ledger>,
         metrics: Arc<Metrics>,
         limits: Limits,
     ) -> (Self, Arc<Handle>) {
         let (sender, inbox) = mpsc::channel(1024);
+        let cluster = state.cluster.clone();
         let handle = Arc::new(Handle::new(view, cluster.clone(), sender));
         let keeper = Self {
             handle: handle.clone(),
@@ -150,6 +168,11 @@ impl<L: Link> Keeper<L> {
             backends,
             controls,
             file,
+            state,
+            candidate,
+            ballot: Ballot::NONE,
+            roster: None,
+            reached: BTreeSet::new(),
             cluster,
             ledger,
             metrics,
@@ -188,12 +211,35 @@ impl<L: Link> Keeper<L> {
                     self.publish(view);
                 }
             }
-            Message::Settled { number, order, cluster, reply } => {
-                if let Some(cluster) = cluster {
-                    self.handle.set_cluster(&cluster);
-                    self.cluster = cluster;
+            Message::Arbiters { reply } => {
+                let _ = reply.send(self.arbiters().await);
+            }
+            Message::TakeOver { cluster, reachable, seen, reply } => {
+                let _ = reply.send(self.take_over(cluster, reachable, seen).await);
+            }
+            Message::Settled { order, reply } => {
+                self.on_settled(order).await;
+                let _ = reply.send(());
+            }
+            Message::StandBy { cause, reply } => {
+                self.stand_by(&cause);
+                let _ = reply.send(());
+            }
+            Message::Deposed { ballot, cause, outvoted, reply } => {
+                if ballot == self.ballot && outvoted {
+                    self.stand_by(&cause);
+                } else if ballot == self.ballot && self.handle.view().phase == Phase::Serving {
+                    self.settle_again(&cause);
                 }
-                self.on_settled(number, order).await;
+                let _ = reply.send(());
+            }
+            Message::Force { backend, reply } => {
+                let _ = reply.send(self.force(backend).await);
+            }
+            Message::LayDown { until, reply } => {
+                self.handle.rest_until(Some(until));
+                self.lay_down().await;
+                self.stand_by("the role was laid down");
                 let _ = reply.send(());
             }
             Message::Join { backend, reply } => {
@@ -202,7 +248,10 @@ impl<L: Link> Keeper<L> {
             Message::Deactivate { backend, reply } => {
                 let _ = reply.send(self.on_deactivate(backend).await);
             }
-            Message::Release { backend, reply } => self.on_release(backend, reply),
+            Message::Release { backend, reply } => {
+                self.on_release(backend).await;
+                let _ = reply.send(());
+            }
         }
     }
 
@@ -214,7 +263,7 @@ impl<L: Link> Keeper<L> {
         force: bool,
     ) -> Verdict {
         let view = self.handle.view();
-        if view.phase == Phase::Settling {
+        if view.phase != Phase::Serving {
             return Verdict::Settling;
         }
         if !view.is_member(backend) {
@@ -271,93 +320,17 @@ impl<L: Link> Keeper<L> {
         }
     }
 
-    /// Makes views without the lost backends until one is written to all of its members.
-    async fn evict(&mut self, lost: Vec<usize>, cause: &str) -> Verdict {
-        let mut lost = lost;
-        loop {
-            let view = self.handle.view();
-            let rest: Vec<usize> =
-                view.order.iter().copied().filter(|b| !lost.contains(b)).collect();
-            let answers = join_all(rest.iter().map(|b| self.look_closely(*b))).await;
-            for (backend, answer) in rest.iter().zip(answers) {
-                if let Err(why) = answer {
-                    tracing::warn!(backend = %self.backends[*backend].name, %why, "is lost too");
-                    lost.push(*backend);
-                }
-            }
-            if lost.len() == view.order.len() {
-                self.settle_again(cause);
-                return Verdict::Settling;
-            }
-            let next = view.without(&lost, cause, now_ms());
-            self.persist(&next).await;
-            let failed = self.write_to_members(&next).await;
-            if failed.is_empty() {
-                self.install_smaller(&view, next, cause);
-                return Verdict::Evicted;
-            }
-            lost.extend(failed);
-        }
-    }
-
-    /// Writes a view to the control rows of its members; those that did not take it.
-    async fn write_to_members(&self, view: &View) -> Vec<usize> {
-        let names: Vec<String> = self.names(&view.order);
-        let writes = view.order.iter().map(|b| {
-            let write = self.controls[*b].write_view(view.number, names.clone());
-            tokio::time::timeout(self.limits.probe, write)
-        });
-        let written = join_all(writes).await;
-        let pairs = view.order.iter().zip(written);
-        pairs.filter(|(_, done)| !matches!(done, Ok(Ok(())))).map(|(b, _)| *b).collect()
-    }
-
-    fn names(&self, order: &[usize]) -> Vec<String> {
-        order.iter().map(|b| self.backends[*b].name.clone()).collect()
-    }
-
-    fn install_smaller(&self, old: &View, next: View, cause: &str) {
-        for backend in old.order.iter().filter(|b| !next.is_member(**b)) {
-            let name = &self.backends[*backend].name;
-            let from = old.backends[*backend].state.word();
-            tracing::warn!(backend = %name, from, to = "inactive", cause, view = next.number, "state");
-            self.backends[*backend].metrics.evicted(cause);
-        }
-        if old.leader() != next.leader() {
-            self.metrics.failovers.inc();
-            let leader = next.leader().map(|b| self.backends[b].name.clone());
-            tracing::warn!(leader, view = next.number, "a new leader");
-        }
-        self.ledger.forget_bounds();
-        let lost: Vec<usize> = old.order.iter().copied().filter(|b| !next.is_member(*b)).collect();
-        self.publish(next);
-        for backend in lost {
-            self.backends[backend].give_up();
-        }
-    }
-
-    /// No member answers: nobody is made inactive, everybody waits.
-    fn settle_again(&self, cause: &str) {
-        tracing::error!(cause, "no active backend answers; clients wait");
-        let mut view = (*self.handle.view()).clone();
-        view.phase = Phase::Settling;
-        for backend in view.order.clone() {
-            view.set(backend, State::Suspect, cause, now_ms());
-        }
-        let members = view.order.clone();
-        self.publish(view);
-        for backend in members {
-            self.backends[backend].give_up();
-        }
+    /// Notes a member list that is decided.
+    async fn remember(&mut self, roster: &Roster) {
+        self.state.note(roster);
+        self.handle.note_roster(roster);
+        self.state.cluster.clone_from(&self.cluster);
+        self.save().await;
     }
 
     /// Writes the state file, as often as it takes: without it nothing may be acknowledged.
-    async fn persist(&self, view: &View) {
-        let held = view.backends.iter().enumerate().filter(|(_, m)| m.held);
-        let held = held.map(|(b, _)| self.backends[b].name.clone()).collect();
-        let state =
-            Remembered::new(self.cluster.clone(), view.number, self.names(&view.order), held);
-        while let Err(error) = self.file.save(&state) {
+    async fn save(&self) {
+        while let Err(error) = self.file.save(&self.state) {
             tracing::error!(%error, "the state file cannot be written; commits wait for it");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -375,89 +348,9 @@ impl<L: Link> Keeper<L> {
             metrics.catching_up_records.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         }
         self.metrics.view_number.set(view.number);
+        self.metrics.proxy_writer.set(i64::from(view.phase == Phase::Serving));
         let active = if view.phase == Phase::Serving { view.order.len() } else { 0 };
         self.metrics.backends_active.set(i64::try_from(active).unwrap_or(i64::MAX));
         self.handle.publish(view);
-    }
-
-    async fn on_settled(&mut self, number: i64, order: Vec<usize>) {
-        let old = self.handle.view();
-        let mut view = (*old).clone();
-        let shrunk = order != view.order || number > view.number;
-        view.number = if shrunk { number.max(view.number) + 1 } else { view.number };
-        view.order.clone_from(&order);
-        view.phase = Phase::Serving;
-        for backend in 0..self.backends.len() {
-            if order.contains(&backend) {
-                view.set(backend, State::Active, "", now_ms());
-            } else if view.backends[backend].state == State::Suspect {
-                view.set(backend, State::Inactive, "was not there when the others were", now_ms());
-            }
-        }
-        self.persist(&view).await;
-        let failed = self.write_to_members(&view).await;
-        if failed.len() == order.len() {
-            tracing::warn!("the members went away while they were settled");
-            return;
-        }
-        let members: Vec<String> = self.names(&view.order);
-        tracing::info!(view = view.number, ?members, "serving");
-        self.ledger.forget_bounds();
-        self.publish(view);
-        if !failed.is_empty() {
-            self.evict(failed, "the view could not be written to it").await;
-        }
-    }
-
-    async fn on_join(&mut self, backend: usize) -> Result<(), String> {
-        let view = self.handle.view();
-        if view.phase != Phase::Serving {
-            return Err("the cluster is settling".into());
-        }
-        let next = view.with(backend, now_ms());
-        // The joining backend must have the view first: if it cannot take it, nothing has changed.
-        let names = self.names(&next.order);
-        self.controls[backend].write_view(next.number, names).await?;
-        self.persist(&next).await;
-        self.backends[backend].refresh();
-        let failed = self.write_to_members(&next).await;
-        let name = &self.backends[backend].name;
-        tracing::info!(backend = %name, from = "catching up", to = "active", view = next.number, "state");
-        self.ledger.forget_bounds();
-        self.publish(next);
-        if !failed.is_empty() {
-            self.evict(failed, "the view could not be written to it").await;
-        }
-        Ok(())
-    }
-
-    async fn on_deactivate(&mut self, backend: usize) -> Result<(), String> {
-        let mut view = (*self.handle.view()).clone();
-        if view.phase != Phase::Serving {
-            return Err("the cluster is settling; try again".into());
-        }
-        if !view.is_member(backend) {
-            view.set(backend, State::Inactive, "made inactive by an operator", now_ms());
-            view.backends[backend].held = true;
-            self.persist(&view).await;
-            self.publish(view);
-            return Ok(());
-        }
-        if view.order.len() == 1 {
-            return Err("it is the last active backend; activate another one first".into());
-        }
-        view.backends[backend].held = true;
-        self.handle.publish(view);
-        match self.evict(vec![backend], "made inactive by an operator").await {
-            Verdict::Evicted => Ok(()),
-            _ => Err("no other backend answers".into()),
-        }
-    }
-
-    fn on_release(&self, backend: usize, reply: oneshot::Sender<()>) {
-        let mut view = (*self.handle.view()).clone();
-        view.backends[backend].held = false;
-        self.publish(view);
-        let _ = reply.send(());
     }
 }

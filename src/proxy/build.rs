@@ -8,12 +8,14 @@ use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::cluster::View;
 use crate::config::{self, Config};
+use crate::control::witness::PgWitness;
 use crate::keeper::state::{Remembered, StateFile};
-use crate::keeper::{self, Control, Keeper, now_ms};
+use crate::keeper::{self, Candidate, Control, Keeper, now_ms};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
 use crate::session::{Groups, Registry, Shared, Wanted};
+use crate::store::vote::Secrets;
 
 /// Pause before the first repeated attempt to bring a backend back.
 const RETRY: Duration = Duration::from_secs(1);
@@ -23,6 +25,7 @@ pub(super) struct Parts<P: Front> {
     pub(super) shared: Arc<Shared<P>>,
     pub(super) keeper: Keeper<P::Link>,
     pub(super) recovery: recovery::Settings,
+    pub(super) witness: Option<Arc<dyn keeper::Witness>>,
     pub(super) door: P::Door,
     pub(super) common: P::Common,
 }
@@ -32,6 +35,8 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
     let file = StateFile::open(&config.cluster.state_dir, &config.cluster.name)
         .map_err(|e| format!("[cluster] state_dir {}: {e}", config.cluster.state_dir.display()))?;
     let remembered = file.load().map_err(|e| e.to_string())?;
+    let state =
+        remembered.unwrap_or_else(|| Remembered::new(format!("{:032x}", rand::random::<u128>())));
     let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::new(P::DIALECT)));
     let (token, capture_token) = (secret(), secret());
     let common = P::common(config, catalogs.clone(), &token);
@@ -41,15 +46,28 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         controls.push(P::control(config, backend)?);
     }
     let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
-    let view = initial_view(remembered.as_ref(), &names)?;
+    let view = initial_view(&state, &names);
     let ledger = Arc::new(Ledger::default());
-    let cluster = remembered.as_ref().map(|state| state.cluster.clone());
+    let secrets = Secrets { token, capture: capture_token, users: roles(config) };
+    let recovery = recovery(config, &state, secrets.clone());
+    let witness = match &config.witness {
+        Some(witness) => Some(PgWitness::new(witness, quick(config))?),
+        None => None,
+    };
+    let witness = witness.map(|witness| Arc::new(witness) as Arc<dyn keeper::Witness>);
+    let candidate = Candidate {
+        address: recovery.role.address.clone(),
+        lone: config.proxy.is_lone(),
+        witness: witness.clone(),
+        secrets,
+        dice: Box::new(rand::random),
+    };
     let (keeper, handle) = Keeper::new(
         view,
         backends.clone(),
         controls.clone(),
-        file,
-        cluster.clone().unwrap_or_default(),
+        (file, state),
+        candidate,
         ledger.clone(),
         metrics.clone(),
         keeper::Limits { probe: config.timeouts.probe_timeout },
@@ -73,50 +91,63 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         turn: std::sync::atomic::AtomicUsize::new(0),
         dice: Box::new(rand::random),
     });
-    let recovery = recovery(config, remembered.is_some(), cluster, token, capture_token);
     let door = P::door(config, &common)?;
-    Ok(Parts { shared, keeper, recovery, door, common })
+    Ok(Parts { shared, keeper, recovery, witness, door, common })
 }
 
-fn recovery(
-    config: &Config,
-    remembers: bool,
-    cluster: Option<String>,
-    token: String,
-    capture_token: String,
-) -> recovery::Settings {
+/// How long a sign of life may take: two of them must fit into the time after which a writer is taken for dead.
+pub(super) fn quick(config: &Config) -> Duration {
+    if config.proxy.is_lone() {
+        return config.timeouts.probe_timeout;
+    }
+    config.timeouts.probe_timeout.min(config.proxy.takeover_after / 2)
+}
+
+/// Every role under which applications are logged in on some backend.
+fn roles(config: &Config) -> Vec<String> {
+    let of = |user: &config::User| {
+        let known = config.backends.iter().filter_map(|b| config.credentials_of(b, &user.name));
+        known.map(|credentials| credentials.user).collect::<Vec<_>>()
+    };
+    let roles: std::collections::BTreeSet<String> = config.users.iter().flat_map(of).collect();
+    roles.into_iter().collect()
+}
+
+/// How other proxies and operators know this one.
+fn address(config: &Config) -> String {
+    let name = config.proxy.name.as_deref().unwrap_or("the only proxy");
+    match &config.proxy.advertise {
+        Some((host, port)) => format!("{name} {host}:{port}"),
+        None => name.to_owned(),
+    }
+}
+
+fn recovery(config: &Config, state: &Remembered, secrets: Secrets) -> recovery::Settings {
     recovery::Settings {
         names: config.backends.iter().map(|b| b.name.clone()).collect(),
-        users: config.users.iter().map(|u| u.name.clone()).collect(),
-        token,
-        capture_token,
+        secrets,
         startup_wait: config.timeouts.startup_wait,
         gate: config.timeouts.gate,
-        remembers,
-        cluster,
+        cluster: Some(state.cluster.clone()).filter(|cluster| !cluster.is_empty()),
         retry: RETRY,
+        role: recovery::Role {
+            lone: config.proxy.is_lone(),
+            address: address(config),
+            heartbeat: config.proxy.heartbeat,
+            takeover_after: config.proxy.takeover_after,
+        },
     }
 }
 
-/// The view that the state file remembers; without one, all backends have to be seen first.
-fn initial_view(remembered: Option<&Remembered>, names: &[String]) -> Result<View, String> {
+/// The view that the state file remembers, as far as the configuration knows its members.
+fn initial_view(state: &Remembered, names: &[String]) -> View {
     let place = |name: &String| names.iter().position(|n| n == name);
-    let Some(state) = remembered else {
-        return Ok(View::settling(0, (0..names.len()).collect(), names.len(), now_ms()));
-    };
     let order: Vec<usize> = state.members.iter().filter_map(place).collect();
-    if order.len() != state.members.len() {
-        return Err(format!(
-            "the state file names the members {:?}, but the configuration lacks some of them; put \
-             them back, or make them inactive first",
-            state.members
-        ));
-    }
     let mut view = View::settling(state.view, order, names.len(), now_ms());
     for held in state.held.iter().filter_map(place) {
         view.backends[held].held = true;
     }
-    Ok(view)
+    view
 }
 
 fn connect<P: Front>(

@@ -9,6 +9,8 @@ use tokio_util::task::TaskTracker;
 
 use super::front::Front;
 use super::{Levers, Surroundings};
+use crate::client::pg::not_here;
+use crate::cluster::Phase;
 use crate::config::{AuthMethod, Config, User};
 use crate::console;
 use crate::error::{Failure, Kind};
@@ -39,6 +41,12 @@ impl<P: Front> House<P> {
         config: Config,
         around: Surroundings,
     ) -> Arc<Self> {
+        let handover = console::Handover {
+            lone: config.proxy.is_lone(),
+            grace: config.timeouts.shutdown_grace,
+            takeover_after: config.proxy.takeover_after,
+            console: CONSOLE,
+        };
         let config = Arc::new(arc_swap::ArcSwap::from_pointee(config));
         Arc::new_cyclic(|house: &Weak<Self>| {
             let reloading = house.clone();
@@ -54,6 +62,7 @@ impl<P: Front> House<P> {
                 around.stop.clone(),
                 around.level.clone(),
                 Box::new(move || listed.load().settings()),
+                handover,
             );
             Self {
                 shared,
@@ -65,6 +74,34 @@ impl<P: Front> House<P> {
                 around,
             }
         })
+    }
+
+    /// Which proxy writes, where it is another one that serves a database. The console is everybody's own.
+    pub(super) fn stands_by(&self, database: &str) -> Option<String> {
+        let keeper = &self.shared.keeper;
+        let away = keeper.view().phase == Phase::Standby && database != CONSOLE;
+        away.then(|| (*keeper.writer()).clone())
+    }
+
+    /// While the role is handed over, whoever comes waits until it is known who serves: for a moment only, and learns
+    /// at the login what is the matter then.
+    pub(super) async fn wait_while_unknown(&self) {
+        let keeper = &self.shared.keeper;
+        let limit = self.config.load().proxy.takeover_after;
+        let known = async {
+            loop {
+                let changed = keeper.next_change();
+                let standby = keeper.view().phase == Phase::Standby;
+                let nobody = standby && keeper.writer().is_empty() && keeper.obstacle().is_empty();
+                if !nobody && !keeper.is_retiring() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(limit, known).await.is_err() {
+            tracing::debug!("a client waited in vain for a proxy that writes");
+        }
     }
 
     /// Reads the configuration again and takes over what can change while running.
@@ -145,6 +182,9 @@ pub(super) fn admit<P: Front>(house: &House<P>, user: &str, database: &str) -> R
         && house.shared.registry.count(Some(user)) >= most as usize
     {
         return Err(full(format!("too many connections for role \"{user}\"")));
+    }
+    if let Some(writer) = house.stands_by(database) {
+        return Err(not_here(&writer));
     }
     if database == CONSOLE {
         if !config.may_use_console(user) {

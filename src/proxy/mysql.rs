@@ -8,6 +8,7 @@ use lockstep_protocol::Dialect;
 use lockstep_protocol::mysql::auth::Verifier;
 use tokio::net::TcpStream;
 
+use super::build::quick;
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
 use crate::backend::Dial;
@@ -38,6 +39,7 @@ impl Protocol for MySql {
     const MANNERS: Manners = Manners {
         error_fails_transaction: false,
         batch_is_transaction: false,
+        lone_savepoints: true,
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::RepeatableRead,
     };
@@ -105,8 +107,8 @@ impl Front for MySql {
     }
 
     fn control(config: &Config, backend: &config::Backend) -> Result<Arc<dyn Control>, String> {
-        let limit = config.timeouts.probe_timeout;
-        Ok(Arc::new(MyControl::new(Address::of(config, backend), limit)))
+        let (limit, quick) = (config.timeouts.probe_timeout, quick(config));
+        Ok(Arc::new(MyControl::new(Address::of(config, backend), limit, quick)))
     }
 
     fn door(config: &Config, common: &Common) -> Result<Door, String> {
@@ -146,6 +148,7 @@ impl Front for MySql {
     }
 
     async fn visit(house: Arc<House<Self>>, tcp: TcpStream, peer: SocketAddr) {
+        house.wait_while_unknown().await;
         // The number comes with the very first packet, before anybody knows who it is.
         let number = house.shared.registry.reserve();
         let door = house.door.load_full();
@@ -225,5 +228,6 @@ async fn serve(
     login: Login,
     slot: Arc<CancelSlot<<MyLink as Link>::Canceller>>,
 ) {
-    Session::new(house.shared.clone(), client, login, slot, house.stop.clone()).serve().await;
+    let stop = house.shared.keeper.reign();
+    Session::new(house.shared.clone(), client, login, slot, stop).serve().await;
 }

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lockstep_protocol::Dialect;
 use tokio::net::TcpStream;
 
+use super::build::quick;
+use super::forward;
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
 use crate::backend::pg::{Login as LinkLogin, Logins, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{CheckoutError, ConnectError, Dial, Purpose};
 use crate::catalog::Catalogs;
-use crate::client::pg::{Bounds, Door, Greeting, Knock, Known, PgClient};
-use crate::config::{self, Config};
+use crate::client::pg::{Bounds, Door, Elsewhere, Greeting, Knock, Known, PgClient};
+use crate::config::{self, Config, OnStandby};
 use crate::console;
 use crate::control::{Address, PgControl};
 use crate::error::{Failure, Kind};
@@ -37,6 +39,7 @@ impl Protocol for Pg {
     const MANNERS: Manners = Manners {
         error_fails_transaction: true,
         batch_is_transaction: true,
+        lone_savepoints: false,
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::ReadCommitted,
     };
@@ -104,8 +107,8 @@ impl Front for Pg {
     }
 
     fn control(config: &Config, backend: &config::Backend) -> Result<Arc<dyn Control>, String> {
-        let limit = config.timeouts.probe_timeout;
-        Ok(Arc::new(PgControl::new(Address::of(config, backend)?, limit)))
+        let (limit, quick) = (config.timeouts.probe_timeout, quick(config));
+        Ok(Arc::new(PgControl::new(Address::of(config, backend)?, limit, quick)))
     }
 
     fn door(config: &Config, common: &Common) -> Result<Door, String> {
@@ -148,12 +151,21 @@ impl Front for Pg {
     }
 
     async fn visit(house: Arc<House<Self>>, tcp: TcpStream, peer: SocketAddr) {
+        house.wait_while_unknown().await;
         let door = house.door.load_full();
-        match door.open(tcp, peer).await {
+        let elsewhere = |database: &str| {
+            let writer = house.stands_by(database)?;
+            let wanted = house.config.load().proxy.on_standby == OnStandby::Forward;
+            Some(Elsewhere { writer, forward: wanted && forward::is_possible(&house) })
+        };
+        match door.open(tcp, peer, &elsewhere).await {
             Knock::Nobody => house.shared.metrics.client_rejections.inc(),
+            Knock::Forward(passage) => forward::pass(&house, *passage).await,
             Knock::Cancel { number, secret } => {
                 if let Some(canceller) = house.shared.registry.canceller(number, &secret) {
                     PgLink::cancel(&canceller).await;
+                } else if elsewhere("").is_some_and(|elsewhere| elsewhere.forward) {
+                    forward::cancel(&house, number, &secret).await;
                 }
             }
             Knock::Client(greeting) => enter(&house, *greeting).await,
@@ -224,7 +236,8 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
                 let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
                 if client.welcome(pairs, number, &secret).await.is_ok() {
                     let shared = house.shared.clone();
-                    Session::new(shared, client, login, slot, house.stop.clone()).serve().await;
+                    let stop = shared.keeper.reign();
+                    Session::new(shared, client, login, slot, stop).serve().await;
                 }
             }
             Err(failure) => client.close(&failure).await,

@@ -7,9 +7,10 @@ use super::replay::replay;
 use std::sync::atomic::Ordering;
 
 use super::Settings;
-use crate::cluster::State;
+use crate::cluster::{Ask, Ballot, State};
 use crate::exchange::Protocol;
 use crate::session::Shared;
+use crate::store::vote::Poll;
 
 /// With no more records than this to go, the rest is done behind the gate.
 const NEARLY: usize = 20;
@@ -69,8 +70,7 @@ pub(super) async fn catch_up<P: Protocol>(
     identify(&seen, name, shared).await?;
     // Whoever restarts from here on is not the one whose journal is compared.
     shared.backends[backend].note_start(&seen.started);
-    control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
-    control.fence(settings.users.clone()).await?;
+    admit(shared, settings, backend).await?;
     // What was left over from before must not hide in a connection of ours.
     shared.backends[backend].refresh();
     let brake = Brake { shared };
@@ -116,6 +116,29 @@ pub(super) async fn catch_up<P: Protocol>(
     let took = started.elapsed();
     tracing::info!(backend = %name, records = applied, ?took, gate = ?held, "caught up");
     Ok(())
+}
+
+/// The backend obeys from here on, and nothing of a former writer is left on it.
+async fn admit<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    backend: usize,
+) -> Result<(), String> {
+    let ballot = shared.keeper.ballot();
+    if ballot == Ballot::NONE {
+        return Err("this proxy does not write any more".into());
+    }
+    let poll = Poll {
+        cluster: (*shared.keeper.cluster()).clone(),
+        backend: settings.names[backend].clone(),
+        ask: Ask::Prepare(ballot),
+        secrets: Some(settings.secrets.clone()),
+    };
+    let control = &shared.controls[backend];
+    if let Err(refusal) = control.poll(poll).await? {
+        return Err(format!("it does not obey this proxy: {refusal}"));
+    }
+    control.fence(settings.secrets.users.clone()).await
 }
 
 /// Slows commits down while a backend that catches up would not get nearer otherwise.

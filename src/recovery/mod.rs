@@ -19,39 +19,52 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Phase, State};
 use crate::exchange::Protocol;
 use crate::session::Shared;
+use crate::store::vote::Secrets;
 
-/// How long each step may take, and what the proxy remembers from before.
+/// How long each step may take, and by what the proxy is known.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Names of the backends, in the order of the configuration.
     pub names: Vec<String>,
-    /// Application users, whose sessions are fenced.
-    pub users: Vec<String>,
-    /// The secrets of this proxy.
-    pub token: String,
-    /// What capture reports are signed with.
-    pub capture_token: String,
+    /// By what the backends know this proxy while it writes.
+    pub secrets: Secrets,
     /// How long a start waits for all members.
     pub startup_wait: Duration,
     /// How long the commit gate may be waited for and held.
     pub gate: Duration,
-    /// Whether a state file was found. Without one, all backends must be seen before anybody serves.
-    pub remembers: bool,
     /// The cluster that the state file belongs to.
     pub cluster: Option<String>,
     /// Pause between two attempts at the same backend; doubles with each failure.
     pub retry: Duration,
+    /// What tells whether this proxy writes, and whether another one does.
+    pub role: Role,
 }
 
-/// Settles and catches up until told to stop.
+/// How proxies tell each other that they live.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// There is no other proxy.
+    pub lone: bool,
+    /// This proxy's name, and its address for the others.
+    pub address: String,
+    /// Pause between two signs of life.
+    pub heartbeat: Duration,
+    /// A writer that has shown none for so long is taken for dead, and takes itself for it.
+    pub takeover_after: Duration,
+}
+
+/// Settles, stands by and catches up until told to stop.
 pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: CancellationToken) {
     let mut attempts = vec![catch_up::Attempts::default(); settings.names.len()];
-    let mut first = true;
+    let mut lookout = settle::Lookout::new();
     while !stop.is_cancelled() {
         let view = shared.keeper.view();
-        if view.phase == Phase::Settling {
-            settle::settle(&shared, &settings, first).await;
-            first = false;
+        if view.phase != Phase::Serving {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = settle::settle(&shared, &settings, &mut lookout) => {}
+            }
             continue;
         }
         for (backend, attempts) in attempts.iter_mut().enumerate() {

@@ -1,4 +1,6 @@
-//! Settling: nobody is served before the newest view is known and its members are the same (I7).
+//! Settling: nobody is served before this proxy is the writer, and the members of the newest view are the same (I7).
+
+use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use tokio::time::{Duration, Instant, sleep};
@@ -8,6 +10,7 @@ use super::catch_up::RESERVE;
 use super::intents::conclude_open;
 use super::plan::{self, Tail};
 use super::replay::replay;
+use crate::cluster::{Arbiter, Ballot, Judgement, Phase, Roster, State, Watch};
 use crate::exchange::Protocol;
 use crate::keeper::Examination;
 use crate::session::Shared;
@@ -15,163 +18,311 @@ use crate::session::Shared;
 /// Pause between two looks at backends that are not there.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What a look at all backends has shown.
-struct Found {
-    seen: Vec<Option<Examination>>,
-    number: i64,
-    members: Vec<usize>,
-    cluster: Option<String>,
+/// What is known of other proxies from one look to the next.
+#[derive(Debug)]
+pub(super) struct Lookout {
+    began: Instant,
+    watch: Watch,
+    /// Another proxy was seen writing: when it falls silent, nobody is waited for.
+    stood_by: bool,
+    /// Failed attempts in a row: two proxies that want the same must not do so in step for ever.
+    failed: u32,
 }
 
-/// Finds the members of the newest view, makes them the same, and has the keeper serve with them.
-/// Returns early when something went wrong; the caller tries again.
-pub(super) async fn settle<P: Protocol>(shared: &Shared<P>, settings: &Settings, first: bool) {
-    let started = Instant::now();
-    let found = loop {
-        let found = look(shared, settings).await;
-        let there = found.members.iter().filter(|m| found.seen[**m].is_some()).count();
-        let all_seen = found.seen.iter().all(Option::is_some);
-        let knows = settings.remembers || !first || all_seen;
-        let waited = started.elapsed() >= settings.startup_wait;
-        if knows && there > 0 && (there == found.members.len() || waited) {
-            break found;
-        }
-        explain(shared, settings, &found, knows).await;
-        sleep(PAUSE).await;
-    };
-    if let Err(why) = align(shared, settings, found).await {
-        tracing::warn!(%why, "the members could not be made the same; trying again");
-        sleep(PAUSE).await;
+impl Lookout {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), watch: Watch::default(), stood_by: false, failed: 0 }
     }
 }
 
-async fn look<P: Protocol>(shared: &Shared<P>, settings: &Settings) -> Found {
-    let view = shared.keeper.view();
-    let looks = join_all(shared.controls.iter().map(|c| c.examine())).await;
+/// What a look at all voters has shown.
+struct Found {
+    seen: Vec<Option<Examination>>,
+    newest: Roster,
+    present: BTreeSet<String>,
+    ballots: Vec<Ballot>,
+    writer: String,
+    cluster: Option<String>,
+    /// Why nothing can be done before somebody mends it.
+    obstacle: Option<String>,
+}
+
+impl Found {
+    /// The places of the newest members that are there; nothing if one is missing.
+    fn all_members(&self, names: &[String]) -> bool {
+        let there = |name: &String| {
+            names.iter().position(|n| n == name).is_some_and(|b| self.seen[b].is_some())
+        };
+        self.newest.members.iter().all(there)
+    }
+}
+
+/// Becomes the writer as soon as it may, makes the members of the newest view the same, and has the keeper serve with
+/// them; or stands by while another proxy writes. Returns early when something went wrong; the caller tries again.
+pub(super) async fn settle<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    lookout: &mut Lookout,
+) {
+    let started = Instant::now();
+    let found = loop {
+        let found = look(shared, settings, lookout).await;
+        let now = lookout.began.elapsed();
+        let (own, after) = (shared.keeper.asked(), settings.role.takeover_after);
+        let judged = lookout.watch.judge(&found.newest, &found.present, own, after, now);
+        let obstacle = match (&found.obstacle, judged) {
+            (Some(obstacle), _) => obstacle.clone(),
+            (None, Judgement::Short(shortage)) => shortage,
+            (None, Judgement::Lives) => {
+                watch(shared, settings, lookout, &found).await;
+                continue;
+            }
+            (None, Judgement::Silent) if shared.keeper.rests() => {
+                sleep(settings.role.heartbeat / 2).await;
+                continue;
+            }
+            (None, Judgement::Silent) => {
+                let waited = started.elapsed() >= settings.startup_wait || lookout.stood_by;
+                if waited || found.all_members(&settings.names) {
+                    break found;
+                }
+                format!("waits for all members of view {}", found.newest.number)
+            }
+        };
+        explain(shared, settings, &found, &obstacle).await;
+        let long = started.elapsed() >= settings.role.takeover_after;
+        if long && !settings.role.lone && shared.keeper.view().phase == Phase::Settling {
+            // Clients may find another proxy that fares better.
+            shared.keeper.note_writer("");
+            shared.keeper.stand_by(obstacle).await;
+        }
+        sleep(PAUSE).await;
+    };
+    if let Err(why) = take_over(shared, settings, found).await {
+        tracing::warn!(%why, "did not become the writer; trying again");
+        lookout.failed = (lookout.failed + 1).min(4);
+        let jitter = (shared.dice)() % (u64::from(lookout.failed) * 200);
+        sleep(PAUSE + Duration::from_millis(jitter)).await;
+    } else {
+        *lookout = Lookout { failed: 0, stood_by: false, ..Lookout::new() };
+    }
+}
+
+/// Another proxy writes: watched closely, and told to those who ask here.
+async fn watch<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    lookout: &mut Lookout,
+    found: &Found,
+) {
+    if !found.writer.is_empty() {
+        shared.keeper.note_writer(&found.writer);
+    }
+    lookout.stood_by = true;
+    shared.keeper.note_obstacle("");
+    if shared.keeper.view().phase != Phase::Standby {
+        let who = if found.writer.is_empty() { "another proxy" } else { &found.writer };
+        shared.keeper.stand_by(format!("{who} writes")).await;
+    }
+    sleep(settings.role.heartbeat / 2).await;
+}
+
+async fn look<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    lookout: &mut Lookout,
+) -> Found {
+    let (backends, (remembered, arbiters)) = tokio::join!(
+        join_all(shared.controls.iter().map(|control| control.glance())),
+        shared.keeper.arbiters()
+    );
+    let now = lookout.began.elapsed();
     let mut found = Found {
         seen: Vec::new(),
-        number: view.number,
-        members: view.order.clone(),
+        newest: remembered,
+        present: BTreeSet::new(),
+        ballots: Vec::new(),
+        writer: String::new(),
         cluster: settings.cluster.clone(),
+        obstacle: None,
     };
-    for (backend, look) in looks.into_iter().enumerate() {
+    let mut signs = Vec::new();
+    for (backend, look) in backends.into_iter().enumerate() {
         let name = &settings.names[backend];
         let seen = match look {
-            Ok(seen) => Some(seen),
+            Ok(seen) => identify(&seen, name, &mut found).then_some(seen),
             Err(why) => {
                 tracing::debug!(backend = %name, %why, "not there");
                 None
             }
         };
-        found.seen.push(seen.filter(|s| is_ours(s, name, &mut found.cluster)));
-    }
-    for seen in found.seen.iter().flatten() {
-        if let Some(control) = seen.control.as_ref().filter(|c| c.view > found.number) {
-            let place = |name: &String| settings.names.iter().position(|n| n == name);
-            found.number = control.view;
-            found.members = control.members.iter().filter_map(place).collect();
+        if let Some(control) = seen.as_ref().and_then(|seen| seen.control.as_ref()) {
+            signs.push((name.clone(), control.vote.clone(), control.writer.clone(), control.beat));
         }
+        found.seen.push(seen);
+    }
+    signs.extend(arbiters.into_iter().map(|a| (a.voter, a.vote, a.writer, a.beat)));
+    let newest = signs.iter().map(|(_, vote, ..)| &vote.roster).max_by_key(|r| r.number);
+    if let Some(newest) = newest.filter(|newest| newest.number >= found.newest.number) {
+        found.newest = newest.clone();
+    }
+    let mut freshest = (Ballot::NONE, 0);
+    for (voter, vote, writer, beat) in signs {
+        if matches!(voter.parse(), Ok(Arbiter::Lone(_)))
+            && found.newest.arbiter.to_string() == voter
+            && vote.roster.number < found.newest.number
+        {
+            found.obstacle = Some(format!(
+                "the state file is older than the databases (view {} and {}): it was restored or copied. Put the \
+                 newest one back, or remove it: then all members of the newest view are needed",
+                vote.roster.number, found.newest.number
+            ));
+        }
+        lookout.watch.see(&voter, vote.promised, beat, now);
+        if !writer.is_empty() && (vote.promised, beat) > freshest {
+            (freshest, found.writer) = ((vote.promised, beat), writer);
+        }
+        found.ballots.push(vote.promised);
+        found.present.insert(voter);
+    }
+    let unknown = found.newest.members.iter().find(|m| !settings.names.contains(m));
+    if let Some(unknown) = unknown {
+        found.obstacle = Some(format!(
+            "{unknown} is a member of view {}, but the configuration lacks it: put it back, have it made inactive \
+             (DEACTIVATE on the console of a proxy that knows it), and take it out then",
+            found.newest.number
+        ));
     }
     found
 }
 
 /// Whether a backend belongs to this cluster, and is the server it was when it was initialised.
-fn is_ours(seen: &Examination, name: &str, cluster: &mut Option<String>) -> bool {
-    let Some(control) = &seen.control else {
-        tracing::warn!(backend = %name, "not initialised; run `lockstep init`");
-        return false;
+fn identify(seen: &Examination, name: &str, found: &mut Found) -> bool {
+    let wrong = match &seen.control {
+        None => format!("{name} is not initialised; run `lockstep init`"),
+        Some(control) => {
+            let ours = found.cluster.get_or_insert_with(|| control.cluster_id.clone());
+            if control.system_identifier != seen.system {
+                format!("another server than before stands at the address of {name}")
+            } else if control.backend != name {
+                format!("backend {} stands at the address of {name}", control.backend)
+            } else if *ours != control.cluster_id {
+                format!(
+                    "{name} belongs to cluster {}, and this proxy to {ours}: correct its address, or the state_dir, or \
+                     remove the state file if it is another cluster's",
+                    control.cluster_id
+                )
+            } else {
+                return seen.writable;
+            }
+        }
     };
-    if control.system_identifier != seen.system {
-        tracing::warn!(backend = %name, "another server stands at its address");
-        return false;
-    }
-    if control.backend != name {
-        tracing::warn!(backend = %name, is = %control.backend, "another backend stands at its address");
-        return false;
-    }
-    let ours = cluster.get_or_insert_with(|| control.cluster_id.clone());
-    if *ours != control.cluster_id {
-        tracing::warn!(backend = %name, "belongs to another cluster");
-        return false;
-    }
-    seen.writable
+    tracing::debug!(backend = %name, %wrong, "does not count");
+    found.obstacle.get_or_insert(wrong);
+    false
 }
 
-async fn explain<P: Protocol>(shared: &Shared<P>, settings: &Settings, found: &Found, knows: bool) {
+async fn explain<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    found: &Found,
+    obstacle: &str,
+) {
+    shared.keeper.note_obstacle(obstacle);
     for (backend, seen) in found.seen.iter().enumerate() {
-        let member = found.members.contains(&backend);
-        let why = match (seen, knows) {
-            (None, _) => "does not answer, or is not this cluster's",
-            (Some(_), false) => {
-                "waits for all backends: without a state file the newest view is not known"
-            }
-            (Some(_), true) if member => "waits for the other members",
-            (Some(_), true) => "may be behind; waits for a member of the newest view",
+        let member = found.newest.members.contains(&settings.names[backend]);
+        let why = match seen {
+            None => "does not answer, or is not this cluster's",
+            Some(_) if member => "waits for the other members",
+            Some(_) => "may be behind; waits for members of the newest view",
         };
         if !member {
-            let state = crate::cluster::State::Inactive;
-            shared.keeper.note(backend, state, why.to_owned()).await;
+            shared.keeper.note(backend, State::Inactive, why.to_owned()).await;
         }
-        tracing::debug!(backend = %settings.names[backend], why, "settling");
     }
 }
 
-/// Fences former sessions, rolls every member forward to the union of the journals, and serves.
-async fn align<P: Protocol>(
+/// Asks for the role, and makes the members the same.
+async fn take_over<P: Protocol>(
     shared: &Shared<P>,
     settings: &Settings,
     found: Found,
 ) -> Result<(), String> {
-    let mut there: Vec<usize> =
-        found.members.iter().copied().filter(|m| found.seen[*m].is_some()).collect();
-    for &member in &there {
+    let Found { seen, present, ballots, cluster, .. } = found;
+    for (backend, seen) in seen.iter().enumerate() {
         // Whoever restarts from here on is not the one whose journal is compared.
-        let started = found.seen[member].as_ref().map_or("", |seen| &seen.started);
-        shared.backends[member].note_start(started);
-        let control = &shared.controls[member];
-        control.install_tokens(settings.token.clone(), settings.capture_token.clone()).await?;
-        control.fence(settings.users.clone()).await?;
+        let started = seen.as_ref().map_or("", |seen| &seen.started);
+        shared.backends[backend].note_start(started);
     }
-    let complete = |m: &usize| {
-        found.seen[*m].as_ref().and_then(|s| s.control.as_ref()).map_or(0, |c| c.complete_to)
-    };
-    let base = there.iter().map(complete).min().unwrap_or(0);
+    let cluster = cluster.ok_or("no backend is there")?;
+    let roster = shared.keeper.take_over(cluster, present, ballots).await;
+    let roster = roster.map_err(|failure| failure.to_string())?;
+    let mut members = Vec::new();
+    for name in &roster.members {
+        let backend = settings.names.iter().position(|n| n == name);
+        let backend = backend.ok_or_else(|| format!("{name} is not in the configuration"))?;
+        // Looked at again: what the former writer did until it was fenced counts.
+        let again = shared.controls[backend].examine().await?;
+        if seen[backend].as_ref().is_none_or(|before| before.started != again.started) {
+            return Err(format!("{name} was restarted meanwhile"));
+        }
+        members.push((backend, again));
+    }
+    // Also one that is no member may have a record under a number that must not be given again.
+    let newest = seen.iter().flatten().map(|seen| seen.newest).max().unwrap_or(0);
+    align(shared, settings, members, newest).await
+}
+
+/// A member, and the last look at it.
+type Member = (usize, Examination);
+
+/// Rolls every member forward to the union of the journals, and serves.
+async fn align<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    members: Vec<Member>,
+    newest: i64,
+) -> Result<(), String> {
+    let mut there = members;
+    let all_members: Vec<usize> = there.iter().map(|(member, _)| *member).collect();
+    let control =
+        |(_, seen): &Member| seen.control.as_ref().map_or((0, 0), |c| (c.complete_to, c.pruned_to));
+    let base = there.iter().map(|m| control(m).0).min().unwrap_or(0);
+    let newest = there.iter().map(|(_, seen)| seen.newest).max().unwrap_or(0).max(newest);
     let mut tails: Vec<Tail> = Vec::new();
-    for &member in &there {
-        tails.push(shared.controls[member].tail(base).await?);
+    for (member, _) in &there {
+        tails.push(shared.controls[*member].tail(base).await?);
     }
     let (all, odd) = plan::union(&tails);
     for &member in odd.iter().rev() {
-        let name = &settings.names[there[member]];
+        let name = &settings.names[there[member].0];
         tracing::error!(backend = %name, "its journal contradicts the others'; it stays out");
         there.remove(member);
         tails.remove(member);
     }
-    for (tail, &member) in tails.iter().zip(&there) {
-        let pruned = found.seen[member].as_ref().and_then(|s| s.control.as_ref());
-        let pruned = pruned.map_or(0, |c| c.pruned_to);
+    let mut sources: Vec<usize> = there.iter().map(|(member, _)| *member).collect();
+    for (tail, member) in tails.iter().zip(&there) {
+        let pruned = control(member).1;
         let lacks = |seq: &&i64| **seq > pruned && !tail.iter().any(|(have, _)| have == *seq);
         let lacking: Vec<i64> = all.keys().filter(lacks).copied().collect();
-        roll_forward(shared, settings, &found, &all, member, lacking).await?;
+        roll_forward(shared, settings, &all_members, member.0, lacking).await?;
     }
-    let newest = found.seen.iter().flatten().map(|s| s.newest).max().unwrap_or(0);
     shared.ledger.start_after(newest);
-    conclude_open(shared, &mut there, base).await?;
-    level_sequences(shared, &there).await?;
+    conclude_open(shared, &mut sources, base).await?;
+    level_sequences(shared, &sources).await?;
     // Nobody is served before statements can be classified: without a catalog all of them count as
     // the worst they could be, and tie their sessions to one connection.
-    let leader = *there.first().ok_or_else(|| "no member is left".to_owned())?;
+    let leader = *sources.first().ok_or_else(|| "no member is left".to_owned())?;
     let epoch = shared.catalogs.outdate();
     shared.catalogs.install(epoch, shared.controls[leader].catalog().await?);
-    shared.keeper.settled(found.number, there, found.cluster).await;
+    shared.keeper.settled(sources).await;
     Ok(())
 }
 
 async fn roll_forward<P: Protocol>(
     shared: &Shared<P>,
     settings: &Settings,
-    found: &Found,
-    all: &std::collections::BTreeMap<i64, (i64, usize)>,
+    sources: &[usize],
     member: usize,
     lacking: Vec<i64>,
 ) -> Result<(), String> {
@@ -182,13 +333,12 @@ async fn roll_forward<P: Protocol>(
     tracing::info!(backend = %name, records = lacking.len(), "rolled forward");
     for seq in lacking {
         let mut records = Vec::new();
-        for &other in found.members.iter().filter(|m| found.seen[**m].is_some()) {
+        for &other in sources {
             records = shared.controls[other].records(vec![seq]).await?;
             if !records.is_empty() {
                 break;
             }
         }
-        debug_assert!(all.contains_key(&seq));
         replay(shared, member, &records).await.map_err(|why| format!("{name}: {why}"))?;
     }
     Ok(())

@@ -193,7 +193,7 @@ impl<P: Protocol> Session<P> {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
                     let farewell = if self.cancel.ended().is_cancelled() {
-                        kill::killed()
+                        self.cancel.farewell().unwrap_or_else(kill::killed)
                     } else {
                         Failure::new(Kind::Shutdown, "the proxy is shutting down")
                             .hint("connect again")

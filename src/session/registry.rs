@@ -1,20 +1,28 @@
 //! Who is connected, and how what they run is cancelled.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+
+use crate::error::Failure;
 
 /// How what a session runs now is cancelled, and how the session is ended.
 #[derive(Debug)]
 pub struct CancelSlot<C> {
     running: Mutex<Option<C>>,
     ended: CancellationToken,
+    /// What the client is told when its session is ended, where it is not the usual.
+    farewell: OnceLock<Failure>,
 }
 
 impl<C> Default for CancelSlot<C> {
     fn default() -> Self {
-        Self { running: Mutex::new(None), ended: CancellationToken::new() }
+        Self {
+            running: Mutex::new(None),
+            ended: CancellationToken::new(),
+            farewell: OnceLock::new(),
+        }
     }
 }
 
@@ -37,6 +45,18 @@ impl<C: Clone> CancelSlot<C> {
     /// Ends the session as soon as it runs nothing.
     pub fn end(&self) {
         self.ended.cancel();
+    }
+
+    /// The same, with these words.
+    pub fn end_with(&self, farewell: Failure) {
+        // Whoever came first has said why.
+        let _ = self.farewell.set(farewell);
+        self.ended.cancel();
+    }
+
+    /// What the client is told in the end, if somebody has said so.
+    pub fn farewell(&self) -> Option<Failure> {
+        self.farewell.get().cloned()
     }
 
     /// Whether and when the session has to end.
@@ -134,6 +154,19 @@ impl<C: Clone> Registry<C> {
         let sessions = self.lock();
         let inside = sessions.values().flatten();
         inside.filter(|(_, info, _)| user.is_none_or(|user| info.user == user)).count()
+    }
+
+    /// Ends all sessions with these words, also in the middle of a transaction.
+    pub fn end_all(&self, farewell: &Failure) {
+        for (_, _, slot) in self.lock().values().flatten() {
+            slot.end_with(farewell.clone());
+        }
+    }
+
+    /// How many clients are there on another database than this one.
+    pub fn count_outside(&self, database: &str) -> usize {
+        let sessions = self.lock();
+        sessions.values().flatten().filter(|(_, info, _)| info.database != database).count()
     }
 
     /// All clients, with whether each runs something.

@@ -5,6 +5,8 @@
 
 use super::capture::quoted;
 use super::journal::{OUTSIDE_VERSION, Record};
+use super::vote::{VOTE, vote_of};
+use crate::cluster::{Ballot, Vote};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error};
@@ -12,6 +14,8 @@ use tokio_postgres::{Client, Error};
 /// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
 /// and event triggers in place afterwards.
 pub const SCHEMA_SQL: &str = concat!(
+    include_str!("schema_head.sql"),
+    include_str!("voter.sql"),
     include_str!("schema.sql"),
     include_str!("apply.sql"),
     include_str!("fingerprint_head.sql"),
@@ -21,7 +25,7 @@ pub const SCHEMA_SQL: &str = concat!(
 );
 
 /// What the comment on the schema says when it is of this version.
-pub const SCHEMA_VERSION: &str = "lockstep schema 2";
+pub const SCHEMA_VERSION: &str = "lockstep schema 3";
 
 /// `complete_to` of a backend that was never filled: it lacks even what was there before the journal's first record, so
 /// that no journal, however far it reaches back, makes it complete.
@@ -36,12 +40,12 @@ pub struct Control {
     pub backend: String,
     /// The server it was when it was initialised; a difference means that another server stands at this address.
     pub system_identifier: String,
-    /// Number of the newest view that this backend knows.
-    pub view: i64,
-    /// Members of that view, the leader first.
-    pub members: Vec<String>,
-    /// Ballot under which the view was made.
-    pub ballot: i64,
+    /// What it keeps as a voter: the newest member list that it knows, and whom it obeys.
+    pub vote: Vote,
+    /// The proxy that writes, and where it can be reached; empty while that is being found out.
+    pub writer: String,
+    /// Goes up as long as that proxy lives; 0: it has laid down the role, or there never was one.
+    pub beat: i64,
     /// Every record up to here is committed on every member.
     pub complete_to: i64,
     /// Records up to here are no longer in the journal.
@@ -115,8 +119,10 @@ pub async fn read_control(client: &Client) -> Result<Option<Control>, Error> {
     }
     let row = client
         .query_opt(
-            "SELECT cluster_id, backend, system_identifier, view, members, ballot, complete_to, pruned_to \
-             FROM lockstep.control",
+            &format!(
+                "SELECT cluster_id, backend, system_identifier, complete_to, pruned_to, writer, beat, {VOTE} \
+                 FROM lockstep.control"
+            ),
             &[],
         )
         .await?;
@@ -124,52 +130,39 @@ pub async fn read_control(client: &Client) -> Result<Option<Control>, Error> {
         cluster_id: row.get(0),
         backend: row.get(1),
         system_identifier: row.get(2),
-        view: row.get(3),
-        members: row.get(4),
-        ballot: row.get(5),
-        complete_to: row.get(6),
-        pruned_to: row.get(7),
+        complete_to: row.get(3),
+        pruned_to: row.get(4),
+        writer: row.get(5),
+        beat: row.get(6),
+        vote: vote_of(&row, 7),
     }))
 }
 
 /// Writes the whole control row, whatever was there: for an initialisation and for a backend that was filled anew.
 pub async fn write_control(client: &Client, control: &Control) -> Result<(), Error> {
+    let Control { vote, .. } = control;
     client
         .execute(
-            "INSERT INTO lockstep.control (cluster_id, backend, system_identifier, view, members, ballot, \
-             complete_to, pruned_to) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (one) DO UPDATE SET \
-             (cluster_id, backend, system_identifier, view, members, ballot, complete_to, pruned_to) = \
-             (excluded.cluster_id, excluded.backend, excluded.system_identifier, excluded.view, excluded.members, \
-             excluded.ballot, excluded.complete_to, excluded.pruned_to)",
+            "INSERT INTO lockstep.control (cluster_id, backend, system_identifier, complete_to, pruned_to, view, \
+             members, arbiter, promised) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (one) DO UPDATE SET \
+             (cluster_id, backend, system_identifier, complete_to, pruned_to, view, members, arbiter, promised, \
+             acc_ballot, writer, beat) = (excluded.cluster_id, excluded.backend, excluded.system_identifier, \
+             excluded.complete_to, excluded.pruned_to, excluded.view, excluded.members, excluded.arbiter, \
+             excluded.promised, '', '', 0)",
             &[
                 &control.cluster_id,
                 &control.backend,
                 &control.system_identifier,
-                &control.view,
-                &control.members,
-                &control.ballot,
                 &control.complete_to,
                 &control.pruned_to,
+                &vote.roster.number,
+                &vote.roster.members,
+                &vote.roster.arbiter.to_string(),
+                &vote.promised.to_string(),
             ],
         )
         .await?;
     Ok(())
-}
-
-/// Writes a newer view; says whether it was newer. A ballot never goes back, and under one ballot the view only grows.
-pub async fn write_view(
-    client: &Client,
-    view: i64,
-    members: &[String],
-    ballot: i64,
-) -> Result<bool, Error> {
-    let changed = client
-        .execute(
-            "UPDATE lockstep.control SET view = $1, members = $2, ballot = $3 WHERE view < $1 AND ballot <= $3",
-            &[&view, &members, &ballot],
-        )
-        .await?;
-    Ok(changed == 1)
 }
 
 /// Sequence numbers and ids of the records after one, in order, without their content.
@@ -247,11 +240,11 @@ fn record(row: &tokio_postgres::Row) -> Record {
     Record { seq: row.get(0), id: row.get(1), user: row.get(2), entry: row.get(3) }
 }
 
-/// Notes that every record up to `seq` is on every member. Never goes back.
-pub async fn set_complete(client: &Client, seq: i64) -> Result<(), Error> {
-    client
-        .execute("UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1", &[&seq])
-        .await?;
+/// Notes that every record up to `seq` is on every member. Never goes back, and is left to whom the backend obeys.
+pub async fn set_complete(client: &Client, seq: i64, ballot: Ballot) -> Result<(), Error> {
+    let set =
+        "UPDATE lockstep.control SET complete_to = $1 WHERE complete_to < $1 AND promised = $2";
+    client.execute(set, &[&seq, &ballot.to_string()]).await?;
     Ok(())
 }
 
@@ -298,14 +291,17 @@ pub async fn first_younger(client: &Client, seconds: f64) -> Result<Option<i64>,
 
 /// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins after
 /// `pruned_to`, and that is written in the same transaction.
-pub async fn prune(client: &Client, upto: i64, limit: i64) -> Result<u64, Error> {
+///
+/// Only while the backend obeys `ballot`: whoever takes over waits for a removal under way, and none begins after it.
+pub async fn prune(client: &Client, upto: i64, limit: i64, ballot: Ballot) -> Result<u64, Error> {
     let row = client
         .query_one(
-            "WITH old AS (SELECT seq FROM lockstep.journal WHERE seq <= $1 ORDER BY seq LIMIT $2), \
+            "WITH held AS (SELECT FROM lockstep.control WHERE promised = $3 FOR UPDATE), \
+             old AS (SELECT seq FROM lockstep.journal, held WHERE seq <= $1 ORDER BY seq LIMIT $2), \
              gone AS (DELETE FROM lockstep.journal j USING old WHERE j.seq = old.seq RETURNING j.seq), \
              noted AS (UPDATE lockstep.control SET pruned_to = greatest(pruned_to, (SELECT max(seq) FROM gone)) \
              WHERE EXISTS (SELECT FROM gone)) SELECT count(*) FROM gone",
-            &[&upto, &limit],
+            &[&upto, &limit, &ballot.to_string()],
         )
         .await?;
     Ok(row.get::<_, i64>(0).unsigned_abs())

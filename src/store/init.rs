@@ -10,6 +10,7 @@ use super::control::{
     write_control,
 };
 use super::fill::{FillError, fill, wipe};
+use crate::cluster::{Roster, Vote};
 use std::path::PathBuf;
 use tokio_postgres::{Client, Error};
 
@@ -133,7 +134,8 @@ pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitRep
         report.cluster_id.clone_from(&control.cluster_id);
         let there = read_tokens(&member.client).await.map_err(at(member))?;
         tokens = there.unwrap_or(tokens);
-        working = control.view > 1 || journal_end(&member.client).await.map_err(at(member))? > 0;
+        working = control.vote.roster.number > 1
+            || journal_end(&member.client).await.map_err(at(member))? > 0;
     }
     if working {
         for target in &fresh {
@@ -157,9 +159,16 @@ pub async fn init(backends: Vec<Target>, options: InitOptions) -> Result<InitRep
             cluster_id: report.cluster_id.clone(),
             backend: target.name.clone(),
             system_identifier: identifiers[place].clone(),
-            view: i64::from(!working),
-            members: if working { Vec::new() } else { members.clone() },
-            ballot: 0,
+            vote: Vote {
+                roster: Roster {
+                    number: i64::from(!working),
+                    members: if working { Vec::new() } else { members.clone() },
+                    ..Roster::default()
+                },
+                ..Vote::default()
+            },
+            writer: String::new(),
+            beat: 0,
             complete_to: if working { NOTHING } else { 0 },
             pruned_to: 0,
         };

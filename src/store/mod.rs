@@ -18,6 +18,8 @@ pub mod compare;
 
 pub mod control;
 
+pub mod vote;
+
 pub mod journal;
 
 pub mod changes;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, TryFutureExt};
+use lockstep::cluster::{Ask, Ballot};
 use lockstep::config::Config;
 use lockstep::control::{Address, PgControl};
 use lockstep::keeper::Control;
 use lockstep::store::outside::{Fate, Kind, Task};
+use lockstep::store::vote::Poll;
 
 use crate::rig::cluster::Options;
 use crate::rig::{run_within, secs, step};
@@ -26,6 +28,11 @@ fn task() -> Task {
     }
 }
 
+fn prepare() -> Poll {
+    let (cluster, backend) = ("c".into(), "a".into());
+    Poll { cluster, backend, ask: Ask::Prepare(Ballot::NONE), secrets: None }
+}
+
 fn questions() -> Vec<Question> {
     macro_rules! ask {
         ($($call:ident($($argument:expr),*)),* $(,)?) => {
@@ -40,8 +47,10 @@ fn questions() -> Vec<Question> {
     ask![
         examine(),
         has_record(1),
-        write_view(1, vec!["a".into()]),
-        install_tokens("t".into(), "c".into()),
+        glance(),
+        poll(prepare()),
+        beat(Ballot::NONE, "p1".into()),
+        lay_down(Ballot::NONE),
         probe_write(),
         tail(0),
         owner_of(1, 0, 1),
@@ -68,7 +77,7 @@ fn no_question_waits_for_a_silent_server() {
         let config = Config::load(&cluster.config).expect("the configuration");
         let limit = Duration::from_millis(400);
         let address = Address::of(&config, &config.backends[0]).expect("an address");
-        let open = || PgControl::new(address.clone(), limit);
+        let open = || PgControl::new(address.clone(), limit, limit);
         let asked: Vec<_> = questions().into_iter().map(|q| (q, open(), open())).collect();
         for ((name, _), connected, _) in &asked {
             // Some have a connection already, some need one.
@@ -98,7 +107,7 @@ fn who_was_restarted_is_not_told_that_it_has_everything() {
         cluster.init();
         let config = Config::load(&cluster.config).expect("the configuration");
         let address = Address::of(&config, &config.backends[0]).expect("an address");
-        let control = PgControl::new(address, secs(3));
+        let control = PgControl::new(address, secs(3), secs(3));
         let before = control.examine().await.expect("a look").started;
         let complete = async || {
             let seen = control.examine().await.expect("a look");

@@ -51,6 +51,23 @@ async fn reads_and_writes_of_all_kinds() {
         run(&mut conn, &format!("insert into t(v) values(concat('{name}', hex(@`a b`)))")).await;
     }
     assert_eq!(value(&mut conn, "select count(distinct v) from t where v like 'g%'").await, "2");
+    // What every server would choose for itself is chosen once.
+    run(&mut conn, "insert into t(v, n) values(uuid(), 71), (concat('x', uuid()), 71)").await;
+    run(&mut conn, "insert into t set v = sysdate(6), n = 71").await;
+    conn.exec_drop("insert into t(v, n) values(uuid(), ?)", (71,)).await.unwrap();
+    conn.exec_drop("insert into t(v, n) values(uuid(), ?)", (71,)).await.unwrap();
+    let upsert = "insert into t(id, v) values(1, 'z') on duplicate key update v = uuid(), n = 71";
+    run(&mut conn, upsert).await;
+    assert_eq!(value(&mut conn, "select count(distinct v) from t where n = 71").await, "6");
+    assert_eq!(
+        value(&mut conn, "select count(*) from t where length(v) in (36, 37, 26)").await,
+        "6"
+    );
+    for refused_as_before in
+        ["update t set v = uuid()", "insert into t(v) select uuid() from t order by id"]
+    {
+        assert_eq!(refused(&mut conn, refused_as_before).await, 1235);
+    }
     cluster.assert_all_equal().await;
 }
 

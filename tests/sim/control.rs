@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep::cluster::{Ballot, Refusal, Vote};
 use lockstep::keeper::{Answer, Control, Examination};
 use lockstep::sql::Judge;
 use lockstep::store::journal::Record;
 use lockstep::store::outside::{Fate, Remain, Task};
+use lockstep::store::vote::Poll;
 
 use crate::faults::Kind;
 use crate::server::{Server, State};
@@ -74,23 +76,31 @@ impl Control for SimControl {
         self.ask(move |_, state| Ok(state.disk.journal.contains_key(&seq)))
     }
 
-    fn write_view(&self, number: i64, members: Vec<String>) -> Answer<'_, ()> {
+    fn glance(&self) -> Answer<'_, Examination> {
+        self.examine()
+    }
+
+    fn poll(&self, poll: Poll) -> Answer<'_, Result<Vote, Refusal>> {
         self.ask(move |server, state| {
-            if state.disk.control.view < number {
-                server.before_change(state);
-                state.disk.control.view = number;
-                state.disk.control.members = members;
+            let mut vote = state.disk.control.vote.clone();
+            if let Err(refusal) = vote.on(&poll.ask) {
+                return Ok(Err(refusal));
             }
-            Ok(())
+            server.before_change(state);
+            state.disk.control.vote = vote.clone();
+            if let Some(secrets) = poll.secrets {
+                state.disk.token = secrets.token;
+            }
+            Ok(Ok(vote))
         })
     }
 
-    fn install_tokens(&self, token: String, _capture: String) -> Answer<'_, ()> {
-        self.ask(move |server, state| {
-            server.before_change(state);
-            state.disk.token = token;
-            Ok(())
-        })
+    fn beat(&self, ballot: Ballot, _writer: String) -> Answer<'_, bool> {
+        self.ask(move |_, state| Ok(state.disk.control.vote.promised == ballot))
+    }
+
+    fn lay_down(&self, _ballot: Ballot) -> Answer<'_, ()> {
+        self.ask(|_, _| Ok(()))
     }
 
     fn probe_write(&self) -> Answer<'_, ()> {

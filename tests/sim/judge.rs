@@ -21,12 +21,14 @@ pub(crate) fn newest_view(world: &World) -> (i64, Vec<String>) {
     let path = world.folder.path().join(format!("{CLUSTER}.state.json"));
     if let Ok(text) = std::fs::read_to_string(path) {
         let state: serde_json::Value = serde_json::from_str(&text).expect("a whole state file");
+        // What it keeps as a voter is on disk before anything else is.
+        let state = &state["vote"]["roster"];
         let members = state["members"].as_array().into_iter().flatten();
         let members = members.filter_map(|m| m.as_str().map(str::to_owned)).collect();
-        return (state["view"].as_i64().unwrap_or(0), members);
+        return (state["number"].as_i64().unwrap_or(0), members);
     }
     let control = world.servers[0].lock().disk.control.clone();
-    (control.view, control.members)
+    (control.vote.roster.number, control.vote.roster.members)
 }
 
 impl World {
@@ -107,7 +109,8 @@ async fn wait_for_all(world: &World) -> Vec<String> {
     let started = tokio::time::Instant::now();
     loop {
         let (number, members) = newest_view(world);
-        let knows = |s: &Arc<crate::server::Server>| s.lock().disk.control.view == number;
+        let knows =
+            |s: &Arc<crate::server::Server>| s.lock().disk.control.vote.roster.number == number;
         let away: Vec<String> = world
             .servers
             .iter()

@@ -10,13 +10,14 @@ use lockstep::backend::{Backend, Limits};
 use lockstep::catalog::Catalogs;
 use lockstep::cluster::View;
 use lockstep::config::{Balancer, Consistency};
-use lockstep::keeper::state::StateFile;
-use lockstep::keeper::{self, Control, Keeper};
+use lockstep::keeper::state::{Remembered, StateFile};
+use lockstep::keeper::{self, Candidate, Control, Keeper};
 use lockstep::ledger::Ledger;
 use lockstep::metrics::Metrics;
 use lockstep::monitor::{self, Keep};
 use lockstep::recovery;
 use lockstep::session::{Groups, Login, Registry, Session, Shared, SharedSettings, Wanted};
+use lockstep::store::vote::Secrets;
 use lockstep_protocol::Dialect;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -60,14 +61,10 @@ impl World {
         let file = StateFile::open(self.folder.path(), CLUSTER).expect("the state folder is free");
         let names: Vec<String> = (0..self.servers.len()).map(name).collect();
         let remembered = file.load().expect("the state file can be read");
+        let state = remembered.unwrap_or_else(|| Remembered::new("file".into()));
         let place = |member: &String| names.iter().position(|n| n == member);
-        let view = match &remembered {
-            Some(state) => {
-                let order = state.members.iter().filter_map(place).collect();
-                View::settling(state.view, order, names.len(), 0)
-            }
-            None => View::settling(0, (0..names.len()).collect(), names.len(), 0),
-        };
+        let order = state.members.iter().filter_map(place).collect();
+        let view = View::settling(state.view, order, names.len(), 0);
         let token = format!("token {}", self.random());
         let (metrics, ledger) = (Arc::new(Metrics::new()), Arc::new(Ledger::default()));
         locked(&self.figures).push(metrics.clone());
@@ -77,13 +74,22 @@ impl World {
             .iter()
             .map(|server| Arc::new(SimControl(server.clone())) as Arc<dyn Control>)
             .collect();
-        let cluster = remembered.as_ref().map(|state| state.cluster.clone());
+        let cluster = Some(state.cluster.clone()).filter(|cluster| !cluster.is_empty());
+        let secrets = Secrets { token, capture: String::new(), users: vec![USER.to_owned()] };
+        let world = Arc::downgrade(self);
+        let candidate = Candidate {
+            address: "the only proxy".into(),
+            lone: true,
+            witness: None,
+            secrets: secrets.clone(),
+            dice: Box::new(move || world.upgrade().map_or(0, |world| world.random())),
+        };
         let (keeper, handle) = Keeper::new(
             view,
             backends.clone(),
             controls.clone(),
-            file,
-            cluster.clone().unwrap_or_default(),
+            (file, state),
+            candidate,
             ledger.clone(),
             metrics.clone(),
             keeper::Limits { probe: PROBE },
@@ -91,14 +97,17 @@ impl World {
         let shared = self.shared(backends, controls, handle, (ledger, metrics));
         let settings = recovery::Settings {
             names,
-            users: vec![USER.to_owned()],
-            token,
-            capture_token: String::new(),
+            secrets,
             startup_wait: Duration::from_secs(10),
             gate: Duration::from_secs(5),
-            remembers: remembered.is_some(),
             cluster,
             retry: Duration::from_secs(1),
+            role: recovery::Role {
+                lone: true,
+                address: "the only proxy".into(),
+                heartbeat: Duration::from_millis(500),
+                takeover_after: Duration::from_secs(2),
+            },
         };
         self.trace("** the proxy starts");
         *locked(&self.running) = Some(spawn(shared, keeper, settings));
@@ -238,7 +247,11 @@ fn spawn(
         tokio::spawn(keeper.run()),
         tokio::spawn(recovery::run(shared.clone(), settings, stop.clone())),
     ];
+    let (heartbeat, dead) = (Duration::from_millis(500), Duration::from_secs(2));
+    let pulse = monitor::Pulse::new("the only proxy".into(), heartbeat, dead);
     for backend in 0..shared.backends.len() {
+        let (sharing, pulse) = (shared.clone(), pulse.clone());
+        tasks.push(tokio::spawn(monitor::beat(sharing, pulse, backend, stop.clone())));
         let interval = Duration::from_secs(1);
         tasks.push(tokio::spawn(monitor::probe(shared.clone(), backend, interval, stop.clone())));
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lockstep::cluster::{Roster, Vote};
 use lockstep::store::control::Control;
 use lockstep::store::journal::Record;
 
@@ -103,9 +104,12 @@ impl Disk {
             cluster_id: "simulated".into(),
             backend: name.into(),
             system_identifier: system.into(),
-            view: 1,
-            members: members.to_vec(),
-            ballot: 0,
+            vote: Vote {
+                roster: Roster { number: 1, members: members.to_vec(), ..Roster::default() },
+                ..Vote::default()
+            },
+            writer: String::new(),
+            beat: 0,
             complete_to: 0,
             pruned_to: 0,
         };

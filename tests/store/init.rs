@@ -50,7 +50,8 @@ async fn empty_databases_become_a_cluster_once() {
     for place in 0..2 {
         let admin = pair.admin(place).await;
         let control = read_control(&admin).await.unwrap().unwrap();
-        assert_eq!((control.view, control.members), (1, vec!["east".to_owned(), "west".into()]));
+        let roster = control.vote.roster;
+        assert_eq!((roster.number, roster.members), (1, vec!["east".to_owned(), "west".into()]));
         assert_eq!(read_tokens(&admin).await.unwrap().unwrap().0, "t");
     }
     let mut swapped = targets(&pair).await;

@@ -1,10 +1,12 @@
 //! Sequences, the control row, the journal and the fence.
 
 use super::server::{Pair, TOKEN, connect};
+use lockstep::cluster::{Arbiter, Ask, Ballot, Refusal, Roster, Vote};
 use lockstep::store::control::{self, Control, FenceError};
 use lockstep::store::journal::{
     ADVANCE_SQL, RECORD_SQL, RESET_SEQUENCE_SQL, SEQUENCES_SQL, armoured,
 };
+use lockstep::store::vote::{self, Poll, Secrets};
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -62,25 +64,97 @@ async fn the_control_row_goes_forward_only() {
     let pair = Pair::new().await;
     let admin = pair.admin(0).await;
     assert_eq!(control::read_control(&admin).await.unwrap(), None);
-    let first = Control {
-        cluster_id: "c".into(),
-        backend: "a".into(),
-        system_identifier: control::identity(&admin).await.unwrap().system_identifier,
-        view: 3,
-        members: vec!["a".into(), "b".into()],
-        ballot: 2,
-        complete_to: 0,
-        pruned_to: 0,
-    };
+    let system = control::identity(&admin).await.unwrap().system_identifier;
+    let first = Control { system_identifier: system, ..fresh_row() };
     control::write_control(&admin, &first).await.unwrap();
-    let members = ["b".to_owned()];
-    assert!(!control::write_view(&admin, 3, &members, 2).await.unwrap());
-    assert!(!control::write_view(&admin, 4, &members, 1).await.unwrap());
-    assert!(control::write_view(&admin, 4, &members, 2).await.unwrap());
-    control::set_complete(&admin, 10).await.unwrap();
-    control::set_complete(&admin, 5).await.unwrap();
+    assert_eq!(control::read_control(&admin).await.unwrap(), Some(first));
+    let ballot = Ballot::NONE;
+    control::set_complete(&admin, 10, ballot).await.unwrap();
+    control::set_complete(&admin, 5, ballot).await.unwrap();
+    control::set_complete(&admin, 11, Ballot::above([ballot], 1)).await.unwrap();
+    assert_eq!(control::read_control(&admin).await.unwrap().unwrap().complete_to, 10);
+}
+
+#[tokio::test]
+async fn a_backend_votes_as_the_rules_say_and_remembers() {
+    let pair = Pair::new().await;
+    let admin = pair.admin(0).await;
+    control::write_control(&admin, &fresh_row()).await.unwrap();
+    let (low, high) = (Ballot::above([], 1), Ballot::above([], 2));
+    let ask = |ask: Ask, secrets: Option<Secrets>| Poll {
+        cluster: "c".into(),
+        backend: "a".into(),
+        ask,
+        secrets,
+    };
+    let secrets = Secrets { token: "mine".into(), capture: "x".into(), users: vec![] };
+    // What the row says is what the rules in memory say, step by step.
+    let mut vote = fresh_row().vote;
+    let next = |number, member: &str| Roster {
+        number,
+        members: vec![member.into()],
+        arbiter: Arbiter::Witness("w".into()),
+    };
+    for question in [
+        Ask::Prepare(high),
+        Ask::Prepare(low),
+        Ask::Accept(high, next(3, "a")),
+        Ask::Accept(high, next(2, "a")),
+        Ask::Install(low, next(2, "b")),
+        Ask::Install(high, next(2, "a")),
+        Ask::Claim(high, next(2, "a")),
+    ] {
+        let expected = vote.on(&question).map(|()| vote.clone());
+        let answer = vote::poll(&admin, &ask(question.clone(), None)).await.unwrap();
+        assert_eq!(answer, expected, "{question:?}");
+        assert_eq!(control::read_control(&admin).await.unwrap().unwrap().vote, vote);
+    }
+    assert_eq!(control::read_tokens(&admin).await.unwrap().unwrap().0, TOKEN);
+    let higher = Ballot::above([high], 1);
+    let refused = vote::poll(&admin, &ask(Ask::Prepare(low), Some(secrets.clone()))).await;
+    assert!(refused.unwrap().is_err());
+    assert_eq!(
+        control::read_tokens(&admin).await.unwrap().unwrap().0,
+        TOKEN,
+        "no promise, no token"
+    );
+    vote::poll(&admin, &ask(Ask::Prepare(higher), Some(secrets))).await.unwrap().unwrap();
+    assert_eq!(control::read_tokens(&admin).await.unwrap().unwrap().0, "mine");
+    // Signs of life are taken from whom it obeys only, and begin anew with each.
+    assert!(!vote::beat(&admin, high, "old").await.unwrap());
+    assert!(vote::beat(&admin, higher, "new").await.unwrap());
     let now = control::read_control(&admin).await.unwrap().unwrap();
-    assert_eq!((now.view, now.members.as_slice(), now.complete_to), (4, &members[..], 10));
+    assert_eq!((now.writer.as_str(), now.beat), ("new", 2));
+    vote::lay_down(&admin, high).await.unwrap();
+    assert_eq!(control::read_control(&admin).await.unwrap().unwrap().beat, 2);
+    vote::lay_down(&admin, higher).await.unwrap();
+    let now = control::read_control(&admin).await.unwrap().unwrap();
+    assert_eq!((now.writer.as_str(), now.beat), ("", 0));
+    // Another cluster's proxy gets nothing, and nobody writes what is no ballot.
+    let stranger = Poll { cluster: "other".into(), ..ask(Ask::Prepare(higher), None) };
+    assert!(vote::poll(&admin, &stranger).await.unwrap_err().contains("cluster c"));
+    assert!(admin.batch_execute("UPDATE lockstep.control SET promised = 'x'").await.is_err());
+}
+
+#[tokio::test]
+async fn two_who_ask_at_once_are_not_both_obeyed() {
+    let pair = Pair::new().await;
+    let admin = pair.admin(0).await;
+    control::write_control(&admin, &fresh_row()).await.unwrap();
+    let mut asking = Vec::new();
+    for salt in 1..=8 {
+        let admin = pair.admin(0).await;
+        let ask = Ask::Prepare(Ballot::above([], salt));
+        let poll = Poll { cluster: "c".into(), backend: "a".into(), ask, secrets: None };
+        asking.push(tokio::spawn(async move { vote::poll(&admin, &poll).await.unwrap() }));
+    }
+    for asked in asking {
+        // Whoever was obeyed was the highest at that moment.
+        let answer = asked.await.unwrap();
+        assert!(answer.is_ok() || matches!(answer, Err(Refusal::Promised(_))), "{answer:?}");
+    }
+    let now = control::read_control(&admin).await.unwrap().unwrap();
+    assert_eq!(now.vote.promised, Ballot::above([], 8));
 }
 
 /// The control row of a backend that has just been initialised.
@@ -89,9 +163,9 @@ fn fresh_row() -> Control {
         cluster_id: "c".into(),
         backend: "a".into(),
         system_identifier: "1".into(),
-        view: 1,
-        members: vec![],
-        ballot: 0,
+        vote: Vote { roster: Roster { number: 1, ..Roster::default() }, ..Vote::default() },
+        writer: String::new(),
+        beat: 0,
         complete_to: 0,
         pruned_to: 0,
     }
@@ -121,13 +195,15 @@ async fn the_journal_is_written_with_the_transaction_and_pruned_behind_it() {
     assert_eq!(control::read_records(&admin, 2, 2).await.unwrap()[1].seq, 5);
     let some = control::read_records_by_seq(&admin, &[10, 4, 1]).await.unwrap();
     assert_eq!((some.len(), some[0].id, some[1].user.as_str()), (2, 7, &*user));
-    assert_eq!(control::prune(&admin, 8, 3).await.unwrap(), 3);
+    assert_eq!(control::prune(&admin, 8, 3, Ballot::NONE).await.unwrap(), 3);
     assert_eq!(control::read_control(&admin).await.unwrap().unwrap().pruned_to, 3);
-    assert_eq!(control::prune(&admin, 8, 100).await.unwrap(), 4);
-    assert_eq!(control::prune(&admin, 8, 100).await.unwrap(), 0);
+    assert_eq!(control::prune(&admin, 8, 100, Ballot::NONE).await.unwrap(), 4);
+    assert_eq!(control::prune(&admin, 8, 100, Ballot::NONE).await.unwrap(), 0);
     assert_eq!(control::read_control(&admin).await.unwrap().unwrap().pruned_to, 8);
     assert_eq!(control::journal_end(&admin).await.unwrap(), 10);
-    control::prune(&admin, 99, 100).await.unwrap();
+    let stranger = Ballot::above([], 1);
+    assert_eq!(control::prune(&admin, 99, 100, stranger).await.unwrap(), 0, "obeys somebody else");
+    control::prune(&admin, 99, 100, Ballot::NONE).await.unwrap();
     assert_eq!(control::journal_end(&admin).await.unwrap(), 10);
 }
 

@@ -107,7 +107,7 @@ struct Expected {
 /// One connection to a MySQL or MariaDB server.
 #[derive(Debug)]
 pub struct MyLink {
-    stream: Stream,
+    pub(super) stream: Stream,
     pub(super) incoming: BytesMut,
     outgoing: BytesMut,
     pub(super) shared: Arc<Shared>,
@@ -388,7 +388,7 @@ pub(super) struct Seen {
 }
 
 fn rules(why: impl std::fmt::Display) -> Broken {
-    Broken::Lost(format!("the server broke the protocol: {why}"))
+    Broken::Rules(why.to_string())
 }
 
 /// A server says something unasked only when it says goodbye.

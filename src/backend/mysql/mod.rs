@@ -255,6 +255,11 @@ impl Link for MyLink {
     fn is_spent(&self) -> bool {
         self.spent // All else that a session leaves behind is in its settings, and goes with them.
     }
+
+    fn is_quiet(&mut self) -> bool {
+        // A server says something by itself only when it says goodbye.
+        self.stream.take_arrived(&mut self.incoming).is_ok() && self.incoming.is_empty()
+    }
 }
 
 impl MyLink {

@@ -53,12 +53,15 @@ impl PgDial {
         if link.reader {
             link.parameters.insert("default_transaction_read_only".into(), "off".into());
         }
+        // Whom the backend obeys no more is let in for nothing, not even for a read. Whoever was let in a moment before
+        // that is ended by whoever is obeyed now.
+        let mark = self.mark(&mut link);
+        let limit = self.route.timeout;
+        let mark = tokio::time::timeout(limit, mark)
+            .await
+            .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
         if purpose == Purpose::Write {
-            let mark = self.mark(&mut link);
-            let limit = self.route.timeout;
-            link.mark = tokio::time::timeout(limit, mark)
-                .await
-                .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
+            link.mark = mark;
         }
         Ok(link)
     }
@@ -72,6 +75,7 @@ impl PgDial {
         let asked = tokio::time::timeout(self.route.timeout, link.ask(STARTED, &[])).await;
         let seen = match asked {
             Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
+            Ok(Err(broken)) => return Err(broken.into()),
             _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
         };
         if seen == known {
@@ -90,7 +94,7 @@ impl PgDial {
             Ok(Err(error)) => {
                 return Err(ConnectError::Refused { code: error.code, message: error.message });
             }
-            Err(broken) => return Err(ConnectError::Unreachable(broken.to_string())),
+            Err(broken) => return Err(broken.into()),
         };
         let mark = rows.into_iter().flatten().flatten().next();
         mark.ok_or_else(|| ConnectError::Unreachable("the backend gave no capture mark".into()))

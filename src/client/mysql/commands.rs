@@ -97,7 +97,10 @@ impl MyClient {
             Failure::new(Kind::Refused, "Invalid utf8mb4 character string in the statement")
                 .number(1300)
                 .code("HY000")
-                .hint("connect with the character set utf8mb4")
+                .hint(
+                    "connect with the character set utf8mb4, and write binary data as x'…' \
+                     (a dump: --hex-blob) or as parameters",
+                )
         })?;
         let hidden = without_socket(text);
         let text = hidden.as_deref().unwrap_or(text);

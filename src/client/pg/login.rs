@@ -67,8 +67,43 @@ pub enum Knock {
         /// Its secret.
         secret: Bytes,
     },
+    /// A client of the proxy that writes, which is another one.
+    Forward(Box<Passage>),
     /// Nobody: it left, broke the rules or was refused.
     Nobody,
+}
+
+/// Which proxy writes, and whether clients are connected through to it.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    /// The proxy, for people.
+    pub writer: String,
+    /// Whether it can be reached for the client.
+    pub forward: bool,
+}
+
+/// What a client of another proxy has said so far, as it is to be handed on.
+#[derive(Debug)]
+pub struct Passage {
+    /// The client's end.
+    pub stream: Stream,
+    /// What it has sent already: the start-up message, which says that it was forwarded, and what came with it.
+    pub said: BytesMut,
+}
+
+/// In a start-up message: the client comes by way of another proxy, and is not sent on again. Two proxies that take
+/// each other for the writer would else send it to and fro.
+const FORWARDED: &str = "lockstep_forwarded";
+/// The same for a request to cancel: number and secret in hexadecimal digits.
+const FORWARDED_CANCEL: &str = "lockstep_cancel";
+
+/// Refuses a client because another proxy writes: with the SQLSTATE that makes drivers try the next address.
+pub fn not_here(writer: &str) -> Failure {
+    let what = if writer.is_empty() { "another proxy" } else { writer };
+    Failure::new(Kind::Unavailable, format!("this proxy stands by; {what} writes"))
+        .code("57P03")
+        .number(1040)
+        .hint("name all proxies in the connection string")
 }
 
 /// A client that has proved who it is.
@@ -97,9 +132,15 @@ impl Door {
         ScramVerifier::from_password(password, &rand::random::<[u8; SALT]>(), ITERATIONS)
     }
 
-    /// Lets a client in, within the time limit.
-    pub async fn open(&self, tcp: TcpStream, peer: SocketAddr) -> Knock {
-        let visit = self.visit(tcp, peer);
+    /// Lets a client in, within the time limit. `elsewhere` says whether the database of that name is served by another
+    /// proxy at this moment.
+    pub async fn open(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        elsewhere: &(impl Fn(&str) -> Option<Elsewhere> + Sync),
+    ) -> Knock {
+        let visit = self.visit(tcp, peer, elsewhere);
         match tokio::time::timeout(self.timeout, visit).await {
             Ok(Ok(knock)) => knock,
             Ok(Err(why)) => {
@@ -110,7 +151,12 @@ impl Door {
         }
     }
 
-    async fn visit(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Knock, String> {
+    async fn visit(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        elsewhere: &(impl Fn(&str) -> Option<Elsewhere> + Sync),
+    ) -> Result<Knock, String> {
         let mut visitor =
             Visitor { stream: Stream::Plain(tcp), incoming: BytesMut::with_capacity(1024) };
         loop {
@@ -121,7 +167,7 @@ impl Door {
                     return Ok(Knock::Cancel { number: pid, secret });
                 }
                 startup::Startup::Start { minor, params, .. } => {
-                    return self.start(visitor, peer, minor, params).await;
+                    return self.start(visitor, peer, minor, params, elsewhere).await;
                 }
             }
         }
@@ -150,6 +196,7 @@ impl Door {
         peer: SocketAddr,
         minor: u16,
         params: Vec<(String, String)>,
+        elsewhere: &(impl Fn(&str) -> Option<Elsewhere> + Sync),
     ) -> Result<Knock, String> {
         if matches!((&self.tls, &visitor.stream), (Some((_, true)), Stream::Plain(_))) {
             let refusal = Failure::new(Kind::Refused, "this server requires TLS")
@@ -157,10 +204,20 @@ impl Door {
                 .hint("connect with sslmode=require or stricter");
             return visitor.refuse(&refusal).await;
         }
+        let said = params.clone();
         let wanted = match Wanted::read(params) {
             Ok(wanted) => wanted,
             Err(refusal) => return visitor.refuse(&refusal).await,
         };
+        if let Some((number, secret)) = wanted.cancel {
+            return Ok(Knock::Cancel { number, secret });
+        }
+        if let Some(elsewhere) = elsewhere(&wanted.database) {
+            if !elsewhere.forward || wanted.forwarded {
+                return visitor.refuse(&not_here(&elsewhere.writer)).await;
+            }
+            return Ok(Knock::Forward(Box::new(visitor.passage(&said))));
+        }
         if minor > 0 || !wanted.unknown.is_empty() {
             let mut out = BytesMut::new();
             let unknown: Vec<&str> = wanted.unknown.iter().map(String::as_str).collect();
@@ -246,6 +303,38 @@ struct Wanted {
     database: String,
     settings: Vec<(String, String)>,
     unknown: Vec<String>,
+    /// It comes by way of another proxy.
+    forwarded: bool,
+    /// It is a request to cancel that does.
+    cancel: Option<(u32, Bytes)>,
+}
+
+/// A refusal as a client reads it that has not logged in.
+pub fn refusal(failure: &Failure) -> BytesMut {
+    let mut out = BytesMut::new();
+    fields(failure, "FATAL", Encoding::Utf8).encode(server::ERROR_RESPONSE, &mut out);
+    out
+}
+
+/// Number and secret of a request to cancel, as another proxy hands it on.
+fn read_cancel(value: &str) -> Option<(u32, Bytes)> {
+    let (number, secret) = value.split_once(':')?;
+    let byte = |at: usize| u8::from_str_radix(secret.get(at..at + 2)?, 16).ok();
+    let secret: Option<Vec<u8>> = (0..secret.len()).step_by(2).map(byte).collect();
+    Some((number.parse().ok()?, secret?.into()))
+}
+
+/// A request to cancel, as it is handed on to another proxy.
+pub fn forwarded_cancel(number: u32, secret: &[u8]) -> BytesMut {
+    use std::fmt::Write;
+    let mut value = format!("{number}:");
+    for byte in secret {
+        // Writing into a String cannot fail.
+        let _ = write!(value, "{byte:02x}");
+    }
+    let mut message = BytesMut::new();
+    startup::startup_message(&mut message, &[("user", "-"), (FORWARDED_CANCEL, &value)]);
+    message
 }
 
 impl Wanted {
@@ -255,11 +344,15 @@ impl Wanted {
             database: String::new(),
             settings: Vec::new(),
             unknown: Vec::new(),
+            forwarded: false,
+            cancel: None,
         };
         for (name, value) in params {
             match name.as_str() {
                 "user" => wanted.user = value,
                 "database" => wanted.database = value,
+                FORWARDED => wanted.forwarded = true,
+                FORWARDED_CANCEL => wanted.cancel = read_cancel(&value),
                 "options" => wanted.settings.extend(startup::parse_options(&value).map_err(bad)?),
                 "replication" => {
                     if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
@@ -288,6 +381,17 @@ fn bad(error: DecodeError) -> Failure {
 }
 
 impl Visitor {
+    /// Everything said so far, for another proxy.
+    fn passage(self, params: &[(String, String)]) -> Passage {
+        let mut said = BytesMut::new();
+        let mut pairs: Vec<(&str, &str)> =
+            params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        pairs.push((FORWARDED, "yes"));
+        startup::startup_message(&mut said, &pairs);
+        said.extend_from_slice(&self.incoming);
+        Passage { stream: self.stream, said }
+    }
+
     async fn say(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.stream.write_all(bytes).await.map_err(|e| e.to_string())?;
         self.stream.flush().await.map_err(|e| e.to_string())
@@ -323,9 +427,7 @@ impl Visitor {
     }
 
     async fn refuse(&mut self, failure: &Failure) -> Result<Knock, String> {
-        let mut out = BytesMut::new();
-        fields(failure, "FATAL", Encoding::Utf8).encode(server::ERROR_RESPONSE, &mut out);
-        self.say(&out).await?;
+        self.say(&refusal(failure)).await?;
         Ok(Knock::Nobody)
     }
 }
@@ -333,4 +435,22 @@ impl Visitor {
 fn nonce() -> String {
     use rand::distr::{Alphanumeric, SampleString};
     Alphanumeric.sample_string(&mut rand::rng(), 24)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_to_cancel_is_handed_on_whole() {
+        let mut message = forwarded_cancel(77, &[0, 171, 255]);
+        let Ok(Some(startup::Startup::Start { params, .. })) = startup::decode(&mut message, 1000)
+        else {
+            panic!("a start-up message");
+        };
+        let wanted = Wanted::read(params).ok().and_then(|wanted| wanted.cancel);
+        assert_eq!(wanted, Some((77, Bytes::from_static(&[0, 171, 255]))));
+        assert_eq!(read_cancel("1:0"), None);
+        assert_eq!(read_cancel("x:00"), None);
+    }
 }

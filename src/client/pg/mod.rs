@@ -13,7 +13,9 @@ use bytes::BytesMut;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
 
-pub use login::{Door, Greeting, Knock, Known};
+pub use login::{
+    Door, Elsewhere, Greeting, Knock, Known, Passage, forwarded_cancel, not_here, refusal,
+};
 use texts::fields;
 
 use crate::encoding::Encoding;

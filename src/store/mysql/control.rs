@@ -9,6 +9,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Result, params};
 use tokio::time::{Instant, sleep};
 
+use super::vote;
+use crate::cluster::Ballot;
 use crate::store::control::Control;
 use crate::store::journal::{OUTSIDE_VERSION, Record};
 
@@ -79,59 +81,47 @@ pub async fn read_control(conn: &mut Conn) -> Result<Option<Control>> {
     }
     let row: Option<ControlRow> = conn
         .query_first(
-            "SELECT cluster_id, backend, system_identifier, view, members, ballot, complete_to, \
-             pruned_to FROM lockstep.control WHERE one = 1",
+            "SELECT cluster_id, backend, system_identifier, complete_to, pruned_to, writer, beat \
+             FROM lockstep.control WHERE one = 1",
         )
         .await?;
-    Ok(row.map(control))
-}
-
-type ControlRow = (String, String, String, i64, String, i64, i64, i64);
-
-fn control(row: ControlRow) -> Control {
-    let (cluster_id, backend, system_identifier, view, members, ballot, complete_to, pruned_to) =
-        row;
-    // One name in each line: a name has no line breaks.
-    let members = members.lines().map(str::to_owned).collect();
-    Control {
+    let Some((cluster_id, backend, system_identifier, complete_to, pruned_to, writer, beat)) = row
+    else {
+        return Ok(None);
+    };
+    let vote = vote::read(conn).await?;
+    Ok(Some(Control {
         cluster_id,
         backend,
         system_identifier,
-        view,
-        members,
-        ballot,
+        vote,
+        writer,
+        beat,
         complete_to,
         pruned_to,
-    }
+    }))
 }
+
+type ControlRow = (String, String, String, i64, i64, String, i64);
 
 /// Writes the whole control row, whatever was there.
 pub async fn write_control(conn: &mut Conn, control: &Control) -> Result<()> {
-    let members = control.members.join("\n");
+    let roster = &control.vote.roster;
     conn.exec_drop(
         "REPLACE INTO lockstep.control (one, cluster_id, backend, system_identifier, view, members, \
-         ballot, complete_to, pruned_to) VALUES (1, :cluster, :backend, :system, :view, :members, \
-         :ballot, :complete, :pruned)",
+         arbiter, promised, complete_to, pruned_to) VALUES (1, :cluster, :backend, :system, :view, \
+         :members, :arbiter, :promised, :complete, :pruned)",
         params! {
             "cluster" => &control.cluster_id,
             "backend" => &control.backend,
             "system" => &control.system_identifier,
-            "view" => control.view,
-            members,
-            "ballot" => control.ballot,
+            "view" => roster.number,
+            "members" => roster.members.join("\n"),
+            "arbiter" => roster.arbiter.to_string(),
+            "promised" => control.vote.promised.to_string(),
             "complete" => control.complete_to,
             "pruned" => control.pruned_to,
         },
-    )
-    .await
-}
-
-/// Writes a newer view. A ballot never goes back, and under one ballot the view only grows.
-pub async fn write_view(conn: &mut Conn, view: i64, members: &[String], ballot: i64) -> Result<()> {
-    conn.exec_drop(
-        "UPDATE lockstep.control SET view = :view, members = :members, ballot = :ballot \
-         WHERE one = 1 AND view < :view AND ballot <= :ballot",
-        params! { view, "members" => members.join("\n"), ballot },
     )
     .await
 }
@@ -229,18 +219,29 @@ pub async fn first_younger(conn: &mut Conn, seconds: f64) -> Result<Option<i64>>
 }
 
 /// Notes that every record up to `seq` is on every member. Never goes back.
-pub async fn set_complete(conn: &mut Conn, seq: i64) -> Result<()> {
+pub async fn set_complete(conn: &mut Conn, seq: i64, ballot: Ballot) -> Result<()> {
     conn.exec_drop(
-        "UPDATE lockstep.control SET complete_to = :seq WHERE one = 1 AND complete_to < :seq",
-        params! { seq },
+        "UPDATE lockstep.control SET complete_to = :seq \
+         WHERE one = 1 AND complete_to < :seq AND promised = :ballot",
+        params! { seq, "ballot" => ballot.to_string() },
     )
     .await
 }
 
 /// Removes up to `limit` of the oldest records up to `upto`; says how many went. What is left begins
-/// after `pruned_to`, and that is written in the same transaction.
-pub async fn prune(conn: &mut Conn, upto: i64, limit: u64) -> Result<u64> {
+/// after `pruned_to`, and that is written in the same transaction. Only while the server obeys `ballot`.
+pub async fn prune(conn: &mut Conn, upto: i64, limit: u64, ballot: Ballot) -> Result<u64> {
     let mut transaction = conn.start_transaction(mysql_async::TxOpts::default()).await?;
+    let held: Option<i64> = transaction
+        .exec_first(
+            "SELECT one FROM lockstep.control WHERE one = 1 AND promised = ? FOR UPDATE",
+            (ballot.to_string(),),
+        )
+        .await?;
+    if held.is_none() {
+        transaction.rollback().await?;
+        return Ok(0);
+    }
     let last: Option<Option<i64>> = transaction
         .exec_first(
             "SELECT MAX(seq) FROM (SELECT seq FROM lockstep.journal WHERE seq <= ? \

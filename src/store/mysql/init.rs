@@ -13,6 +13,7 @@ use super::control::{
 };
 use super::fill::{Login, fill, wipe};
 use super::schema::{grant, install};
+use crate::cluster::{Roster, Vote};
 use crate::store::control::Control;
 use crate::store::init::{InitOptions, InitReport};
 
@@ -105,8 +106,8 @@ pub async fn init(
         let target = &mut backends[at_place];
         let there = read_token(&mut target.conn).await.map_err(at(&target.name))?;
         token = there.unwrap_or(token);
-        working =
-            control.view > 1 || journal_end(&mut target.conn).await.map_err(at(&target.name))? > 0;
+        working = control.vote.roster.number > 1
+            || journal_end(&mut target.conn).await.map_err(at(&target.name))? > 0;
     }
     let fresh: Vec<usize> = (0..backends.len()).filter(|place| known[*place].is_none()).collect();
     if working {
@@ -163,9 +164,12 @@ async fn join(
         cluster_id: report.cluster_id.clone(),
         backend: target.name.clone(),
         system_identifier: system.unwrap_or_default(),
-        view: i64::from(!members.is_empty()),
-        members,
-        ballot: 0,
+        vote: Vote {
+            roster: Roster { number: i64::from(!members.is_empty()), members, ..Roster::default() },
+            ..Vote::default()
+        },
+        writer: String::new(),
+        beat: 0,
         complete_to: 0,
         pruned_to: 0,
     };

@@ -14,6 +14,8 @@ pub mod compare;
 
 pub mod control;
 
+pub mod vote;
+
 pub mod schema;
 
 use mysql_async::Conn;

@@ -19,7 +19,7 @@ const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS lockstep.control (one TINYINT NOT NULL PRIMARY KEY, \
      cluster_id VARCHAR(255) NOT NULL, backend VARCHAR(255) NOT NULL, \
      system_identifier VARCHAR(255) NOT NULL, view BIGINT NOT NULL, members TEXT NOT NULL, \
-     ballot BIGINT NOT NULL, complete_to BIGINT NOT NULL, pruned_to BIGINT NOT NULL, \
+     complete_to BIGINT NOT NULL, pruned_to BIGINT NOT NULL, \
      probes BIGINT NOT NULL DEFAULT 0) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS lockstep.secret (one TINYINT NOT NULL PRIMARY KEY, \
      token VARCHAR(255) NOT NULL) ENGINE=InnoDB",
@@ -28,6 +28,18 @@ const TABLES: &[&str] = &[
      entry LONGBLOB NOT NULL) ENGINE=InnoDB COMMENT='lockstep schema 1'",
     "DROP PROCEDURE IF EXISTS lockstep.record",
     RECORD,
+];
+
+/// What the server keeps as a voter, besides view and members: whom it obeys, who decides between halves, what it has
+/// accepted to be view + 1, and who writes. Names of columns and what they are.
+const VOTES: &[(&str, &str)] = &[
+    ("promised", "VARCHAR(40) CHARACTER SET ascii NOT NULL DEFAULT ''"),
+    ("arbiter", "VARCHAR(255) NOT NULL DEFAULT ''"),
+    ("acc_ballot", "VARCHAR(40) CHARACTER SET ascii NOT NULL DEFAULT ''"),
+    ("acc_members", "TEXT"),
+    ("acc_arbiter", "VARCHAR(255) NOT NULL DEFAULT ''"),
+    ("writer", "VARCHAR(255) NOT NULL DEFAULT ''"),
+    ("beat", "BIGINT NOT NULL DEFAULT 0"),
 ];
 
 /// The secret is read with a lock, since the snapshot of the caller's transaction may be older than
@@ -65,6 +77,19 @@ pub fn proof(token: &str, connection: u32, seq: i64, id: i64) -> String {
 /// one.
 pub async fn install(conn: &mut Conn, value: &str) -> mysql_async::Result<()> {
     run_all(conn, TABLES).await?;
+    let there: Vec<String> = conn
+        .query(
+            "SELECT COLUMN_NAME FROM information_schema.COLUMNS \
+             WHERE TABLE_SCHEMA = 'lockstep' AND TABLE_NAME = 'control'",
+        )
+        .await?;
+    let has = |name: &str| there.iter().any(|column| column == name);
+    for (name, kind) in VOTES.iter().filter(|(name, _)| !has(name)) {
+        conn.query_drop(format!("ALTER TABLE lockstep.control ADD COLUMN {name} {kind}")).await?;
+    }
+    if has("ballot") {
+        conn.query_drop("ALTER TABLE lockstep.control DROP COLUMN ballot").await?;
+    }
     conn.exec_drop("INSERT IGNORE INTO lockstep.identity VALUES (1, ?)", (value,)).await
 }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::Error;
 
 use super::config::{self, BackendEntry, Entries};
+use super::liar::Liar;
 use super::process::{As, Process, command, output, tail};
 use super::relay::Relay;
 use super::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server};
@@ -31,6 +32,7 @@ pub(crate) fn direct() -> bool {
 pub(crate) struct Options {
     servers: usize,
     relays: bool,
+    liars: bool,
     fsync: bool,
     bare: bool,
     changes: Vec<(String, String)>,
@@ -52,6 +54,12 @@ impl Options {
     /// A relay before each server, so that its network can fail.
     pub(crate) fn relays(mut self) -> Self {
         self.relays = true;
+        self
+    }
+
+    /// Before each server one that can break the protocol.
+    pub(crate) fn liars(mut self) -> Self {
+        self.liars = true;
         self
     }
 
@@ -87,6 +95,7 @@ pub(crate) struct Cluster {
     pub(crate) folder: PathBuf,
     pub(crate) servers: Vec<Server>,
     pub(crate) relays: Vec<Relay>,
+    liars: Vec<Liar>,
     pub(crate) port: u16,
     pub(crate) http_port: u16,
     pub(crate) config: PathBuf,
@@ -142,12 +151,15 @@ impl Cluster {
         });
         let relays = servers.iter().filter(|_| options.relays);
         let relays: Vec<Relay> = relays.map(|s| Relay::to(&s.name, s.port)).collect();
+        let liars = servers.iter().filter(|_| options.liars);
+        let liars: Vec<Liar> = liars.map(|s| Liar::before(&s.name, s.port)).collect();
         let port = if options.bare { servers[0].port } else { free_port() };
         let cluster = Arc::new(Self {
             config: home.join("lockstep.toml"),
             folder: home,
             servers,
             relays,
+            liars,
             port,
             http_port: free_port(),
             bare: options.bare,
@@ -162,7 +174,9 @@ impl Cluster {
     fn write_config(&self) {
         let backends = self.servers.iter().enumerate().map(|(i, server)| BackendEntry {
             name: server.name.clone(),
-            port: self.relays.get(i).map_or(server.port, |r| r.port),
+            port: (self.relays.get(i).map(|relay| relay.port))
+                .or(self.liars.get(i).map(|liar| liar.port))
+                .unwrap_or(server.port),
         });
         let backends: Vec<BackendEntry> = backends.collect();
         let changes = self.changes.lock().unwrap();
@@ -230,6 +244,11 @@ impl Cluster {
 
     pub(crate) fn proxy_exited(&self) -> Option<std::process::ExitStatus> {
         self.proxy.lock().unwrap().as_ref().and_then(Process::exited)
+    }
+
+    /// Whether this cluster's own proxy was started, and runs.
+    pub(crate) fn proxy_runs(&self) -> bool {
+        self.proxy.lock().unwrap().as_ref().is_some_and(|proxy| proxy.exited().is_none())
     }
 
     pub(crate) fn with_proxy<T>(&self, act: impl FnOnce(&Process) -> T) -> T {
@@ -305,6 +324,12 @@ impl Cluster {
         &self.relays[place]
     }
 
+    pub(crate) fn liar(&self, name: &str) -> &Liar {
+        let place =
+            self.servers.iter().position(|s| s.name == name).expect("a server of that name");
+        &self.liars[place]
+    }
+
     /// A connection string as libpq's programs and drivers read it.
     pub(crate) fn url(&self) -> String {
         format!("postgresql://app:app@127.0.0.1:{}/{DATABASE}", self.port)
@@ -314,17 +339,21 @@ impl Cluster {
 
     /// A GET on the proxy's HTTP port: status and body.
     pub(crate) async fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).await?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await?;
-        let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        Ok((status, body.to_owned()))
+        http(self.http_port, path).await
     }
+}
+
+/// A GET on a port of this machine: status and body.
+pub(crate) async fn http(port: u16, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
 }
 
 /// What a program said on both its outputs.

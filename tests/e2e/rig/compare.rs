@@ -74,11 +74,7 @@ impl Cluster {
     pub(crate) async fn assert_equal_on(&self, names: &[String]) {
         step(format!("compare {}", names.join(", ")));
         let servers: Vec<&Server> = names.iter().map(|name| self.server(name)).collect();
-        let leads = if self.proxy_exited().is_some() || self.bare {
-            None
-        } else {
-            Some(self.leader().await)
-        };
+        let leads = if !self.proxy_runs() || self.bare { None } else { Some(self.leader().await) };
         assert_same(&servers, "%", leads).await;
     }
 

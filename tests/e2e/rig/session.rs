@@ -143,7 +143,7 @@ impl Deref for Session {
     }
 }
 
-fn text_row(message: &SimpleQueryMessage) -> Option<Row> {
+pub(crate) fn text_row(message: &SimpleQueryMessage) -> Option<Row> {
     let SimpleQueryMessage::Row(row) = message else {
         return None;
     };

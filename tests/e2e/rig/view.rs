@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cluster::Cluster;
-use super::session::explain;
+use super::session::{Session, explain};
 use super::{eventually, secs, step};
 
 impl Cluster {
@@ -95,5 +95,21 @@ impl Cluster {
 
     pub(crate) async fn wait_inactive(&self, name: &str) {
         self.wait_state(name, "inactive", secs(20)).await;
+    }
+
+    /// The same at the proxy on a port.
+    pub(crate) async fn wait_active_at(&self, port: u16, name: &str) {
+        let what = format!("{name} to be active at port {port}");
+        eventually(&what, secs(40), || async {
+            let open = Session::open(port, "app", "app", "lockstep").await;
+            let console = open.map_err(|e| explain(&e))?;
+            let rows = console.rows("SHOW BACKENDS").await;
+            let row = rows.into_iter().find(|row| row[0].as_deref() == Some(name));
+            match row {
+                Some(row) if row[2].as_deref() == Some("active") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 }

@@ -1,0 +1,192 @@
+//! The sections `[proxy]` and `[witness]`: several proxies in front of the same databases.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lockstep_protocol::Dialect;
+use serde::{Deserialize, Serialize};
+
+use super::address;
+use super::logins::secret;
+use super::validate::{Result, name, once_in_url, tls};
+use super::{BackendTls, ConfigError, Secret, units};
+
+/// One of several proxies.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Proxy {
+    /// What it is called; nothing where it is the only one.
+    pub name: Option<String>,
+    /// Where the other proxies reach it: host and port.
+    pub advertise: Option<(String, u16)>,
+    /// How the way to another proxy is protected.
+    pub peer_tls: BackendTls,
+    /// What becomes of clients while another proxy writes.
+    pub on_standby: OnStandby,
+    /// Pause between two signs of life of the proxy that writes.
+    #[serde(with = "units::duration")]
+    pub heartbeat: Duration,
+    /// A proxy that has shown no sign of life for so long is taken for dead, and takes itself for it.
+    #[serde(with = "units::duration")]
+    pub takeover_after: Duration,
+}
+
+/// What becomes of clients while another proxy writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStandby {
+    /// They are connected through to it.
+    Forward,
+    /// They are turned away, so that their driver tries the next address.
+    Refuse,
+}
+
+/// A third database that has a vote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Witness {
+    /// Host name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The database.
+    pub database: String,
+    /// The role, which may make a schema there.
+    pub user: String,
+    /// Its password; empty where none is asked for.
+    pub password: Secret,
+    /// How the way to it is protected.
+    pub tls: BackendTls,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawProxy {
+    pub name: Option<String>,
+    pub advertise: Option<String>,
+    pub peer_tls: Option<String>,
+    pub peer_tls_ca: Option<String>,
+    pub on_standby: Option<OnStandby>,
+    #[serde(with = "units::duration")]
+    pub heartbeat: Duration,
+    #[serde(with = "units::duration")]
+    pub takeover_after: Duration,
+}
+
+impl Default for RawProxy {
+    fn default() -> Self {
+        Self {
+            name: None,
+            advertise: None,
+            peer_tls: None,
+            peer_tls_ca: None,
+            on_standby: None,
+            heartbeat: Duration::from_millis(500),
+            takeover_after: Duration::from_secs(2),
+        }
+    }
+}
+
+impl RawProxy {
+    pub(super) fn validate(self, dialect: Dialect, folder: &Path) -> Result<Proxy> {
+        let named = |key: &str| {
+            let problem =
+                format!("`{key}` is for one of several proxies, and this one has no name");
+            ConfigError::new(problem, "add `name = \"…\"` to [proxy], different on each proxy")
+                .at(format!("proxy.{key}"))
+        };
+        if self.name.is_none() {
+            if self.advertise.is_some() {
+                return Err(named("advertise"));
+            }
+            if self.on_standby.is_some() {
+                return Err(named("on_standby"));
+            }
+        }
+        let advertise = self.advertise.map(|text| {
+            let at =
+                |why: String| ConfigError::new(why, "write \"host:port\"").at("proxy.advertise");
+            let place = address::parse(&text).map_err(at)?;
+            let port = place.port.ok_or_else(|| at(format!("`{text}` has no port")))?;
+            Ok((place.host, port))
+        });
+        let advertise = advertise.transpose()?;
+        let on_standby = self.on_standby.unwrap_or(match (&advertise, dialect) {
+            (Some(_), Dialect::Postgres) => OnStandby::Forward,
+            _ => OnStandby::Refuse,
+        });
+        if on_standby == OnStandby::Forward && dialect == Dialect::MySql {
+            let problem =
+                "clients of MariaDB and MySQL are not connected through to another proxy yet";
+            let remedy =
+                "write on_standby = \"refuse\", and name all proxies in the connection string";
+            return Err(ConfigError::new(problem, remedy).at("proxy.on_standby"));
+        }
+        if on_standby == OnStandby::Forward && advertise.is_none() {
+            let remedy = "add `advertise = \"host:port\"`, where the other proxies reach this one; or write \
+                          on_standby = \"refuse\"";
+            return Err(ConfigError::new(
+                "proxies that forward must know each other's address",
+                remedy,
+            )
+            .at("proxy.on_standby"));
+        }
+        let (mode, ca) = (self.peer_tls.as_deref(), self.peer_tls_ca.as_deref());
+        Ok(Proxy {
+            name: self.name.map(|text| name(text, "proxy.name")).transpose()?,
+            advertise,
+            peer_tls: tls(mode, ca, "proxy.peer", folder)?,
+            on_standby,
+            heartbeat: self.heartbeat,
+            takeover_after: self.takeover_after,
+        })
+    }
+}
+
+impl Proxy {
+    /// Whether it is the only one: its state file decides then where the databases alone do not.
+    #[must_use]
+    pub fn is_lone(&self) -> bool {
+        self.name.is_none()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWitness {
+    pub url: String,
+    pub password: Option<String>,
+    pub password_file: Option<String>,
+    pub password_env: Option<String>,
+}
+
+impl RawWitness {
+    pub(super) fn validate(self, proxy: &Proxy, folder: &Path) -> Result<Witness> {
+        if proxy.is_lone() {
+            let remedy = "add `name = \"…\"` to [proxy], or delete [witness]";
+            let problem = "a witness decides between several proxies, and this one has no name";
+            return Err(ConfigError::new(problem, remedy).at("witness"));
+        }
+        let bad = |why: String| {
+            let remedy = "write \"postgresql://user:password@host:port/database\"";
+            ConfigError::new(why, remedy).at("witness.url")
+        };
+        let place = address::parse(&self.url).map_err(bad)?;
+        if place.dialect != Some(Dialect::Postgres) {
+            return Err(bad("a witness is a PostgreSQL database".into()));
+        }
+        let (Some(user), Some(database)) = (place.user, place.database) else {
+            return Err(bad("the witness's url names no user or no database".into()));
+        };
+        let plain = once_in_url("witness", "password", self.password, place.password)?;
+        let password = secret(plain, self.password_file, self.password_env, "witness", folder)?;
+        let password = password.unwrap_or_default();
+        let (mode, ca) = (place.sslmode.as_deref(), place.sslrootcert.as_deref());
+        Ok(Witness {
+            tls: tls(mode, ca, "witness", folder)?,
+            host: place.host,
+            port: place.port.unwrap_or(5432),
+            database,
+            user,
+            password,
+        })
+    }
+}
