@@ -33,7 +33,11 @@ fn maintenance_holds_everything_still_even_without_the_database() {
     world.database.down();
     std::thread::sleep(std::time::Duration::from_secs(5));
     assert!(n1.serves() && n1.role() == "master", "it goes on without a deadline");
+    // An agent that is told to end does so without the database as well.
+    assert!(n2.stop().success());
     world.database.up();
+    n2.start();
+    n2.wait_for_role("standby");
     let said = world.tool("maintenance off");
     assert_eq!(said, "maintenance has ended\n");
     assert_eq!((n1.role().as_str(), n2.role().as_str()), ("master", "standby"));
