@@ -4,16 +4,19 @@ mod agent;
 mod cluster;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Limits, Log};
+use crate::config::{ClientTls, Config, Limits, Log, Secret};
 use crate::demo;
 use crate::proxy::{self, Surroundings};
 use crate::trace::{self, Level};
+use crate::witness;
 
 /// Two or more ordinary PostgreSQL or MariaDB servers as one database that does not die.
 #[derive(Debug, Parser)]
@@ -34,6 +37,8 @@ enum Command {
     /// Elect the node on which an application runs, through a table in the database.
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Vote for proxies where half of the databases is away: a small process on a machine of its own.
+    Witness(Witness),
     /// Start local PostgreSQL (or MariaDB) servers and the proxy in front of them, and say what to try.
     Demo(Demo),
 }
@@ -55,6 +60,25 @@ struct Init {
     /// Overwrite the other backends with the source's data.
     #[arg(long, requires = "source")]
     discard: bool,
+}
+
+#[derive(Debug, Args)]
+struct Witness {
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:6440", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The folder of its file: what it has promised must outlive it.
+    #[arg(long, default_value = "/var/lib/lockstep", value_name = "DIR")]
+    state_dir: PathBuf,
+    /// The file with the secret that it shares with the proxies (`[witness] password_file` there).
+    #[arg(long, value_name = "FILE")]
+    secret_file: PathBuf,
+    /// PEM file of its certificate; without one connections are not encrypted.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of the certificate's key.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -83,22 +107,24 @@ struct Demo {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
-    let outcome = match command {
-        Command::Proxy(file) => with_config(&file, |config, level| {
-            runtime(&config.limits)?.block_on(serve(config, file.config.clone(), level))
-        }),
-        Command::Check(file) => with_config(&file, |config, _| {
-            runtime(&config.limits)?.block_on(cluster::check(config))
-        }),
-        Command::Init(init) => with_config(&init.file, |config, _| {
-            let runtime = runtime(&config.limits)?;
-            runtime.block_on(cluster::prepare(config, init.source.clone(), init.discard))
-        }),
-        Command::Agent(command) => agent::run(command),
-        Command::Demo(options) => {
-            runtime(&Limits::default()).and_then(|runtime| runtime.block_on(demonstrate(options)))
-        }
-    };
+    let outcome =
+        match command {
+            Command::Proxy(file) => with_config(&file, |config, level| {
+                runtime(&config.limits)?.block_on(serve(config, file.config.clone(), level))
+            }),
+            Command::Check(file) => with_config(&file, |config, _| {
+                runtime(&config.limits)?.block_on(cluster::check(config))
+            }),
+            Command::Init(init) => with_config(&init.file, |config, _| {
+                let runtime = runtime(&config.limits)?;
+                runtime.block_on(cluster::prepare(config, init.source.clone(), init.discard))
+            }),
+            Command::Agent(command) => agent::run(command),
+            Command::Witness(options) => runtime(&Limits::default())
+                .and_then(|runtime| runtime.block_on(bear_witness(options))),
+            Command::Demo(options) => runtime(&Limits::default())
+                .and_then(|runtime| runtime.block_on(demonstrate(options))),
+        };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => complain(&problem),
@@ -137,6 +163,45 @@ async fn demonstrate(options: Demo) -> Result<(), String> {
     let options = demo::Options { make, backends, port, dir, bin, json };
     let init = |config| cluster::prepare(config, None, false);
     demo::run(options, init, serve_until).await.map_err(|error| error.to_string())
+}
+
+async fn bear_witness(options: Witness) -> Result<(), String> {
+    trace::init(&Log::default()).map_err(|error| error.to_string())?;
+    let file = options.secret_file.display();
+    let secret = std::fs::read_to_string(&options.secret_file);
+    let secret = secret.map_err(|error| format!("--secret-file {file}: {error}"))?;
+    let secret = secret.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(format!(
+            "--secret-file {file}: it is empty; write the secret of the proxies into it"
+        ));
+    }
+    let tls = options.tls_cert.zip(options.tls_key);
+    let options = witness::Options {
+        listen: options.listen,
+        state_dir: options.state_dir,
+        secret: Secret::new(secret),
+        tls: tls.map(|(cert, key)| ClientTls { cert, key, required: true }),
+    };
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    let ended = async move {
+        let terminated = async {
+            match signal(SignalKind::terminate()) {
+                Ok(mut terminate) => terminate.recv().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminated => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        told.cancel();
+    };
+    tokio::select! {
+        done = witness::run(options, stop) => done,
+        () = ended => Ok(()),
+    }
 }
 
 async fn serve(config: Config, file: PathBuf, level: Level) -> Result<(), String> {

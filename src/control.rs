@@ -1,6 +1,7 @@
 //! Bookkeeping on a PostgreSQL backend: an administrator's connection, opened when it is needed and
 //! again after it broke. Nothing here is on the path of an application's statement.
 
+pub mod daemon;
 pub mod mysql;
 pub mod witness;
 

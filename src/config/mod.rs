@@ -33,7 +33,7 @@ use lockstep_protocol::Dialect;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
-pub use proxy::{OnStandby, Proxy, Witness};
+pub use proxy::{OnStandby, Proxy, Witness, WitnessDatabase};
 pub use reload::Changes;
 pub use secret::Secret;
 pub use tuning::{Balancer, Consistency, Journal, Limits, Log, LogFormat, Pool, Reads, Timeouts};
@@ -67,7 +67,7 @@ pub struct Config {
     pub journal: Journal,
     /// This proxy among several.
     pub proxy: Proxy,
-    /// A third database that decides where the members of the cluster are halved.
+    /// What decides where the members of the cluster are halved.
     pub witness: Option<Witness>,
 }
 

@@ -40,22 +40,32 @@ pub enum OnStandby {
     Refuse,
 }
 
-/// A third database that has a vote.
+/// A third place that has a vote and no data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Witness {
     /// Host name or IP address.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// The database.
-    pub database: String,
-    /// The role, which may make a schema there.
-    pub user: String,
-    /// Its password; empty where none is asked for.
+    /// Where it is a database, which one, and as whom.
+    pub database: Option<WitnessDatabase>,
+    /// The role's password; of `lockstep witness` the secret that it shares with the proxies.
     pub password: Secret,
     /// How the way to it is protected.
     pub tls: BackendTls,
 }
+
+/// A PostgreSQL database as a witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WitnessDatabase {
+    /// The database.
+    pub name: String,
+    /// The role, which may make a schema there.
+    pub user: String,
+}
+
+/// The port of `lockstep witness`, where none is given.
+const WITNESS_PORT: u16 = 6440;
 
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -166,26 +176,39 @@ impl RawWitness {
             return Err(ConfigError::new(problem, remedy).at("witness"));
         }
         let bad = |why: String| {
-            let remedy = "write \"postgresql://user:password@host:port/database\"";
+            let remedy = "write \"postgresql://user:password@host:port/database\", or \"lockstep://host:port\" \
+                          for `lockstep witness`";
             ConfigError::new(why, remedy).at("witness.url")
         };
-        let place = address::parse(&self.url).map_err(bad)?;
+        let daemon = self.url.strip_prefix("lockstep://");
+        let url = daemon.map_or(self.url.clone(), |rest| format!("postgresql://{rest}"));
+        let place = address::parse(&url).map_err(bad)?;
         if place.dialect != Some(Dialect::Postgres) {
-            return Err(bad("a witness is a PostgreSQL database".into()));
+            return Err(bad("a witness is a PostgreSQL database or `lockstep witness`".into()));
         }
-        let (Some(user), Some(database)) = (place.user, place.database) else {
-            return Err(bad("the witness's url names no user or no database".into()));
+        let database = match (daemon, place.user, place.database) {
+            (Some(_), None, None) => None,
+            (Some(_), ..) => {
+                return Err(bad("`lockstep witness` has no users and databases".into()));
+            }
+            (None, Some(user), Some(name)) => Some(WitnessDatabase { name, user }),
+            (None, ..) => return Err(bad("the witness's url names no user or no database".into())),
         };
         let plain = once_in_url("witness", "password", self.password, place.password)?;
         let password = secret(plain, self.password_file, self.password_env, "witness", folder)?;
         let password = password.unwrap_or_default();
+        if database.is_none() && password.is_empty() {
+            let problem = "the witness and the proxies share no secret";
+            let remedy =
+                "add `password_file`: the file that `lockstep witness` has as --secret-file";
+            return Err(ConfigError::new(problem, remedy).at("witness"));
+        }
         let (mode, ca) = (place.sslmode.as_deref(), place.sslrootcert.as_deref());
         Ok(Witness {
             tls: tls(mode, ca, "witness", folder)?,
             host: place.host,
-            port: place.port.unwrap_or(5432),
+            port: place.port.unwrap_or(if database.is_some() { 5432 } else { WITNESS_PORT }),
             database,
-            user,
             password,
         })
     }

@@ -313,12 +313,17 @@ fn several_proxies_have_names_and_know_each_other() {
     let seen = parse(&with("[proxy]\nname = \"p1\"\n[witness]\nurl = \"postgresql://w:s@h/d\""));
     let witness = seen.expect("a witness").witness.expect("there");
     assert_eq!((witness.port, witness.password.reveal()), (5432, "s"));
+    let daemon = "[proxy]\nname = \"p1\"\n[witness]\nurl = \"lockstep://h\"\npassword = \"s\"";
+    let daemon = parse(&with(daemon)).expect("a daemon").witness.expect("there");
+    assert_eq!((daemon.port, daemon.database), (6440, None));
     for (wrong, remedy) in [
         ("[proxy]\nadvertise = \"h1:6432\"", "name"),
         ("[proxy]\nname = \"p1\"\non_standby = \"forward\"", "advertise"),
         ("[proxy]\nname = \"p1\"\nadvertise = \"h1\"", "host:port"),
         ("[proxy]\nname = \"p1\"\ntakeover_after = \"1s\"", "three times"),
         ("[witness]\nurl = \"postgresql://w:s@h/d\"", "name"),
+        ("[proxy]\nname = \"p1\"\n[witness]\nurl = \"lockstep://h\"", "password_file"),
+        ("[proxy]\nname = \"p1\"\n[witness]\nurl = \"lockstep://u@h\"", "lockstep://host:port"),
         ("[proxy]\nname = \"p1\"\n[witness]\nurl = \"mysql://w:s@h/d\"", "postgresql://"),
     ] {
         let error = refused(&with(wrong)).to_string();

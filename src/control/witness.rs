@@ -25,7 +25,11 @@ impl PgWitness {
     ///
     /// # Errors
     /// When the files for TLS cannot be used.
-    pub fn new(witness: &config::Witness, limit: Duration) -> Result<Self, String> {
+    pub fn new(
+        witness: &config::Witness,
+        database: &config::WitnessDatabase,
+        limit: Duration,
+    ) -> Result<Self, String> {
         let connector =
             BackendConnector::new(&witness.tls, &witness.host).map_err(|e| e.to_string())?;
         let tls = ControlTls::new(connector);
@@ -33,9 +37,9 @@ impl PgWitness {
         config
             .host(&witness.host)
             .port(witness.port)
-            .user(&witness.user)
+            .user(&database.user)
             .password(witness.password.reveal())
-            .dbname(&witness.database)
+            .dbname(&database.name)
             .application_name("lockstep witness")
             .connect_timeout(limit)
             .ssl_mode(tls.mode());

@@ -5,13 +5,13 @@
 //! old view or the new one, never a part of one.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Arbiter, Roster, Vote};
+use crate::durable;
 
 /// The version of the format. A file with another one is refused, not guessed at.
 const VERSION: u32 = 2;
@@ -80,15 +80,7 @@ impl StateFile {
     /// # Errors
     /// When the folder cannot be made, or another proxy runs with it.
     pub fn open(folder: &Path, cluster: &str) -> io::Result<Self> {
-        // Nobody else has any business with it.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let lock = File::create(folder.join(format!("{cluster}.lock")))?;
-        if lock.try_lock().is_err() {
-            return Err(io::Error::other(format!(
-                "another lockstep runs with the state folder {}; give each proxy its own `state_dir`",
-                folder.display()
-            )));
-        }
+        let lock = durable::lock(folder, cluster)?;
         Ok(Self { path: folder.join(format!("{cluster}.state.json")), _lock: lock })
     }
 
@@ -121,15 +113,7 @@ impl StateFile {
     /// # Errors
     /// When the disk refuses.
     pub fn save(&self, state: &Remembered) -> io::Result<()> {
-        let temporary = self.path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(serde_json::to_string_pretty(state)?.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
+        durable::replace(&self.path, serde_json::to_string_pretty(state)?.as_bytes())
     }
 }
 

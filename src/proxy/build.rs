@@ -8,6 +8,7 @@ use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::cluster::View;
 use crate::config::{self, Config};
+use crate::control::daemon::DaemonWitness;
 use crate::control::witness::PgWitness;
 use crate::keeper::state::{Remembered, StateFile};
 use crate::keeper::{self, Candidate, Control, Keeper, now_ms};
@@ -50,11 +51,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
     let ledger = Arc::new(Ledger::default());
     let secrets = Secrets { token, capture: capture_token, users: roles(config) };
     let recovery = recovery(config, &state, secrets.clone());
-    let witness = match &config.witness {
-        Some(witness) => Some(PgWitness::new(witness, quick(config))?),
-        None => None,
-    };
-    let witness = witness.map(|witness| Arc::new(witness) as Arc<dyn keeper::Witness>);
+    let witness = config.witness.as_ref().map(|known| witness(known, quick(config))).transpose()?;
     let candidate = Candidate {
         address: recovery.role.address.clone(),
         lone: config.proxy.is_lone(),
@@ -101,6 +98,14 @@ pub(super) fn quick(config: &Config) -> Duration {
         return config.timeouts.probe_timeout;
     }
     config.timeouts.probe_timeout.min(config.proxy.takeover_after / 2)
+}
+
+/// The way to the witness.
+fn witness(known: &config::Witness, limit: Duration) -> Result<Arc<dyn keeper::Witness>, String> {
+    Ok(match &known.database {
+        Some(database) => Arc::new(PgWitness::new(known, database, limit)?),
+        None => Arc::new(DaemonWitness::new(known, limit)?),
+    })
 }
 
 /// Every role under which applications are logged in on some backend.

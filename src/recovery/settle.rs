@@ -10,10 +10,11 @@ use super::catch_up::RESERVE;
 use super::intents::conclude_open;
 use super::plan::{self, Tail};
 use super::replay::replay;
-use crate::cluster::{Arbiter, Ballot, Judgement, Phase, Roster, State, Watch};
+use crate::cluster::{Arbiter, Ballot, Judgement, Phase, Roster, State, Vote, Watch};
 use crate::exchange::Protocol;
-use crate::keeper::Examination;
+use crate::keeper::{Examination, Sighting};
 use crate::session::Shared;
+use crate::store::control::Control;
 
 /// Pause between two looks at backends that are not there.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -43,6 +44,8 @@ struct Found {
     ballots: Vec<Ballot>,
     writer: String,
     cluster: Option<String>,
+    /// Why one of the backends that are not there is not.
+    silence: Option<String>,
     /// Why nothing can be done before somebody mends it.
     obstacle: Option<String>,
 }
@@ -72,7 +75,10 @@ pub(super) async fn settle<P: Protocol>(
         let judged = lookout.watch.judge(&found.newest, &found.present, own, after, now);
         let obstacle = match (&found.obstacle, judged) {
             (Some(obstacle), _) => obstacle.clone(),
-            (None, Judgement::Short(shortage)) => shortage,
+            (None, Judgement::Short(shortage)) => match &found.silence {
+                Some(silence) => format!("{shortage}; {silence}"),
+                None => shortage,
+            },
             (None, Judgement::Lives) => {
                 watch(shared, settings, lookout, &found).await;
                 continue;
@@ -144,40 +150,37 @@ async fn look<P: Protocol>(
         ballots: Vec::new(),
         writer: String::new(),
         cluster: settings.cluster.clone(),
+        silence: None,
         obstacle: None,
     };
-    let mut signs = Vec::new();
+    let mut sightings = arbiters;
     for (backend, look) in backends.into_iter().enumerate() {
         let name = &settings.names[backend];
-        let seen = match look {
-            Ok(seen) => identify(&seen, name, &mut found).then_some(seen),
+        let known = look.and_then(|seen| identify(seen, name, &mut found.cluster));
+        let seen = match known {
+            Ok(seen) => Some(seen),
             Err(why) => {
-                tracing::debug!(backend = %name, %why, "not there");
+                tracing::debug!(backend = %name, %why, "does not count");
+                // What a former version has installed lacks what this one asks for.
+                let remedy =
+                    if why.contains("column") { "; run `lockstep init` again" } else { "" };
+                found.silence.get_or_insert_with(|| format!("{name}: {why}{remedy}"));
                 None
             }
         };
-        if let Some(control) = seen.as_ref().and_then(|seen| seen.control.as_ref()) {
-            signs.push((name.clone(), control.vote.clone(), control.writer.clone(), control.beat));
+        if let Some(control) = seen.as_ref().and_then(|seen| seen.control.clone()) {
+            let Control { vote, writer, beat, .. } = control;
+            sightings.push(Sighting { voter: name.clone(), vote, writer, beat });
         }
         found.seen.push(seen);
     }
-    signs.extend(arbiters.into_iter().map(|a| (a.voter, a.vote, a.writer, a.beat)));
-    let newest = signs.iter().map(|(_, vote, ..)| &vote.roster).max_by_key(|r| r.number);
+    let newest = sightings.iter().map(|s| &s.vote.roster).max_by_key(|r| r.number);
     if let Some(newest) = newest.filter(|newest| newest.number >= found.newest.number) {
         found.newest = newest.clone();
     }
     let mut freshest = (Ballot::NONE, 0);
-    for (voter, vote, writer, beat) in signs {
-        if matches!(voter.parse(), Ok(Arbiter::Lone(_)))
-            && found.newest.arbiter.to_string() == voter
-            && vote.roster.number < found.newest.number
-        {
-            found.obstacle = Some(format!(
-                "the state file is older than the databases (view {} and {}): it was restored or copied. Put the \
-                 newest one back, or remove it: then all members of the newest view are needed",
-                vote.roster.number, found.newest.number
-            ));
-        }
+    for Sighting { voter, vote, writer, beat } in sightings {
+        found.obstacle = found.obstacle.take().or_else(|| is_old(&voter, &vote, &found.newest));
         lookout.watch.see(&voter, vote.promised, beat, now);
         if !writer.is_empty() && (vote.promised, beat) > freshest {
             (freshest, found.writer) = ((vote.promised, beat), writer);
@@ -196,30 +199,49 @@ async fn look<P: Protocol>(
     found
 }
 
-/// Whether a backend belongs to this cluster, and is the server it was when it was initialised.
-fn identify(seen: &Examination, name: &str, found: &mut Found) -> bool {
-    let wrong = match &seen.control {
-        None => format!("{name} is not initialised; run `lockstep init`"),
-        Some(control) => {
-            let ours = found.cluster.get_or_insert_with(|| control.cluster_id.clone());
-            if control.system_identifier != seen.system {
-                format!("another server than before stands at the address of {name}")
-            } else if control.backend != name {
-                format!("backend {} stands at the address of {name}", control.backend)
-            } else if *ours != control.cluster_id {
-                format!(
-                    "{name} belongs to cluster {}, and this proxy to {ours}: correct its address, or the state_dir, or \
-                     remove the state file if it is another cluster's",
-                    control.cluster_id
-                )
-            } else {
-                return seen.writable;
-            }
-        }
+/// What is wrong when a state file with a vote is behind the databases: it is written before any of them.
+fn is_old(voter: &str, vote: &Vote, newest: &Roster) -> Option<String> {
+    let lone = matches!(newest.arbiter, Arbiter::Lone(_));
+    let behind = newest.arbiter.to_string() == voter && vote.roster.number < newest.number;
+    (lone && behind).then(|| {
+        format!(
+            "the state file is older than the databases (view {} and {}): it was restored or copied. Put the newest one \
+             back, or remove it: then all members of the newest view are needed",
+            vote.roster.number, newest.number
+        )
+    })
+}
+
+/// A backend that belongs to this cluster, and is the server it was when it was initialised.
+///
+/// # Errors
+/// Why it does not count.
+fn identify(
+    seen: Examination,
+    name: &str,
+    cluster: &mut Option<String>,
+) -> Result<Examination, String> {
+    let Some(control) = &seen.control else {
+        return Err("it is not initialised; run `lockstep init`".into());
     };
-    tracing::debug!(backend = %name, %wrong, "does not count");
-    found.obstacle.get_or_insert(wrong);
-    false
+    let ours = cluster.get_or_insert_with(|| control.cluster_id.clone());
+    if control.system_identifier != seen.system {
+        return Err("another server than before stands at its address".into());
+    }
+    if control.backend != name {
+        return Err(format!("backend {} stands at its address", control.backend));
+    }
+    if *ours != control.cluster_id {
+        return Err(format!(
+            "it belongs to cluster {}, and this proxy to {ours}: correct its address, or the state_dir, or remove the \
+             state file if it is another cluster's",
+            control.cluster_id
+        ));
+    }
+    if !seen.writable {
+        return Err("it does not take writes".into());
+    }
+    Ok(seen)
 }
 
 async fn explain<P: Protocol>(

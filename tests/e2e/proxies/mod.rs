@@ -6,10 +6,12 @@ mod state;
 
 use std::time::{Duration, Instant};
 
+use crate::rig::cluster::spoken;
+use crate::rig::process::{As, Process, command, output};
 use crate::rig::relay::Net;
-use crate::rig::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server};
+use crate::rig::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server, programs};
 use crate::rig::session::{Session, code_of};
-use crate::rig::{run_heavy, run_within, secs, step, unique};
+use crate::rig::{folder, free_port, run_heavy, run_within, secs, step, unique};
 use rig::{Proxies, Writers};
 
 /// What a client may see when the proxy that served it goes: its connection ends or falls silent, or the
@@ -135,8 +137,34 @@ fn of_two_halves_the_one_with_the_leader_goes_on() {
     });
 }
 
+/// The machine with the leader and the writer burns down: the other half goes on, by the witness's vote.
+async fn the_other_half_goes_on(
+    changes: &[(&str, &str)],
+    witness_dies: impl FnOnce(),
+    witness_is_back: impl FnOnce(),
+) {
+    let all = Proxies::start(2, 2, changes).await;
+    let load = Writers::start(&all, 4).await;
+    load.go_on(50, secs(20)).await;
+    all.cluster.servers[0].kill9();
+    all.peer("p1").kill9();
+    let killed = Instant::now();
+    let took = load.first_after(killed, secs(25)).await;
+    step(format!("the other machine goes on after {took:?}"));
+    load.go_on(50, secs(20)).await;
+    // Nor is the witness needed for anything but that.
+    witness_dies();
+    load.go_on(50, secs(20)).await;
+    witness_is_back();
+    all.cluster.servers[0].start();
+    all.peer("p1").spawn();
+    all.cluster.wait_active_at(all.peer("p2").port, "a").await;
+    gone_only(&load.finish(&all).await);
+    all.cluster.assert_equal_on(&["a".into(), "b".into()]).await;
+}
+
 #[test]
-fn a_witness_lets_either_half_go_on() {
+fn a_database_as_a_witness_lets_either_half_go_on() {
     run_heavy(secs(120), async {
         let witness = Server::launch(&format!("witness{}", unique()), 4);
         let url = format!(
@@ -144,25 +172,31 @@ fn a_witness_lets_either_half_go_on() {
             ADMIN_PASSWORD.replace(' ', "%20"),
             witness.port
         );
-        let all = Proxies::start(2, 2, &[("witness.url", &url)]).await;
-        let load = Writers::start(&all, 4).await;
-        load.go_on(50, secs(20)).await;
-        // The machine with the leader and the writer burns down.
-        all.cluster.servers[0].kill9();
-        all.peer("p1").kill9();
-        let killed = Instant::now();
-        let took = load.first_after(killed, secs(25)).await;
-        step(format!("the other machine goes on after {took:?}"));
-        load.go_on(50, secs(20)).await;
-        // Nor is the witness needed for anything but that.
-        witness.kill9();
-        load.go_on(50, secs(20)).await;
-        witness.start();
-        all.cluster.servers[0].start();
-        all.peer("p1").spawn();
-        all.cluster.wait_active_at(all.peer("p2").port, "a").await;
-        gone_only(&load.finish(&all).await);
-        all.cluster.assert_equal_on(&["a".into(), "b".into()]).await;
+        let changes = [("witness.url", url.as_str())];
+        the_other_half_goes_on(&changes, || witness.kill9(), || witness.start()).await;
+    });
+}
+
+#[test]
+fn a_witness_of_its_own_lets_either_half_go_on() {
+    run_heavy(secs(120), async {
+        let folder = folder().join(format!("witness-{}", unique()));
+        std::fs::create_dir_all(&folder).expect("the witness's folder");
+        let (secret, port) = (folder.join("secret"), free_port());
+        std::fs::write(&secret, "word of honour\n").expect("the secret");
+        let start = || {
+            let mut lockstep = command(As::Myself, env!("CARGO_BIN_EXE_lockstep"));
+            lockstep.args(["witness", "--listen", &format!("127.0.0.1:{port}"), "--secret-file"]);
+            lockstep.arg(&secret).arg("--state-dir").arg(&folder);
+            Process::start("witness", lockstep, &folder.join("log"))
+        };
+        let url = format!("\"lockstep://127.0.0.1:{port}\"");
+        let password = format!("{:?}", secret.display().to_string());
+        let changes = [("witness.url", url.as_str()), ("witness.password_file", &password)];
+        let first = start();
+        let second = std::cell::RefCell::new(None);
+        the_other_half_goes_on(&changes, || first.kill9(), || *second.borrow_mut() = Some(start()))
+            .await;
     });
 }
 
@@ -243,6 +277,28 @@ fn a_standby_connects_clients_through_or_turns_them_away() {
             let config: tokio_postgres::Config = dsn.parse().expect("a connection string");
             let session = Session::open_with(&config).await.expect("the one that writes");
             session.run("create table if not exists found(id int)").await;
+            // And libpq's own programs; before version 16 they do not spread connections.
+            let mut psql = command(As::Myself, programs().join("psql"));
+            let dsn = dsn.replace(" load_balance_hosts=random", "");
+            psql.args(["-X", "-c", "insert into found values (1)", &dsn]);
+            let said = output("psql", psql, secs(20));
+            assert!(said.status.success(), "{words}: {}", spoken(&said));
+        }
+    });
+}
+
+#[test]
+fn three_that_start_at_once_agree_on_one() {
+    run_heavy(secs(90), async {
+        let all = Proxies::prepare(3, 3, &[]);
+        for _ in 0..2 {
+            all.peers.iter().for_each(rig::Peer::spawn);
+            let writer = all.writer(secs(20)).await;
+            for peer in all.peers.iter().filter(|peer| peer.name != writer.name) {
+                peer.wait_standing_by(secs(20)).await;
+            }
+            writer.connect().await.run("create table if not exists t(id int)").await;
+            all.peers.iter().for_each(rig::Peer::kill9);
         }
     });
 }

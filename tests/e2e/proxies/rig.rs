@@ -37,10 +37,7 @@ impl Proxies {
     /// Prepares everything, with these changes of the proxies' configuration, and starts the proxies one after the
     /// other: the first one writes.
     pub(crate) async fn start(servers: usize, proxies: usize, changes: &[(&str, &str)]) -> Self {
-        let cluster = Options::servers(servers).prepare();
-        cluster.init();
-        let peers = (1..=proxies).map(|n| Peer::prepare(&cluster, n, changes)).collect();
-        let all = Self { cluster, peers };
+        let all = Self::prepare(servers, proxies, changes);
         for peer in &all.peers {
             peer.spawn();
             if peer.name == "p1" {
@@ -50,6 +47,14 @@ impl Proxies {
             }
         }
         all
+    }
+
+    /// The same, with no proxy running yet.
+    pub(crate) fn prepare(servers: usize, proxies: usize, changes: &[(&str, &str)]) -> Self {
+        let cluster = Options::servers(servers).prepare();
+        cluster.init();
+        let peers = (1..=proxies).map(|n| Peer::prepare(&cluster, n, changes)).collect();
+        Self { cluster, peers }
     }
 
     pub(crate) fn peer(&self, name: &str) -> &Peer {

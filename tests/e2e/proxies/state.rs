@@ -63,6 +63,22 @@ fn a_state_file_that_is_lost_broken_old_or_foreign_is_not_guessed_at() {
 }
 
 #[test]
+fn a_server_that_is_not_ours_stops_nobody_else() {
+    run_within(secs(90), async {
+        let cluster = Cluster::start(3).await;
+        cluster.proxy_stop();
+        let admin = cluster.server("c").admin().await;
+        admin.run("update lockstep.control set cluster_id = 'somebody else'").await;
+        cluster.configure("timeouts.startup_wait", "\"2s\"");
+        cluster.proxy_start().await;
+        cluster.connect().await.run("create table t(id int)").await;
+        cluster.wait_inactive("c").await;
+        let why = &cluster.backends().await["c"]["reason"];
+        assert!(why.contains("another cluster"), "{why}");
+    });
+}
+
+#[test]
 fn a_member_that_was_taken_out_of_the_file_by_hand_is_missed() {
     run_within(secs(90), async {
         let all = Proxies::start(3, 1, &[]).await;
