@@ -15,7 +15,7 @@ use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
 
 pub use login::{
-    Door, Elsewhere, Greeting, Knock, Known, Passage, forwarded_cancel, not_here, refusal,
+    Door, Greeting, Knock, Known, Passage, Signpost, Whither, forwarded_cancel, not_here,
 };
 use texts::fields;
 
