@@ -115,7 +115,8 @@ impl<P: Protocol> Session<P> {
             return Err(internal("no way to send a statement of ours").into());
         };
         self.ensure_leading().await?;
-        let chosen = format!("SET {}", chosen.join(", "));
+        let chosen = chosen.iter().map(|(variable, value)| format!("@{variable} = {value}"));
+        let chosen = format!("SET {}", chosen.collect::<Vec<_>>().join(", "));
         if let Some(tx) = &mut self.tx {
             if let Place::Leading { leader, .. } = &mut tx.place {
                 leader.queue(&chosen);
