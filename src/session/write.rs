@@ -25,9 +25,6 @@ impl<P: Protocol> Session<P> {
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
-        if !step.statement.pins.is_empty() {
-            return self.write_pinned(step, keyed, hold).await;
-        }
         if let Some(tx) = &mut self.tx {
             tx.stateful |= step.work.is_partial();
         }
@@ -104,12 +101,10 @@ impl<P: Protocol> Session<P> {
 
     /// Has the leader choose the values that every server would choose for itself, and runs the
     /// statement with variables in their place. Whoever leads next chooses anew, with the statement.
-    async fn write_pinned(
-        &mut self,
-        step: &Step<'_, P::Work>,
-        keyed: bool,
-        hold: Hold,
-    ) -> Result<(), Stop> {
+    pub(super) async fn write_pinned(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.tx.is_none() {
+            self.open_block(false, TxMode::default());
+        }
         let (text, chosen) = step.statement.with_pins(&step.text.sql);
         let Some(work) = step.work.rewritten(&text) else {
             return Err(internal("no way to send a statement of ours").into());
@@ -126,7 +121,7 @@ impl<P: Protocol> Session<P> {
         let mut statement = step.statement.clone();
         statement.pins.clear();
         let step = Step { statement: &statement, sql: text.trim(), work: &work, ..*step };
-        Box::pin(self.write(&step, keyed, hold)).await
+        self.write(&step, true, Hold::Statement).await
     }
 
     /// DDL committed while a statement waited for its table of which more was known than that it
