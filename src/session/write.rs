@@ -42,11 +42,7 @@ impl<P: Protocol> Session<P> {
         let watch = match returned {
             Some(_) => Watch { returned, ..Watch::default() },
             None if keyed => keyed_watch(step),
-            None => {
-                let sequences = Some(&step.statement.sequences);
-                let undoable = way_back == WayBack::Savepoint;
-                Watch { rows: true, sequences, undoable, ..Watch::default() }
-            }
+            None => captured_watch(step, way_back == WayBack::Savepoint),
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;
@@ -330,6 +326,12 @@ impl<P: Protocol> Session<P> {
         }
         self.add_captured(Touched::Unknown, outcome, false)
     }
+}
+
+/// What is looked at around a statement whose rows the triggers report.
+fn captured_watch<'a, W: Work>(step: &Step<'a, W>, undoable: bool) -> Watch<'a> {
+    let sequences = Some(&step.statement.sequences);
+    Watch { rows: true, sequences, undoable, ..Watch::default() }
 }
 
 /// What is looked at around a statement whose bytes are repeated.
