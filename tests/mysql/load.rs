@@ -98,7 +98,7 @@ impl Load {
     /// Waits until this many more transactions are acknowledged: proof that service goes on.
     pub(crate) async fn goes_on(&self, more: u64) {
         let goal = self.commits.load(Ordering::Relaxed) + more;
-        for _ in 0..600 {
+        for _ in 0..1200 {
             if self.commits.load(Ordering::Relaxed) >= goal {
                 return;
             }
