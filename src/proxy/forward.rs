@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::time::Instant;
 
 use super::house::House;
 use super::pg::Pg;
 use crate::backend::pg::Route;
-use crate::client::pg::{Passage, forwarded_cancel, not_here, refusal};
+use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, not_here};
+use crate::config::OnStandby;
 use crate::net::Stream;
 use crate::tls::BackendConnector;
 
@@ -30,38 +32,45 @@ fn route(house: &House<Pg>) -> Option<Result<Route, String>> {
     }))
 }
 
-/// Whether clients can be connected through.
-pub(super) fn is_possible(house: &House<Pg>) -> bool {
-    route(house).is_some()
-}
-
 async fn open(house: &House<Pg>) -> Result<Stream, String> {
     let route = route(house).ok_or("its address is not known")??;
     let opened = tokio::time::timeout(route.timeout, route.open()).await;
     opened.map_err(|_| format!("no answer within {:?}", route.timeout))?.map_err(|e| e.to_string())
 }
 
+/// Where clients are served at this moment. While the proxy that writes cannot be reached, whoever comes waits for as
+/// long as it takes until it is taken for dead and another one writes.
+impl Signpost for House<Pg> {
+    async fn look(&self, database: &str, forwarded: bool) -> Whither {
+        let keeper = &self.shared.keeper;
+        let config = self.config.load_full();
+        let patience = Instant::now() + config.proxy.takeover_after * 2;
+        loop {
+            let changes = keeper.following();
+            let Some(writer) = self.stands_by(database) else {
+                return Whither::Here;
+            };
+            if forwarded || config.proxy.on_standby != OnStandby::Forward {
+                return Whither::Nowhere(not_here(&writer));
+            }
+            let why = match open(self).await {
+                Ok(far) => return Whither::There(far),
+                Err(why) => why,
+            };
+            if tokio::time::timeout_at(patience, changes.cancelled()).await.is_err() {
+                tracing::warn!(%writer, %why, "a client could not be connected through");
+                let detail = format!("It cannot be reached: {why}");
+                return Whither::Nowhere(not_here(&writer).detail(detail));
+            }
+        }
+    }
+}
+
 /// Connects a client through until either side ends, or until another proxy writes.
 pub(super) async fn pass(house: &Arc<House<Pg>>, passage: Passage) {
-    let keeper = &house.shared.keeper;
-    let (ends, writer) = (keeper.following(), keeper.writer());
+    let ends = house.shared.keeper.following();
     let gauge = &house.shared.metrics.proxy_forwarded_sessions;
-    let Passage { mut stream, said } = passage;
-    let most = i64::try_from(house.config.load().limits.max_clients).unwrap_or(i64::MAX);
-    let opened = if gauge.get() < most { open(house).await } else { Err("too many".to_owned()) };
-    let mut far = match opened {
-        Ok(far) => far,
-        Err(why) => {
-            tracing::warn!(%writer, %why, "a client could not be connected through");
-            house.shared.metrics.client_rejections.inc();
-            let refused =
-                refusal(&not_here(&writer).detail(format!("It cannot be reached: {why}")));
-            // It may have left meanwhile, which is as good.
-            let _ = stream.write_all(&refused).await;
-            let _ = stream.shutdown().await;
-            return;
-        }
-    };
+    let Passage { mut stream, mut far, said } = passage;
     gauge.inc();
     let carried = async {
         far.write_all(&said).await?;
@@ -83,6 +92,9 @@ pub(super) async fn pass(house: &Arc<House<Pg>>, passage: Passage) {
 
 /// Hands a request to cancel on.
 pub(super) async fn cancel(house: &Arc<House<Pg>>, number: u32, secret: &[u8]) {
+    if house.stands_by("").is_none() {
+        return;
+    }
     let sent = async {
         let mut far = open(house).await?;
         far.write_all(&forwarded_cancel(number, secret)).await.map_err(|e| e.to_string())?;

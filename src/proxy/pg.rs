@@ -14,8 +14,8 @@ use super::house::{CONSOLE, House, admit};
 use crate::backend::pg::{Login as LinkLogin, Logins, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{CheckoutError, ConnectError, Dial, Purpose};
 use crate::catalog::Catalogs;
-use crate::client::pg::{Bounds, Door, Elsewhere, Greeting, Knock, Known, PgClient};
-use crate::config::{self, Config, OnStandby};
+use crate::client::pg::{Bounds, Door, Greeting, Knock, Known, PgClient};
+use crate::config::{self, Config};
 use crate::console;
 use crate::control::{Address, PgControl};
 use crate::error::{Failure, Kind};
@@ -153,18 +153,13 @@ impl Front for Pg {
     async fn visit(house: Arc<House<Self>>, tcp: TcpStream, peer: SocketAddr) {
         house.wait_while_unknown().await;
         let door = house.door.load_full();
-        let elsewhere = |database: &str| {
-            let writer = house.stands_by(database)?;
-            let wanted = house.config.load().proxy.on_standby == OnStandby::Forward;
-            Some(Elsewhere { writer, forward: wanted && forward::is_possible(&house) })
-        };
-        match door.open(tcp, peer, &elsewhere).await {
+        match door.open(tcp, peer, &*house).await {
             Knock::Nobody => house.shared.metrics.client_rejections.inc(),
             Knock::Forward(passage) => forward::pass(&house, *passage).await,
             Knock::Cancel { number, secret } => {
                 if let Some(canceller) = house.shared.registry.canceller(number, &secret) {
                     PgLink::cancel(&canceller).await;
-                } else if elsewhere("").is_some_and(|elsewhere| elsewhere.forward) {
+                } else {
                     forward::cancel(&house, number, &secret).await;
                 }
             }

@@ -130,7 +130,7 @@ async fn watch<P: Protocol>(
         let who = if found.writer.is_empty() { "another proxy" } else { &found.writer };
         shared.keeper.stand_by(format!("{who} writes")).await;
     }
-    sleep(settings.role.heartbeat / 2).await;
+    sleep(settings.role.heartbeat / 4).await;
 }
 
 async fn look<P: Protocol>(

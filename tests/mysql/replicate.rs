@@ -63,6 +63,15 @@ async fn reads_and_writes_of_all_kinds() {
         value(&mut conn, "select count(*) from t where length(v) in (36, 37, 26)").await,
         "6"
     );
+    let ids = "create table ids(id char(36) primary key default uuid(), n int, \
+               m bigint default (uuid_short()))";
+    run(&mut conn, ids).await;
+    run(&mut conn, "insert into ids(n) values(1), (2)").await;
+    let upsert = "insert into ids(n) values(?) on duplicate key update n = 0";
+    conn.exec_drop(upsert, (3,)).await.unwrap();
+    let key = "insert into ids(n) values(4) returning length(id)";
+    assert_eq!(value(&mut conn, key).await, "36");
+    assert_eq!(value(&mut conn, "select count(distinct id, m) from ids").await, "4");
     for refused_as_before in
         ["update t set v = uuid()", "insert into t(v) select uuid() from t order by id"]
     {

@@ -73,13 +73,20 @@ pub enum Knock {
     Nobody,
 }
 
-/// Which proxy writes, and whether clients are connected through to it.
-#[derive(Clone, Debug)]
-pub struct Elsewhere {
-    /// The proxy, for people.
-    pub writer: String,
-    /// Whether it can be reached for the client.
-    pub forward: bool,
+/// Where a client is served.
+pub enum Whither {
+    /// At this proxy.
+    Here,
+    /// At the proxy at the other end.
+    There(Stream),
+    /// Nowhere at the moment.
+    Nowhere(Failure),
+}
+
+/// Says where the clients of a database are served. A client that comes by way of another proxy is not sent on.
+pub trait Signpost: Sync {
+    /// Looks where it is; may wait for that to be known.
+    fn look(&self, database: &str, forwarded: bool) -> impl Future<Output = Whither> + Send;
 }
 
 /// What a client of another proxy has said so far, as it is to be handed on.
@@ -87,6 +94,8 @@ pub struct Elsewhere {
 pub struct Passage {
     /// The client's end.
     pub stream: Stream,
+    /// The way to the proxy that writes.
+    pub far: Stream,
     /// What it has sent already: the start-up message, which says that it was forwarded, and what came with it.
     pub said: BytesMut,
 }
@@ -132,15 +141,9 @@ impl Door {
         ScramVerifier::from_password(password, &rand::random::<[u8; SALT]>(), ITERATIONS)
     }
 
-    /// Lets a client in, within the time limit. `elsewhere` says whether the database of that name is served by another
-    /// proxy at this moment.
-    pub async fn open(
-        &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
-        elsewhere: &(impl Fn(&str) -> Option<Elsewhere> + Sync),
-    ) -> Knock {
-        let visit = self.visit(tcp, peer, elsewhere);
+    /// Lets a client in, within the time limit, where the signpost says that it is served here.
+    pub async fn open(&self, tcp: TcpStream, peer: SocketAddr, signpost: &impl Signpost) -> Knock {
+        let visit = self.visit(tcp, peer, signpost);
         match tokio::time::timeout(self.timeout, visit).await {
             Ok(Ok(knock)) => knock,
             Ok(Err(why)) => {
@@ -155,7 +158,7 @@ impl Door {
         &self,
         tcp: TcpStream,
         peer: SocketAddr,
-        elsewhere: &(impl Fn(&str) -> Option<Elsewhere> + Sync),
+        signpost: &impl Signpost,
     ) -> Result<Knock, String> {
         let mut visitor =
             Visitor { stream: Stream::Plain(tcp), incoming: BytesMut::with_capacity(1024) };
@@ -167,7 +170,7 @@ impl Door {
                     return Ok(Knock::Cancel { number: pid, secret });
                 }
                 startup::Startup::Start { minor, params, .. } => {
-                    return self.start(visitor, peer, minor, params, elsewhere).await;
+                    return self.start(visitor, peer, minor, params, signpost).await;
                 }
             }
         }
@@ -196,7 +199,7 @@ impl Door {
         peer: SocketAddr,
         minor: u16,
         params: Vec<(String, String)>,
-        elsewhere: &(impl Fn(&str) -> Option<Elsewhere> + Sync),
+        signpost: &impl Signpost,
     ) -> Result<Knock, String> {
         if matches!((&self.tls, &visitor.stream), (Some((_, true)), Stream::Plain(_))) {
             let refusal = Failure::new(Kind::Refused, "this server requires TLS")
@@ -212,11 +215,12 @@ impl Door {
         if let Some((number, secret)) = wanted.cancel {
             return Ok(Knock::Cancel { number, secret });
         }
-        if let Some(elsewhere) = elsewhere(&wanted.database) {
-            if !elsewhere.forward || wanted.forwarded {
-                return visitor.refuse(&not_here(&elsewhere.writer)).await;
+        match signpost.look(&wanted.database, wanted.forwarded).await {
+            Whither::Here => {}
+            Whither::There(far) => {
+                return Ok(Knock::Forward(Box::new(visitor.passage(far, &said))));
             }
-            return Ok(Knock::Forward(Box::new(visitor.passage(&said))));
+            Whither::Nowhere(refusal) => return visitor.refuse(&refusal).await,
         }
         if minor > 0 || !wanted.unknown.is_empty() {
             let mut out = BytesMut::new();
@@ -310,7 +314,7 @@ struct Wanted {
 }
 
 /// A refusal as a client reads it that has not logged in.
-pub fn refusal(failure: &Failure) -> BytesMut {
+fn refusal(failure: &Failure) -> BytesMut {
     let mut out = BytesMut::new();
     fields(failure, "FATAL", Encoding::Utf8).encode(server::ERROR_RESPONSE, &mut out);
     out
@@ -382,14 +386,14 @@ fn bad(error: DecodeError) -> Failure {
 
 impl Visitor {
     /// Everything said so far, for another proxy.
-    fn passage(self, params: &[(String, String)]) -> Passage {
+    fn passage(self, far: Stream, params: &[(String, String)]) -> Passage {
         let mut said = BytesMut::new();
         let mut pairs: Vec<(&str, &str)> =
             params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         pairs.push((FORWARDED, "yes"));
         startup::startup_message(&mut said, &pairs);
         said.extend_from_slice(&self.incoming);
-        Passage { stream: self.stream, said }
+        Passage { stream: self.stream, far, said }
     }
 
     async fn say(&mut self, bytes: &[u8]) -> Result<(), String> {

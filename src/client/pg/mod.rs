@@ -10,11 +10,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
 
 pub use login::{
-    Door, Elsewhere, Greeting, Knock, Known, Passage, forwarded_cancel, not_here, refusal,
+    Door, Greeting, Knock, Known, Passage, Signpost, Whither, forwarded_cancel, not_here,
 };
 use texts::fields;
 
@@ -131,6 +132,10 @@ impl PgClient {
             match frame::take(&mut self.incoming, self.bounds.message) {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
+                Err(DecodeError::TooLong { announced, max }) => {
+                    self.close(&texts::too_long(announced, max)).await;
+                    return Err(Gone);
+                }
                 Err(error) => return Err(self.broken(&error.to_string()).await),
             }
             match self.stream.read_more(&mut self.incoming).await {

@@ -33,6 +33,8 @@ fn the_writer_is_killed_and_the_other_takes_over() {
         for (dies, takes_over) in [("p1", "p2"), ("p2", "p1")] {
             all.peer(dies).kill9();
             let killed = Instant::now();
+            // Who comes in between waits, and is not turned away.
+            all.peer(takes_over).connect().await.run("select count(*) from promise").await;
             let took = load.first_after(killed, secs(20)).await;
             step(format!("{takes_over} acknowledges after {took:?}"));
             assert!(took < secs(8), "a takeover took {took:?}");
