@@ -134,7 +134,9 @@ fn what_survives_agent_and_guard_is_ended_by_the_unit_or_by_the_next_start() {
     assert!(n1.serves(), "nobody was there to end it");
     // What the unit's ExecStopPost does.
     let mut command = world.net.inside("n1", super::rig::lockstep());
-    command.args(["agent", "demote", "--emergency", "--config"]).arg(n1.folder().join("agent.toml"));
+    command
+        .args(["agent", "demote", "--emergency", "--config"])
+        .arg(n1.folder().join("agent.toml"));
     assert!(command.status().unwrap().success());
     assert!(!n1.serves() && !n1.has_vip());
     n1.start();
