@@ -216,3 +216,37 @@ async fn the_proxy_dies_and_nothing_acknowledged_is_missing() {
     );
     cluster.assert_all_equal().await;
 }
+
+/// A follower that locks more than the leader did closes a circle that no server sees: whoever commits
+/// goes first, and the other's share is applied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_commits_goes_first_where_a_follower_locks_more() {
+    let cluster = Cluster::start_with(3, "[timeouts]\nfollower_lock = \"1s\"\n").await;
+    let (mut early, mut late) = (cluster.connect().await, cluster.connect().await);
+    for table in ["a", "b"] {
+        run(&mut early, &format!("create table {table}(id int primary key, v int)")).await;
+        run(&mut early, &format!("insert into {table} values(1, 0)")).await;
+    }
+    let follower = &cluster.servers[(cluster.leader() + 1) % 3];
+    follower
+        .root("create trigger app.more after update on app.a for each row update app.b set v = v");
+    run(&mut early, "start transaction").await;
+    run(&mut early, "update a set v = 1").await;
+    // The share has that row by now, and the leader has not.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    run(&mut late, "start transaction").await;
+    run(&mut late, "update b set v = 2").await;
+    let waiting = tokio::spawn(async move {
+        // On the leader it waits for the other one, as that one does for it on the follower.
+        run(&mut early, "update b set v = v + 10").await;
+        run(&mut early, "commit").await;
+    });
+    run(&mut late, "commit").await;
+    waiting.await.unwrap();
+    follower.root("drop trigger app.more");
+    cluster.wait_active(3).await;
+    assert!(cluster.log().contains("made way"), "{}", cluster.log());
+    assert!(!cluster.log().contains("inactive"), "{}", cluster.log());
+    assert_eq!(value(&mut late, "select v from b").await, "12");
+    cluster.assert_all_equal().await;
+}
