@@ -1,6 +1,6 @@
 # The only door. `make` alone lists what is behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test unit e2e sim bench check
+.PHONY: help setup build demo mysqldemo test unit e2e sim lease takeover bench mysqlbench check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -13,6 +13,9 @@ build: setup ## Build the release binary
 
 demo: setup ## Three PostgreSQL servers, the proxy in front, and what to try
 	cargo run --release --locked -- demo
+
+mysqldemo: setup ## The same with three MariaDB servers
+	cargo run --release --locked -- demo --mysql
 
 test: setup ## Run all tests, on real servers too
 	@.ci/test
@@ -27,8 +30,17 @@ SEEDS ?= 2000
 sim: ## Simulate the write path under faults (SEEDS=5000; LOCKSTEP_SIM_SEED=7 for one)
 	LOCKSTEP_SIM_SEEDS=$(SEEDS) cargo test --locked --test sim -- --nocapture
 
+lease: ## Simulate the election (SEEDS=20000; LOCKSTEP_LEASE_SEED=7 tells one story)
+	LOCKSTEP_LEASE_SEEDS=$(SEEDS) cargo test --locked --test lease_sim -- --nocapture
+
+takeover: setup ## Measure for how long nobody serves, planned and after a crash (as root)
+	cargo test --locked --test agent takeover_times -- --ignored --nocapture
+
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
 	python3 -B benches/compare.py $(ARGS)
+
+mysqlbench: build ## The same for MariaDB, with sysbench and HAProxy (ARGS=--quick)
+	python3 -B benches/compare_mysql.py $(ARGS)
 
 check: ## Format, lints, documentation: warnings are errors
 	cargo fmt --all --check

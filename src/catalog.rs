@@ -178,6 +178,7 @@ fn unreadable(sql: &str) -> Script {
         keyed_if: Vec::new(),
         context: Context::default(),
         commits: false,
+        pins: Vec::new(),
         returned: None,
     };
     Script { statements: vec![statement] }

@@ -1,5 +1,6 @@
 //! The command line. Each subcommand reads what it was given and calls one function.
 
+mod agent;
 mod cluster;
 
 use std::fmt::Display;
@@ -17,7 +18,7 @@ use crate::proxy::{self, Surroundings};
 use crate::trace::{self, Level};
 use crate::witness;
 
-/// Two or more ordinary PostgreSQL servers as one database that does not die.
+/// Two or more ordinary PostgreSQL or MariaDB servers as one database that does not die.
 #[derive(Debug, Parser)]
 #[command(name = "lockstep", version, about, max_term_width = 100)]
 struct Cli {
@@ -35,7 +36,10 @@ enum Command {
     Init(Init),
     /// Vote for proxies where half of the databases is away: a small process on a machine of its own.
     Witness(Witness),
-    /// Start local PostgreSQL servers and the proxy in front of them, and say what to try.
+    /// Elect the node on which an application runs, through a table in the database.
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Start local PostgreSQL (or MariaDB) servers and the proxy in front of them, and say what to try.
     Demo(Demo),
 }
 
@@ -82,15 +86,18 @@ struct Demo {
     /// How many servers.
     #[arg(long, default_value_t = 3)]
     backends: usize,
-    /// The proxy's port [default: 6432 if it is free, else any].
+    /// MariaDB servers, and MySQL's protocol.
+    #[arg(long)]
+    mysql: bool,
+    /// The proxy's port [default: 6432, with --mysql 6433, if it is free, else any].
     #[arg(long)]
     port: Option<u16>,
     /// Keep data and logs in this folder, also afterwards [default: a temporary one].
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Where initdb and postgres are [default: searched].
-    #[arg(long, value_name = "DIR", env = "LOCKSTEP_PG_BIN")]
-    pg_bin: Option<PathBuf>,
+    /// Where the servers' programs are (initdb, postgres; mariadbd) [default: searched].
+    #[arg(long, alias = "pg-bin", value_name = "DIR")]
+    bin: Option<PathBuf>,
     /// Print one line of JSON when ready, and nothing else.
     #[arg(long)]
     json: bool,
@@ -114,6 +121,7 @@ pub fn run() -> ExitCode {
             }),
             Command::Witness(options) => runtime(&Limits::default())
                 .and_then(|runtime| runtime.block_on(bear_witness(options))),
+            Command::Agent(command) => agent::run(command),
             Command::Demo(options) => runtime(&Limits::default())
                 .and_then(|runtime| runtime.block_on(demonstrate(options))),
         };
@@ -148,8 +156,11 @@ fn with_config(
 async fn demonstrate(options: Demo) -> Result<(), String> {
     let log = Log { level: "warn,lockstep=info".into(), ..Log::default() };
     trace::init(&log).map_err(|error| error.to_string())?;
-    let Demo { backends, port, dir, pg_bin, json } = options;
-    let options = demo::Options { backends, port, dir, pg_bin, json };
+    let Demo { backends, mysql, port, dir, bin, json } = options;
+    let make = if mysql { demo::Make::MariaDb } else { demo::Make::Postgres };
+    let of_postgres = || std::env::var_os("LOCKSTEP_PG_BIN").filter(|_| !mysql).map(PathBuf::from);
+    let bin = bin.or_else(of_postgres);
+    let options = demo::Options { make, backends, port, dir, bin, json };
     let init = |config| cluster::prepare(config, None, false);
     demo::run(options, init, serve_until).await.map_err(|error| error.to_string())
 }

@@ -276,11 +276,18 @@ impl Control for PgControl {
         )
     }
 
-    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
+    fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()> {
         let ballot = self.ballot();
-        Box::pin(
-            self.ask(move |client| async move { rows::set_complete(&client, seq, ballot).await }),
-        )
+        Box::pin(async move {
+            let noted = self.ask(move |client| async move {
+                // One connection knows one server only: a restart in between would end it.
+                if rows::identity(&client).await?.started.to_string() != started {
+                    return Ok(false);
+                }
+                rows::set_complete(&client, seq, ballot).await.map(|()| true)
+            });
+            if noted.await? { Ok(()) } else { Err("the server was restarted".into()) }
+        })
     }
 
     fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>> {

@@ -40,6 +40,8 @@ pub struct Manners {
     pub error_fails_transaction: bool,
     /// The statements of one batch are one transaction; else each is one of its own.
     pub batch_is_transaction: bool,
+    /// A savepoint outside of a transaction is no mistake: it is gone with its statement.
+    pub lone_savepoints: bool,
     /// The settings that choose the isolation level of transactions that do not choose one.
     pub isolation_keys: &'static [&'static str],
     /// The level where they choose none.
@@ -245,10 +247,20 @@ pub enum Broken {
     Lost(String),
     /// The backend gave no answer in time.
     Silent(String),
+    /// The backend broke the protocol: nothing it says means anything.
+    Rules(String),
     /// The session's settings could not be established.
     Setup(String),
     /// The application went away in the middle of an answer.
     Client(Gone),
+}
+
+impl Broken {
+    /// Whether it tells of the backend, not of one session only: the backend is lost, whatever it
+    /// answers elsewhere.
+    pub fn is_damning(&self) -> bool {
+        matches!(self, Self::Silent(_) | Self::Rules(_))
+    }
 }
 
 impl From<Gone> for Broken {
@@ -262,6 +274,7 @@ impl std::fmt::Display for Broken {
         match self {
             Self::Lost(why) => write!(f, "connection lost: {why}"),
             Self::Silent(why) => write!(f, "no answer: {why}"),
+            Self::Rules(why) => write!(f, "the server broke the protocol: {why}"),
             Self::Setup(why) => write!(f, "the session's settings cannot be established: {why}"),
             Self::Client(_) => write!(f, "the application is gone"),
         }
@@ -443,4 +456,7 @@ pub trait Link: Send + 'static {
     fn tx_state(&self) -> TxState;
     /// Whether the server's session is in a state that nobody else should meet.
     fn is_spent(&self) -> bool;
+    /// Whether the connection, which nobody uses, is open and the server has said nothing that nobody
+    /// asked for: the next one to use it would take that for an answer.
+    fn is_quiet(&mut self) -> bool;
 }

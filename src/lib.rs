@@ -1,5 +1,6 @@
 //! lockstep.
 
+pub mod agent;
 pub mod backend;
 pub mod catalog;
 pub mod cli;

@@ -225,9 +225,10 @@ impl BackendMetrics {
 }
 
 /// What the sentences about lost backends begin with, and the word for each kind.
-const CAUSES: [(&str, &str); 8] = [
+const CAUSES: [(&str, &str); 9] = [
     ("no answer", "no_answer"),
     ("connection lost", "connection_lost"),
+    ("the server broke the protocol", "protocol"),
     ("it cannot be connected to", "unreachable"),
     ("it refuses the login", "login_refused"),
     ("differs from the leader", "differs"),

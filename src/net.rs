@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -70,6 +70,28 @@ impl Stream {
             self.flush().await?;
         }
         Ok(())
+    }
+
+    /// Takes what has arrived already, and waits for nothing. As long as the runtime has not heard of
+    /// anything new, this asks the system for nothing.
+    ///
+    /// # Errors
+    /// When the peer has closed, or sends without end.
+    pub fn take_arrived(&mut self, incoming: &mut BytesMut) -> io::Result<()> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut chunk = [0; 512];
+        while incoming.len() < READ_CHUNK {
+            let mut read = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut *self).poll_read(&mut context, &mut read) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Poll::Ready(Ok(())) => incoming.extend_from_slice(read.filled()),
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the peer says too much unasked"))
     }
 
     /// Reads what is there into `incoming`; pending when there is nothing.

@@ -168,6 +168,8 @@ fn describe(statement: &Statement) -> String {
     let flags = [
         (context.insert_id, "insert_id"),
         (context.last_insert_id, "last_insert_id"),
+        (context.clock, "clock"),
+        (context.hidden_id, "hidden_id"),
         (context.rand_seeds, "rand_seeds"),
         (statement.locks_rows, "locks"),
         (statement.commits, "commits"),

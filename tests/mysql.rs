@@ -4,6 +4,8 @@
 // A test fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+#[path = "mysql/clients.rs"]
+mod clients;
 #[path = "mysql/cluster.rs"]
 mod cluster;
 #[path = "mysql/faults.rs"]
@@ -12,6 +14,8 @@ mod faults;
 mod link;
 #[path = "mysql/load.rs"]
 mod load;
+#[path = "mysql/operations.rs"]
+mod operations;
 #[path = "mysql/replicate.rs"]
 mod replicate;
 #[path = "mysql/schema.rs"]

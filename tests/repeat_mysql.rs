@@ -6,7 +6,7 @@
 
 mod maria;
 
-use lockstep::sql::{Answers, Class, Judge, Scope, informed, questions};
+use lockstep::sql::{Answers, Class, Judge, Scope, assignment_of, informed, questions};
 use lockstep_protocol::Dialect;
 use maria::Server;
 use mysql_async::prelude::Queryable;
@@ -25,6 +25,8 @@ const TABLES: &str = "CREATE DATABASE app; USE app; \
 /// Statements with `#` for a small number: some can be repeated, some cannot.
 const STATEMENTS: &[&str] = &[
     "INSERT INTO n (u, v) VALUES (#, #), (#, #), (#, #) ON DUPLICATE KEY UPDATE v = v + VALUES(v)",
+    "INSERT INTO n (id, u, v) VALUES (NULL, #, #), (#, #, #), (NULL, #, #) ON DUPLICATE KEY UPDATE v = VALUES(v)",
+    "INSERT INTO n (u, v) SELECT x, id FROM p ORDER BY id ON DUPLICATE KEY UPDATE v = n.v + 1",
     "INSERT INTO n (u, v) VALUES (#, #) ON DUPLICATE KEY UPDATE v = v + VALUES(v)",
     "INSERT IGNORE INTO n (u, v) VALUES (#, #), (#, #), (#, #)",
     "INSERT IGNORE INTO n (id, u) VALUES (#, #), (NULL, #), (#, #), (NULL, #)",
@@ -105,7 +107,7 @@ async fn what_may_be_repeated_ends_the_same_on_another_server() {
     let scope = Scope { search_path: Some(vec!["app".into()]), ..Scope::default() };
     let mut dice = StdRng::seed_from_u64(20_061_204);
     let (mut repeated, mut refused) = (0, 0);
-    for turn in 0..1500_u32 {
+    for turn in 0..3000_u32 {
         let template = STATEMENTS[dice.random_range(0..STATEMENTS.len())];
         let pieces = template.split('#').map(str::to_owned);
         let sql = pieces.reduce(|a, b| format!("{a}{}{b}", dice.random_range(0..30))).unwrap();
@@ -122,8 +124,24 @@ async fn what_may_be_repeated_ends_the_same_on_another_server() {
             given.unwrap()
         );
         leader.query_drop(format!("{context}, insert_id = 0")).await.unwrap();
+        let (sql, chosen) = statement.with_pins(&sql);
+        let mut context = context;
+        for (pin, chosen) in statement.pins.iter().zip(chosen) {
+            leader.query_drop(format!("SET {chosen}")).await.unwrap();
+            let asked = format!("SELECT {}", assignment_of(pin.variable.trim_start_matches('@')));
+            let assignment: Option<String> = leader.query_first(asked).await.unwrap();
+            context = format!("{context}, {}", assignment.unwrap());
+        }
+        let hidden = statement.context.hidden_id;
+        if hidden {
+            leader.query_drop("SET last_insert_id = 0").await.unwrap();
+        }
         let ran = leader.query_drop(&sql).await;
-        let (number, rows) = (leader.last_insert_id().unwrap_or(0), leader.affected_rows());
+        let (mut number, rows) = (leader.last_insert_id().unwrap_or(0), leader.affected_rows());
+        if hidden {
+            let left: Option<u64> = leader.query_first("SELECT @@last_insert_id").await.unwrap();
+            number = left.unwrap();
+        }
         if ran.is_err() {
             continue;
         }

@@ -25,7 +25,7 @@ const RANKS: [&[&str]; 15] = [
     &["session"],
     &["recovery", "monitor", "status"],
     &["console"],
-    &["proxy", "demo", "witness"],
+    &["proxy", "demo", "witness", "agent"],
     &["cli"],
     &["main", "lib"],
 ];
@@ -44,7 +44,7 @@ const BANNED: [(&str, &str); 4] = [
 ];
 
 /// Folders without async, clock or randomness: time and seeds come in as arguments.
-const PURE: [&str; 3] = ["src/sql", "src/cluster", "protocol/src"];
+const PURE: [&str; 4] = ["src/sql", "src/cluster", "src/agent/election", "protocol/src"];
 const IMPURE: [&str; 10] = [
     "tokio",
     "async fn",

@@ -32,6 +32,8 @@ pub enum Purpose {
 pub enum ConnectError {
     /// The server cannot be reached, or does not take connections now.
     Unreachable(String),
+    /// The server broke the protocol.
+    Rules(String),
     /// The server is there and refuses this login.
     Refused {
         /// SQLSTATE.
@@ -45,7 +47,24 @@ impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreachable(why) => write!(f, "{why}"),
+            Self::Rules(why) => write!(f, "the server broke the protocol: {why}"),
             Self::Refused { code, message } => write!(f, "{message} ({code})"),
+        }
+    }
+}
+
+impl ConnectError {
+    /// Whether it tells of the backend, whatever it answers elsewhere.
+    pub fn is_damning(&self) -> bool {
+        matches!(self, Self::Rules(_))
+    }
+}
+
+impl From<crate::exchange::Broken> for ConnectError {
+    fn from(broken: crate::exchange::Broken) -> Self {
+        match broken {
+            crate::exchange::Broken::Rules(why) => Self::Rules(why),
+            broken => Self::Unreachable(broken.to_string()),
         }
     }
 }
@@ -154,6 +173,11 @@ impl<L: crate::exchange::Link> Backend<L> {
         } else {
             Ok(())
         }
+    }
+
+    /// When the server was started whose journal was looked at; empty when none was.
+    pub fn known_start(&self) -> String {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes when the server was started, before its journal is compared.

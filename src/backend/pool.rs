@@ -61,6 +61,7 @@ impl std::fmt::Display for CheckoutError {
                 f,
                 "it refuses the login: {error}; `lockstep check` names what is missing on it"
             ),
+            Self::Connect(error @ ConnectError::Rules(_)) => write!(f, "{error}"),
             Self::Connect(error) => write!(f, "it cannot be connected to: {error}"),
         }
     }
@@ -173,18 +174,22 @@ impl<L: Link> Pool<L> {
             && let Some(at) =
                 idle.iter().position(|i| i.identity == before && i.generation == generation)
         {
-            return Some(idle.remove(at));
+            let mut candidate = idle.remove(at);
+            if candidate.link.is_quiet() {
+                return Some(candidate);
+            }
         }
-        while let Some(candidate) = idle.pop() {
-            if candidate.generation == generation {
+        while let Some(mut candidate) = idle.pop() {
+            if candidate.generation == generation && candidate.link.is_quiet() {
                 return Some(candidate);
             }
         }
         None
     }
 
-    fn put_back(&self, link: Box<L>, generation: u64, opened: Instant, identity: Identity) {
-        let fit = link.outstanding() == 0 && link.tx_state() == TxState::Idle && !link.is_spent();
+    fn put_back(&self, mut link: Box<L>, generation: u64, opened: Instant, identity: Identity) {
+        let idle = link.outstanding() == 0 && link.tx_state() == TxState::Idle;
+        let fit = idle && !link.is_spent() && link.is_quiet();
         let now = Instant::now();
         let fresh = now - opened < self.backend.limits.lifetime;
         if fit && fresh && generation == self.backend.generation() {

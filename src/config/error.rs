@@ -37,6 +37,12 @@ impl ConfigError {
         self
     }
 
+    /// Names another sample than the proxy's, where one is named.
+    pub(super) fn with_sample(mut self, sample: &str) -> Self {
+        self.remedy = self.remedy.replace("config/lockstep.toml", sample);
+        self
+    }
+
     /// The line it stands on, counted from 1; none for what is missing altogether.
     #[must_use]
     pub fn line(&self) -> Option<usize> {

@@ -8,6 +8,8 @@
 //!
 //! `config/lockstep.toml` lists every key with its default; a test holds it equal to this code.
 
+pub mod agent;
+
 mod validate;
 
 mod address;

@@ -265,7 +265,7 @@ pub(super) fn name(name: String, key: &str) -> Result<String> {
     .at(key))
 }
 
-fn path(folder: &Path, text: &str) -> PathBuf {
+pub(super) fn path(folder: &Path, text: &str) -> PathBuf {
     folder.join(text)
 }
 

@@ -57,8 +57,9 @@ pub(super) async fn act<P: Protocol>(
         Command::SetLogLevel(level) => set_level(levers, level),
         Command::Kill(number) => kill(shared, *number).await,
         Command::Chatter(Chatter::Tag(tag)) => Ok(Reply::done(tag)),
-        Command::Chatter(Chatter::Value { column, value, tag }) => {
-            Ok(Reply::rows(&[column], vec![vec![Some(value.clone())]], tag))
+        Command::Chatter(Chatter::Values { columns, values, tag }) => {
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            Ok(Reply::rows(&columns, vec![values.clone()], tag))
         }
     }
 }
@@ -68,7 +69,9 @@ pub(super) fn columns(command: &Command) -> Option<Vec<&str>> {
     match command {
         Command::Show(what) => Some(show::columns(*what).to_vec()),
         Command::Reload => Some(RELOADED.to_vec()),
-        Command::Chatter(Chatter::Value { column, .. }) => Some(vec![column]),
+        Command::Chatter(Chatter::Values { columns, .. }) => {
+            Some(columns.iter().map(String::as_str).collect())
+        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! The console has no transactions and no settings of a session, so that all of this may be
 //! answered and forgotten. What could be a mistyped command is not taken for chatter.
 
+use super::variables;
 use super::words::Token;
 
 /// What drivers say on their own.
@@ -10,12 +11,12 @@ use super::words::Token;
 pub(super) enum Chatter {
     /// Answered with this tag, and nothing else.
     Tag(&'static str),
-    /// Answered with one value.
-    Value {
-        /// What the column is called.
-        column: String,
-        /// The value.
-        value: String,
+    /// Answered with one row.
+    Values {
+        /// What the columns are called.
+        columns: Vec<String>,
+        /// The values.
+        values: Vec<Option<String>>,
         /// The tag.
         tag: &'static str,
     },
@@ -72,7 +73,8 @@ pub(super) fn recognize(tokens: &[Token]) -> Option<Chatter> {
         "RESET" if rest.len() == 1 => Some(Chatter::Tag("RESET")),
         "SET" if is_setting(rest) => Some(Chatter::Tag("SET")),
         "SHOW" => setting(rest),
-        "SELECT" => value(rest),
+        "SELECT" => value(rest).or_else(|| variables::recognize(rest)),
+        "USE" if rest.len() == 1 => Some(Chatter::Tag("USE")),
         _ => None,
     }
 }
@@ -138,7 +140,7 @@ fn function(word: &str) -> Option<(&'static str, String)> {
 }
 
 fn found(column: &str, value: &str, tag: &'static str) -> Chatter {
-    Chatter::Value { column: column.to_owned(), value: value.to_owned(), tag }
+    Chatter::Values { columns: vec![column.to_owned()], values: vec![Some(value.to_owned())], tag }
 }
 
 #[cfg(test)]
@@ -179,10 +181,10 @@ mod tests {
             ("SELECT pg_catalog.version()", "version", SERVER),
             ("select pg_is_in_recovery()", "pg_is_in_recovery", "f"),
         ] {
-            let Some(Chatter::Value { column: c, value: v, .. }) = heard(text) else {
+            let Some(Chatter::Values { columns, values, .. }) = heard(text) else {
                 panic!("{text}");
             };
-            assert_eq!((c.as_str(), v.as_str()), (column, value), "{text}");
+            assert_eq!((columns, values), (vec![column.to_owned()], vec![Some(value.to_owned())]));
         }
     }
 

@@ -10,7 +10,8 @@ mod commands;
 mod parse;
 mod role;
 mod show;
-mod time;
+pub(crate) mod time;
+mod variables;
 mod words;
 
 use std::future::Future;
@@ -204,7 +205,7 @@ fn describe<C: Client>(client: &mut C, work: &C::Work) -> Result<(), Failure> {
 /// The commands of a text, as many as its form allows.
 fn understand<W: Work>(work: &W, sql: &str) -> Result<Vec<Command>, Failure> {
     let commands = parse::parse(sql).map_err(|Mistake { message, hint }| {
-        Failure::new(Kind::Refused, message).code("42601").hint(hint)
+        Failure::new(Kind::Refused, message).code("42601").number(1064).hint(hint)
     })?;
     // Only a plain text can have several answers; a statement with parameters has one.
     let plain = matches!(work.effect("", None), Some(Effect::Text { .. }));

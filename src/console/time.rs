@@ -1,7 +1,7 @@
 //! Points in time for people. (P)
 
 /// Milliseconds of the Unix epoch as RFC 3339 has it, in UTC.
-pub(super) fn rfc3339(ms: u64) -> String {
+pub(crate) fn rfc3339(ms: u64) -> String {
     let (seconds, millis) = (ms / 1000, ms % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);

@@ -8,7 +8,7 @@
 pub(super) enum Token {
     /// A keyword, name or number without quotes.
     Word(String),
-    /// A name in double quotes.
+    /// A name in double quotes, or in backquotes.
     Name(String),
     /// A text in single quotes.
     Text(String),
@@ -66,9 +66,9 @@ fn next(first: char, rest: &str) -> Result<(Option<Token>, &str), String> {
     if rest.starts_with("/*") {
         return Ok((None, after_comment(rest)?));
     }
-    if first == '\'' || first == '"' {
+    if ['\'', '"', '`'].contains(&first) {
         let (said, after) = quoted(first, rest)?;
-        let token = if first == '"' { Token::Name(said) } else { Token::Text(said) };
+        let token = if first == '\'' { Token::Text(said) } else { Token::Name(said) };
         return Ok((Some(token), after));
     }
     let end = word_end(rest);

@@ -296,9 +296,15 @@ impl Control for MyControl {
         })
     }
 
-    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
+    fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
+            // One connection knows one server only: a restart in between would end it.
+            let now = self.within(rows::identity(&mut lent.conn)).await?.started;
+            if started.parse().map_or(true, |known: i64| (known - now).abs() > 1) {
+                lent.keep();
+                return Err("the server was restarted".into());
+            }
             self.within(rows::set_complete(&mut lent.conn, seq, self.ballot())).await?;
             lent.keep();
             Ok(())

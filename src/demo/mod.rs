@@ -1,4 +1,4 @@
-//! `lockstep demo`: a few local PostgreSQL servers, the proxy in front of them, and what to try.
+//! `lockstep demo`: a few local PostgreSQL or MariaDB servers, the proxy in front of them, and what to try.
 //!
 //! Everything lives in one folder: data, logs, sockets, the configuration. The servers are
 //! ordinary ones with their flushes on, because what the demo shows (kill one, nothing is lost)
@@ -6,9 +6,12 @@
 //! A server that the user kills stays dead until the user starts it again, by a command printed
 //! for that purpose: then one sees it catch up.
 
-mod example;
+mod make;
+mod maria;
+mod pg;
 mod report;
 mod server;
+mod site;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -24,20 +27,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+pub use make::Make;
 use report::Report;
-use server::{Server, Site};
+use server::Server;
+use site::Site;
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Of which make the servers are.
+    pub make: Make,
     /// How many servers.
     pub backends: usize,
-    /// The proxy's port; without one, 6432 or any that is free.
+    /// The proxy's port; without one, 6432 (MariaDB: 6433) or any that is free.
     pub port: Option<u16>,
     /// Where everything is kept, and left at the end; without one, a temporary folder.
     pub dir: Option<PathBuf>,
-    /// Where `initdb` and `postgres` are; without one, the usual places are searched.
-    pub pg_bin: Option<PathBuf>,
+    /// Where the servers' programs are; without one, the usual places are searched.
+    pub bin: Option<PathBuf>,
     /// One line of JSON on stdout in place of a text for people.
     pub json: bool,
 }
@@ -56,7 +63,6 @@ impl DemoError {
 type Result<T> = std::result::Result<T, DemoError>;
 
 /// The ports that are taken if they are free, since people know them from the documentation.
-const PROXY_PORT: u16 = 6432;
 const HTTP_PORT: u16 = 9632;
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 const TRIES: usize = 1_000;
@@ -71,7 +77,7 @@ const PROXY_END_WITHIN: Duration = Duration::from_secs(15);
 /// token is cancelled. Both are handed in, so that this module needs neither.
 ///
 /// # Errors
-/// If PostgreSQL is not installed, a server does not start or the proxy ends by itself.
+/// If the servers are not installed, a server does not start or the proxy ends by itself.
 pub async fn run<P, PF, S, SF, E>(options: Options, prepare: P, proxy: S) -> Result<()>
 where
     P: FnOnce(Config) -> PF,
@@ -116,7 +122,7 @@ where
     if !(1..=MOST_BACKENDS).contains(&options.backends) {
         return Err(DemoError::new(format!("--backends goes from 1 to {MOST_BACKENDS}")));
     }
-    let site = Site::open(options.dir.as_deref(), options.pg_bin.as_deref()).await?;
+    let site = Site::open(options.make, options.dir.as_deref(), options.bin.as_deref()).await?;
     let mut servers = Vec::new();
     let outcome = async {
         let started = stop.run_until_cancelled(start_all(&site, options.backends)).await;
@@ -143,7 +149,7 @@ async fn start_all(site: &Site, count: usize) -> Result<Vec<Server>> {
     let names = server::NAMES.iter().zip(ports);
     let starts = names.map(|(name, port)| async move {
         let server = Server::start(site, name, port).await?;
-        example::fill(site, &server).await?;
+        site.make.fill(site, &server).await?;
         Ok(server)
     });
     futures_util::future::try_join_all(starts).await
@@ -198,21 +204,22 @@ fn configure(site: &Site, servers: &[Server], port: Option<u16>) -> Result<Confi
     use std::fmt::Write as _;
     let port = match port {
         Some(port) => port,
-        None => free_port_near(PROXY_PORT)?,
+        None => free_port_near(site.make.proxy_port())?,
     };
     let http = free_port_near(HTTP_PORT)?;
     let settings = include_str!("../../config/demo.toml");
+    let admin = site.make.admin();
     let mut text = format!("listen = \"127.0.0.1:{port}\"\n\n{settings}\n");
-    let admin = &site.admin_password;
+    let password = &site.admin_password;
     let _ = write!(
         text,
         "[http]\nlisten = \"127.0.0.1:{http}\"\n\n\
-         [admin]\nuser = \"postgres\"\npassword = \"{admin}\"\n\n\
+         [admin]\nuser = \"{admin}\"\npassword = \"{password}\"\n\n\
          [[user]]\nname = \"app\"\npassword = \"app\"\n"
     );
     for server in servers {
-        let place = format!("127.0.0.1:{}", server.port);
-        let _ = write!(text, "\n[[backend]]\nname = \"{}\"\naddress = \"{place}\"\n", server.name);
+        let url = format!("{}://127.0.0.1:{}", site.make.scheme(), server.port);
+        let _ = write!(text, "\n[[backend]]\nname = \"{}\"\nurl = \"{url}\"\n", server.name);
     }
     let path = site.dir.join("lockstep.toml");
     site.write_private(&path, &text)?;

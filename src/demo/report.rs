@@ -1,8 +1,12 @@
 //! What the demo says once it is ready.
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
 
-use super::server::{Server, Site};
+use super::make::{Make, Place};
+use super::server::Server;
+use super::site::Site;
 use crate::config::Config;
 
 /// Where everything is. Scripts read it as one line of JSON.
@@ -13,6 +17,15 @@ pub(super) struct Report {
     pub http: String,
     pub config: String,
     pub backends: Vec<BackendReport>,
+    #[serde(skip)]
+    make: Make,
+    /// Commands to try.
+    #[serde(skip)]
+    connect: String,
+    #[serde(skip)]
+    write: String,
+    #[serde(skip)]
+    ask: String,
 }
 
 /// One server.
@@ -23,26 +36,43 @@ pub(super) struct BackendReport {
     pub data_dir: String,
     pub pid: u32,
     pub restart: String,
+    /// The command that shows what it has.
+    #[serde(skip)]
+    look: String,
 }
 
 impl Report {
     pub(super) fn new(site: &Site, servers: &[Server], config: &Config) -> Self {
-        let admin = format!("postgres:{}", site.admin_password);
-        let proxy = config.cluster.postgres_listen.first().map(ToString::to_string);
-        let proxy = proxy.unwrap_or_default();
+        let (make, password) = (site.make, site.admin_password.as_str());
+        let listen = match make {
+            Make::Postgres => &config.cluster.postgres_listen,
+            Make::MariaDb => &config.cluster.mysql_listen,
+        };
+        let port = listen.first().map_or(0, SocketAddr::port);
+        let admin = |port, database| Place { user: make.admin(), password, port, database };
         let backends = servers.iter().map(|server| BackendReport {
             name: server.name.to_owned(),
-            url: format!("postgresql://{admin}@127.0.0.1:{}/app", server.port),
+            url: admin(server.port, "app").url(make),
             data_dir: server.data_dir.display().to_string(),
             pid: server.pid,
             restart: server.restart.clone(),
+            look: make.client(&admin(server.port, "app"), Some("SELECT * FROM visits")),
         });
+        let app = Place { user: "app", password: "app", port, database: "app" };
+        let insert = match make {
+            Make::Postgres => "insert into visits (who) values ('me') returning *",
+            Make::MariaDb => "INSERT INTO visits (who) VALUES ('me'); SELECT * FROM visits",
+        };
         Self {
-            url: format!("postgresql://app:app@{proxy}/app"),
-            console: format!("postgresql://{admin}@{proxy}/lockstep"),
+            make,
+            url: app.url(make),
+            console: admin(port, "lockstep").url(make),
             http: config.http.map(|http| format!("http://{http}")).unwrap_or_default(),
             config: site.dir.join("lockstep.toml").display().to_string(),
             backends: backends.collect(),
+            connect: make.client(&app, None),
+            write: make.client(&app, Some(insert)),
+            ask: make.client(&admin(port, "lockstep"), Some("SHOW BACKENDS")),
         }
     }
 
@@ -60,9 +90,9 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let Self { url, console, http, config, backends } = self;
-        let count = backends.len();
-        let mut text = format!("\nlockstep is ready, in front of {count} PostgreSQL servers.\n");
+        let Self { http, config, backends, connect, write, ask, .. } = self;
+        let (count, make) = (backends.len(), self.make.name());
+        let mut text = format!("\nlockstep is ready, in front of {count} {make} servers.\n");
         let mut say = |line: &str| {
             text.push_str(line);
             text.push('\n');
@@ -71,16 +101,18 @@ impl Report {
             let BackendReport { name, url, pid, .. } = backend;
             say(&format!("  {name:<6} pid {pid:<8} {url}"));
         }
-        say("\nConnect, as to one server:");
-        say(&format!("  psql \"{url}\""));
-        say("\nWrite something; time, number and token are chosen once and the same on all:");
-        say(&format!("  psql \"{url}\" -c \"insert into visits (who) values ('me') returning *\""));
-        say(&format!("  for u in {}; do", urls(backends)));
-        say("    psql \"$u\" -c 'table visits'; done");
+        say(&format!("\nConnect, as to one server:\n  {connect}"));
+        say(
+            "\nWrite something; what a server chooses by itself is chosen once and the same on all:",
+        );
+        say(&format!("  {write}"));
+        for backend in backends {
+            say(&format!("  {}", backend.look));
+        }
         if let Some(first) = backends.first() {
             say("\nKill a server, go on writing, and see what became of it:");
             say(&format!("  kill -9 {}", first.pid));
-            say(&format!("  psql \"{console}\" -c 'SHOW BACKENDS'"));
+            say(&format!("  {ask}"));
             say("\nStart it again; it catches up by itself:");
             say(&format!("  {}", first.restart));
         }
@@ -89,9 +121,4 @@ impl Report {
         say("Ctrl-C stops everything.");
         text
     }
-}
-
-fn urls(backends: &[BackendReport]) -> String {
-    let urls: Vec<_> = backends.iter().map(|backend| format!("\"{}\"", backend.url)).collect();
-    urls.join(" \\\n           ")
 }

@@ -7,14 +7,21 @@ use crate::status::{self, StatusSource};
 /// The demo around a proxy that only says it is ready: real servers, real clean-up.
 #[tokio::test]
 async fn servers_are_made_and_leave_nothing_behind() {
+    for make in [Make::Postgres, Make::MariaDb] {
+        made_and_gone(make).await;
+    }
+}
+
+async fn made_and_gone(make: Make) {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .expect("permissions");
     let options = Options {
+        make,
         backends: 2,
         port: None,
         dir: Some(folder.path().join("demo")),
-        pg_bin: None,
+        bin: None,
         json: true,
     };
     let stop = CancellationToken::new();
@@ -55,6 +62,6 @@ async fn only_ready(config: Config, end: CancellationToken) -> std::result::Resu
 async fn a_folder_in_use_is_not_touched() {
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("precious"), "x").expect("file");
-    let error = Site::open(Some(folder.path()), None).await.expect_err("not empty");
+    let error = Site::open(Make::Postgres, Some(folder.path()), None).await.expect_err("not empty");
     assert!(error.to_string().contains("is not empty"), "{error}");
 }

@@ -73,8 +73,9 @@ pub trait Control: Send + Sync {
     fn owner_of(&self, id: i64, after: i64, upto: i64) -> Answer<'_, Option<String>>;
     /// The given records, in order.
     fn records(&self, seqs: Vec<i64>) -> Answer<'_, Vec<Record>>;
-    /// Notes that every record up to `seq` is here.
-    fn set_complete(&self, seq: i64) -> Answer<'_, ()>;
+    /// Notes that every record up to `seq` is here, on the server that was started at that time: one
+    /// that was restarted since may have lost some of them.
+    fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()>;
     /// The records after one number and up to another that together have at most so many bytes, and
     /// at least one: number of the last, how many, bytes.
     fn weigh(&self, after: i64, upto: i64, bytes: u64) -> Answer<'_, Option<(i64, u64, u64)>>;

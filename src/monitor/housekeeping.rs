@@ -106,7 +106,7 @@ impl Books {
         for (backend, known) in self.known.iter_mut().enumerate() {
             let control = &shared.controls[backend];
             if view.is_member(backend) {
-                match control.set_complete(complete).await {
+                match control.set_complete(complete, shared.backends[backend].known_start()).await {
                     Ok(()) => *known = Some(complete),
                     Err(why) => tracing::debug!(backend, %why, "complete_to was not noted"),
                 }

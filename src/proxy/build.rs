@@ -15,7 +15,7 @@ use crate::keeper::{self, Candidate, Control, Keeper, now_ms};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
-use crate::session::{Registry, Shared, Wanted};
+use crate::session::{Groups, Registry, Shared, Wanted};
 use crate::store::vote::Secrets;
 
 /// Pause before the first repeated attempt to bring a backend back.
@@ -84,7 +84,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         admission: Arc::default(),
         wanted: Wanted::default(),
         schema: Arc::default(),
-        groups: Arc::default(),
+        groups: Groups::default(),
         turn: std::sync::atomic::AtomicUsize::new(0),
         dice: Box::new(rand::random),
     });

@@ -39,6 +39,7 @@ impl Protocol for MySql {
     const MANNERS: Manners = Manners {
         error_fails_transaction: false,
         batch_is_transaction: false,
+        lone_savepoints: true,
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::RepeatableRead,
     };

@@ -39,6 +39,7 @@ impl Protocol for Pg {
     const MANNERS: Manners = Manners {
         error_fails_transaction: true,
         batch_is_transaction: true,
+        lone_savepoints: false,
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::ReadCommitted,
     };

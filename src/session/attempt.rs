@@ -34,7 +34,8 @@ impl<P: Protocol> Session<P> {
             self.shared.metrics.reads_retried.inc();
         }
         drop(lease);
-        self.shared.keeper.lost(backend, generation, broken.to_string(), false).await;
+        let force = broken.is_damning();
+        self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
         if self.client.flushes() != mark.1 {
             return Err(Failure::retry("its backend died in the middle of an answer").into());
         }

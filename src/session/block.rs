@@ -49,7 +49,11 @@ impl<P: Protocol> Session<P> {
 
     /// Without autocommit a transaction is open as soon as anything is to run in one.
     pub(super) fn open_unasked(&mut self, statements: &[Statement]) {
-        let runs = |s: &Statement| !matches!(s.class, Class::Tx(_) | Class::Set(_)) && !s.commits;
+        let runs = |s: &Statement| match &s.class {
+            Class::Tx(op) => matches!(op, TxOp::Savepoint(_)),
+            Class::Set(_) => false,
+            _ => !s.commits,
+        };
         if !self.autocommit && self.tx.is_none() && statements.iter().any(runs) {
             self.open_block(true, TxMode::default());
         }
@@ -139,11 +143,18 @@ impl<P: Protocol> Session<P> {
         if self.tx.as_ref().is_some_and(|tx| tx.explicit) {
             return Ok(());
         }
+        if P::MANNERS.lone_savepoints {
+            let what = "SAVEPOINT does not exist: no transaction is open";
+            return Err(Failure::new(Kind::Protocol, what).number(1305).code("42000").into());
+        }
         let what = format!("{what} can only be used in transaction blocks");
         Err(Failure::new(Kind::Protocol, what).code("25P01").into())
     }
 
     async fn savepoint(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
+        if P::MANNERS.lone_savepoints && self.tx.is_none() {
+            return self.answered(step, "SAVEPOINT");
+        }
         self.check_block("SAVEPOINT")?;
         self.on_leader_checked(step).await?;
         let (settings, scope) = (self.settings.clone(), self.scope.clone());

@@ -11,7 +11,7 @@ use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Lease;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Mishap, Protocol, Sink};
+use crate::exchange::{Link, Mishap, Protocol, Sink};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 use crate::sql::{Isolation, Touched};
@@ -262,7 +262,7 @@ impl<P: Protocol> Session<P> {
             Err(broken) => {
                 let (backend, generation) = (leader.backend().index, leader.generation());
                 drop(leader);
-                let force = matches!(broken, Broken::Silent(_));
+                let force = broken.is_damning();
                 let why = broken.to_string();
                 let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
                 let view = self.shared.keeper.view();

@@ -1,14 +1,16 @@
 //! Who shares a transaction with whom.
 //!
-//! Statements of sessions with the same user and settings form a queue. A few transactions are under
-//! way for each queue; who arrives meanwhile waits, and when one of them has ended, the first of
-//! those who wait takes all others along. So nobody waits for company: alone, a statement runs at
-//! once, and under load the groups grow by themselves, as group commit does it for flushes (DeWitt
-//! et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984).
+//! Sessions with the same user and settings are one company. A few transactions of theirs are under
+//! way; who arrives meanwhile waits, and when one of them has ended, the first of those who wait takes
+//! the others along. So nobody
+//! waits for company: alone, a statement runs at once, and under load the groups grow by themselves,
+//! as group commit does it for flushes (DeWitt et al., "Implementation Techniques for Main Memory
+//! Database Systems", SIGMOD 1984).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::oneshot;
@@ -17,25 +19,20 @@ use super::Stop;
 use crate::catalog::{Plan, Text};
 use crate::exchange::Settings;
 
-/// How many transactions are under way for one queue before others wait: one writes on the leader
-/// while another waits for its flush.
-const UNDER_WAY: usize = 2;
-
-/// The queues of all sessions.
+/// All companies.
 #[derive(Debug)]
 pub struct Groups<W> {
-    queues: Mutex<HashMap<Key, Queue<W>>>,
+    companies: Mutex<HashMap<(String, Settings), Weak<Company<W>>>>,
     /// Somebody has asked for currval(): what was drawn must be found on the session's connection.
     draws_apart: AtomicBool,
 }
 
-/// What sessions must have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    /// Under which the connections to the servers are kept.
-    pub user: String,
-    /// The session's settings.
+/// Sessions whose statements mean the same and may do the same.
+#[derive(Debug)]
+pub(super) struct Company<W> {
+    /// Their settings.
     pub settings: Settings,
+    queue: Mutex<Queue<W>>,
 }
 
 #[derive(Debug)]
@@ -43,6 +40,16 @@ struct Queue<W> {
     under_way: usize,
     waiting: Vec<Rider<W>>,
 }
+
+impl<W> Default for Queue<W> {
+    fn default() -> Self {
+        Self { under_way: 0, waiting: Vec::new() }
+    }
+}
+
+/// How many transactions are under way before others wait: one writes on the leader while another
+/// waits for its flush.
+const AT_ONCE: usize = 2;
 
 /// A statement that waits to be taken along.
 #[derive(Debug)]
@@ -84,34 +91,45 @@ pub(super) struct Answered {
     pub drawn: Vec<(String, i64, i64)>,
 }
 
-/// A transaction under way. Its end lets the next ones go.
+/// A group under way. Its end lets the next ones go.
 #[derive(Debug)]
 pub(super) struct Seat<W> {
-    groups: Arc<Groups<W>>,
-    key: Key,
+    company: Arc<Company<W>>,
     most: usize,
+}
+
+impl<W> Seat<W> {
+    /// Waits for something that one statement does by itself. One that takes longer than this does
+    /// not hold up those who wait: the seat goes to them.
+    pub(super) async fn hold<T>(
+        self,
+        at_most: Duration,
+        run: impl Future<Output = T>,
+    ) -> (T, Option<Self>) {
+        let mut run = std::pin::pin!(run);
+        tokio::select! {
+            biased;
+            ended = &mut run => return (ended, Some(self)),
+            () = tokio::time::sleep(at_most) => drop(self),
+        }
+        (run.await, None)
+    }
 }
 
 impl<W> Drop for Seat<W> {
     fn drop(&mut self) {
-        let groups = self.groups.clone();
-        let mut queues = groups.lock();
-        let Some(queue) = queues.get_mut(&self.key) else {
-            return;
-        };
+        let company = self.company.clone();
+        let mut queue = company.queue();
         let many = queue.waiting.len().min(self.most);
         let mut next = queue.waiting.drain(..many);
         let Some(driver) = next.next() else {
             drop(next);
             queue.under_way -= 1;
-            if queue.under_way == 0 {
-                queues.remove(&self.key);
-            }
             return;
         };
-        let seat = Self { groups: self.groups.clone(), key: self.key.clone(), most: self.most };
         let others = next.collect();
-        drop(queues);
+        drop(queue);
+        let seat = Self { company: self.company.clone(), most: self.most };
         driver.tell(Turn::Drive(seat, others));
     }
 }
@@ -125,27 +143,17 @@ pub(super) enum Entrance<W> {
     Wait(oneshot::Receiver<Turn<W>>),
 }
 
-impl<W> Default for Groups<W> {
-    fn default() -> Self {
-        Self { queues: Mutex::default(), draws_apart: AtomicBool::new(false) }
-    }
-}
-
-impl<W: Clone> Groups<W> {
-    /// Takes a place in the queue, in which groups have at `most` so many statements.
+impl<W: Clone> Company<W> {
+    /// Takes a place in the queue, of which a group has at `most` so many statements.
     pub(super) fn enter(
         self: &Arc<Self>,
-        key: Key,
         most: usize,
         (text, plan, work): (&Arc<Text>, &Arc<Plan>, &W),
     ) -> Entrance<W> {
-        let mut queues = self.lock();
-        let queue = queues
-            .entry(key.clone())
-            .or_insert_with(|| Queue { under_way: 0, waiting: Vec::new() });
-        if queue.under_way < UNDER_WAY {
+        let mut queue = self.queue();
+        if queue.under_way < AT_ONCE {
             queue.under_way += 1;
-            return Entrance::First(Seat { groups: self.clone(), key, most });
+            return Entrance::First(Seat { company: self.clone(), most });
         }
         let (answer, turn) = oneshot::channel();
         let (text, plan, work) = (text.clone(), plan.clone(), work.clone());
@@ -154,9 +162,32 @@ impl<W: Clone> Groups<W> {
     }
 }
 
+impl<W> Company<W> {
+    fn queue(&self) -> MutexGuard<'_, Queue<W>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W> Default for Groups<W> {
+    fn default() -> Self {
+        Self { companies: Mutex::default(), draws_apart: AtomicBool::new(false) }
+    }
+}
+
 impl<W> Groups<W> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Queue<W>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The company of sessions with this user and these settings.
+    pub(super) fn company(&self, user: &str, settings: &Settings) -> Arc<Company<W>> {
+        let mut companies = self.companies.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (user.to_owned(), settings.clone());
+        if let Some(company) = companies.get(&key).and_then(Weak::upgrade) {
+            return company;
+        }
+        if companies.len() == companies.capacity() {
+            companies.retain(|_, company| company.strong_count() > 0);
+        }
+        let company = Arc::new(Company { settings: settings.clone(), queue: Mutex::default() });
+        companies.insert(key, Arc::downgrade(&company));
+        company
     }
 
     /// Somebody looks for what was drawn from a sequence on the connection that drew it: statements

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::group::{Answered, Entrance, Key, Rider, Seat, Turn};
+use super::group::{Answered, Entrance, Rider, Seat, Turn};
 use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop};
 use crate::catalog::{Plan, Text};
-use crate::error::{Failure, Kind};
+use crate::error::{self, Failure};
 use crate::exchange::{
     Batch, Broken, End, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work,
 };
@@ -83,38 +83,21 @@ impl<P: Protocol> Session<P> {
         let [Item { text: Some(text), work }] = batch.items.as_slice() else {
             return (self.items(batch).await, None);
         };
-        let key = Key { user: self.user.clone(), settings: self.settings.clone() };
         let most = self.shared.settings().group_commit;
-        let turn = match self.shared.groups.enter(key, most, (text, &plan, work)) {
-            Entrance::First(seat) => return (self.items(batch).await, Some(seat)),
+        let entrance = self.company().enter(most, (text, &plan, work));
+        let turn = match entrance {
+            Entrance::First(seat) => Ok(Turn::Drive(seat, Vec::new())),
             Entrance::Wait(turn) => turn.await,
         };
         match turn {
             Ok(Turn::Drive(seat, others)) if others.is_empty() => {
-                (self.items(batch).await, Some(seat))
+                let wait = self.shared.settings().group_wait;
+                seat.hold(wait, self.items(batch)).await
             }
             Ok(Turn::Drive(seat, others)) => {
-                let own = (text, &plan, work);
-                let ended = self.drive(own, &others).await;
-                let (own, answers) = match ended {
-                    Ok(mut answers) => {
-                        let own = answers.pop().unwrap_or_default();
-                        (Ok(own), answers.into_iter().map(Ok).collect())
-                    }
-                    Err(Ended::Failed(stop)) => (
-                        Err(Some(stop.clone())),
-                        others.iter().map(|_| Err(stop.clone())).collect(),
-                    ),
-                    Err(Ended::Undone) => (Err(None), Vec::new()),
-                };
-                let mut answers = answers.into_iter();
-                for other in others {
-                    other.tell(answers.next().map_or(Turn::Alone, Turn::Done));
-                }
-                match own {
-                    Ok(answer) => (self.joined(&plan, Ok(answer)), Some(seat)),
-                    Err(Some(stop)) => (self.joined(&plan, Err(stop)), Some(seat)),
-                    Err(None) => {
+                match self.drive_all((text, &plan, work), others).await {
+                    Some(ended) => (self.joined(&plan, ended), Some(seat)),
+                    None => {
                         drop(seat);
                         (self.items(batch).await, None)
                     }
@@ -124,10 +107,36 @@ impl<P: Protocol> Session<P> {
             Ok(Turn::Done(ended)) => (self.joined(&plan, ended), None),
             Err(_) => {
                 let failure =
-                    Failure::new(Kind::InDoubt, "the outcome of the statement is unknown")
+                    Failure::new(error::Kind::InDoubt, "the outcome of the statement is unknown")
                         .detail("the session that ran it together with others has ended")
                         .hint("look whether its rows are there before it is run again");
                 (Err(failure.into()), None)
+            }
+        }
+    }
+
+    /// Runs the transaction of a group and tells the others how it went. What became of its own
+    /// statement: `None` when each has to run by itself.
+    async fn drive_all(
+        &mut self,
+        own: Member<'_, P::Work>,
+        others: Vec<Rider<P::Work>>,
+    ) -> Option<Result<Answered, Stop>> {
+        match self.drive(own, &others).await {
+            Ok(mut answers) => {
+                let own = answers.pop();
+                for (other, answer) in others.into_iter().zip(answers) {
+                    other.tell(Turn::Done(Ok(answer)));
+                }
+                own.map(Ok)
+            }
+            Err(Ended::Failed(stop)) => {
+                others.into_iter().for_each(|other| other.tell(Turn::Done(Err(stop.clone()))));
+                Some(Err(stop))
+            }
+            Err(Ended::Undone) => {
+                others.into_iter().for_each(|other| other.tell(Turn::Alone));
+                None
             }
         }
     }
@@ -164,7 +173,7 @@ impl<P: Protocol> Session<P> {
                 Ok(answers)
             }
             // Nobody has it, so it can be run again.
-            Err(Stop::Failure(failure)) if failure.kind == Kind::Retry => Err(Ended::Undone),
+            Err(Stop::Failure(failure)) if failure.kind == error::Kind::Retry => Err(Ended::Undone),
             Err(stop) => Err(Ended::Failed(stop)),
         }
     }

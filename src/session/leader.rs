@@ -52,8 +52,8 @@ impl<P: Protocol> Session<P> {
             CheckoutError::Busy(limit) => Err(CheckoutError::no_room(limit).into()),
             CheckoutError::Connect(error) => {
                 let refused = matches!(&error, crate::backend::ConnectError::Refused { .. });
-                let verdict =
-                    self.shared.keeper.lost(backend, generation, error.to_string(), false).await;
+                let (why, force) = (error.to_string(), error.is_damning());
+                let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
                 if verdict == Verdict::Alive && refused {
                     let name = &self.shared.backends[backend].name;
                     return Err(Failure::new(
@@ -200,7 +200,7 @@ impl<P: Protocol> Session<P> {
             );
         }
         let (backend, generation) = (leader.backend().index, leader.generation());
-        let force = matches!(broken, Broken::Silent(_));
+        let force = broken.is_damning();
         drop(leader);
         let was_held = std::mem::take(&mut self.stays);
         // What was listened to can be listened to again elsewhere.

@@ -133,6 +133,8 @@ pub struct Session<P: Protocol> {
     prepared: std::collections::HashMap<String, crate::sql::Statement>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
     stop: CancellationToken,
+    /// Sessions with the same user and settings.
+    company: Option<Arc<group::Company<P::Work>>>,
 }
 
 /// What a client brings along from its login.
@@ -178,6 +180,7 @@ impl<P: Protocol> Session<P> {
             prepared: std::collections::HashMap::new(),
             cancel,
             stop,
+            company: None,
         };
         session.scope = session.initial_scope();
         session
@@ -315,6 +318,20 @@ impl<P: Protocol> Session<P> {
             self.client.ready(state);
         }
         self.client.flush().await
+    }
+
+    /// The company of sessions with the same user and settings; its settings become this one's, so
+    /// that equal ones are one.
+    fn company(&mut self) -> Arc<group::Company<P::Work>> {
+        if let Some(company) = &self.company
+            && Arc::ptr_eq(&company.settings, &self.settings)
+        {
+            return company.clone();
+        }
+        let company = self.shared.groups.company(&self.user, &self.settings);
+        self.settings = company.settings.clone();
+        self.company = Some(company.clone());
+        company
     }
 
     /// The counters of a kind of statement.

@@ -83,7 +83,7 @@ pub struct Shared<P: Protocol> {
     /// outside a transaction, on one backend after the other.
     pub schema: Arc<tokio::sync::RwLock<()>>,
     /// Single statements of several sessions that share a transaction.
-    pub groups: Arc<super::Groups<P::Work>>,
+    pub groups: super::Groups<P::Work>,
     /// Counts choices of a backend for a read.
     pub turn: std::sync::atomic::AtomicUsize,
     /// Where chance comes from: the choice of a reader, the identity of a record.

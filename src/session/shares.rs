@@ -75,7 +75,8 @@ pub(super) async fn open_all<P: Protocol>(
             // A follower without room gets its share at commit.
             Err(CheckoutError::Busy(_)) => {}
             Err(CheckoutError::Connect(error)) => {
-                shared.keeper.lost(follower, generation, error.to_string(), false).await;
+                let force = error.is_damning();
+                shared.keeper.lost(follower, generation, error.to_string(), force).await;
             }
         }
     }
@@ -124,7 +125,7 @@ pub(super) async fn report_share<P: Protocol>(
     why: &Broken,
 ) -> Verdict {
     // Silence is not a session's death: the server took what was sent and does not answer.
-    let force = matches!(why, Broken::Silent(_));
+    let force = why.is_damning();
     let (backend, generation) = (lease.backend().index, lease.generation());
     shared.keeper.lost(backend, generation, why.to_string(), force).await
 }

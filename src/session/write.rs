@@ -6,7 +6,7 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Outcome, Protocol, Sink, TxMode, Watch, Work};
+use crate::exchange::{Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Context, Hold, Returned, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
@@ -24,6 +24,9 @@ impl<P: Protocol> Session<P> {
     ) -> Result<(), Stop> {
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
+        }
+        if !step.statement.pins.is_empty() {
+            return self.write_pinned(step, keyed, hold).await;
         }
         if let Some(tx) = &mut self.tx {
             tx.stateful |= step.work.is_partial();
@@ -97,6 +100,32 @@ impl<P: Protocol> Session<P> {
             Some(_) if !self.leader_sends_any_text().await? => Ok(None),
             returned => Ok(returned),
         }
+    }
+
+    /// Has the leader choose the values that every server would choose for itself, and runs the
+    /// statement with variables in their place. Whoever leads next chooses anew, with the statement.
+    async fn write_pinned(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        keyed: bool,
+        hold: Hold,
+    ) -> Result<(), Stop> {
+        let (text, chosen) = step.statement.with_pins(&step.text.sql);
+        let Some(work) = step.work.rewritten(&text) else {
+            return Err(internal("no way to send a statement of ours").into());
+        };
+        self.ensure_leading().await?;
+        let chosen = format!("SET {}", chosen.join(", "));
+        if let Some(tx) = &mut self.tx {
+            if let Place::Leading { leader, .. } = &mut tx.place {
+                leader.queue(&chosen);
+            }
+            tx.add_context(&chosen);
+        }
+        let mut statement = step.statement.clone();
+        statement.pins.clear();
+        let step = Step { statement: &statement, sql: text.trim(), work: &work, ..*step };
+        Box::pin(self.write(&step, keyed, hold)).await
     }
 
     /// DDL committed while a statement waited for its table of which more was known than that it
@@ -312,5 +341,7 @@ fn keyed_watch<'a, W: Work>(step: &Step<'a, W>) -> Watch<'a> {
     // What a server of its own gives back must be what the leader gave back (I3).
     let alike = step.statement.portable || step.work.answers_in_text();
     let digest = step.statement.returns_rows && alike;
-    Watch { digest, context: Some(&step.statement.context), ..Watch::default() }
+    // What depends on nothing but its text needs no look around it.
+    let context = Some(&step.statement.context).filter(|context| **context != Context::default());
+    Watch { digest, context, ..Watch::default() }
 }

@@ -26,6 +26,6 @@ pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Maintenance,
-    Modes, Outside, Password, Refusal, Returned, Script, Sequences, SetOp, Setting, Split,
+    Modes, Outside, Password, Pin, Refusal, Returned, Script, Sequences, SetOp, Setting, Split,
     Statement, TimeParam, Told, Touched, TxOp,
 };

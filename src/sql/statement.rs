@@ -70,14 +70,30 @@ pub struct Statement {
     pub context: Context,
     /// It ends the transaction that is open, as a COMMIT before it would.
     pub commits: bool,
+    /// Values that the leader chooses before it runs the statement.
+    pub pins: Vec<Pin>,
 }
 
-/// What of a server session the effect of a keyed statement depends on, besides its settings and
-/// the clock. The leader's values go to the followers in front of the statement.
+/// A value that every server would choose for itself, and the leader chooses for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The expression, in the client's string.
+    pub range: Range<usize>,
+    /// The user variable that takes its place.
+    pub variable: String,
+}
+
+/// What of a server session the effect of a keyed statement depends on, besides its settings. The
+/// leader's values go to the followers in front of the statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
+    /// It may read the clock, by a function, a default, or the way a value becomes a date.
+    pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
+    /// Its answer need not tell that number: it is rows (`RETURNING`), or may be about rows that were
+    /// there already.
+    pub hidden_id: bool,
     /// It reads `LAST_INSERT_ID()`.
     pub last_insert_id: bool,
     /// It calls `RAND()`: the seeds, chosen before the leader runs it.
@@ -330,6 +346,7 @@ impl Statement {
             cursor: None,
             context: Context::default(),
             commits: false,
+            pins: Vec::new(),
             returned: None,
         }
     }
@@ -358,6 +375,20 @@ impl Statement {
 
     pub(super) fn maintenance(tag: &'static str, kind: Maintenance) -> Self {
         Self::new(tag, Class::Maintenance(kind))
+    }
+
+    /// The statement with variables in the place of what the leader chooses, and the assignments that
+    /// choose it. `whole` is the client's string.
+    pub fn with_pins(&self, whole: &str) -> (String, Vec<String>) {
+        let (mut text, mut chosen, mut at) = (String::new(), Vec::new(), self.range.start);
+        for Pin { range, variable } in &self.pins {
+            text.push_str(&whole[at..range.start]);
+            text.push_str(variable);
+            chosen.push(format!("{variable} = {}", &whole[range.clone()]));
+            at = range.end;
+        }
+        text.push_str(&whole[at..self.range.end]);
+        (text, chosen)
     }
 
     pub(super) fn is_captured(&self) -> bool {

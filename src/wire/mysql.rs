@@ -8,7 +8,7 @@
 //! at the last moment, when it knows what is sent and how the transaction stands.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
@@ -66,6 +66,10 @@ pub struct Prepared {
     pub id: u64,
     /// The SQL text, with its classification.
     pub text: Arc<Text>,
+    /// The catalog that it was first seen under.
+    epoch: u64,
+    /// Where the others are.
+    home: Weak<Mutex<Inner>>,
 }
 
 /// What a MySQL server is asked to run.
@@ -115,6 +119,11 @@ impl Work for MyWork {
             Self::Query { single, .. } => {
                 let text = Bytes::copy_from_slice(text.as_bytes());
                 Some(Self::Query { text, single: *single })
+            }
+            Self::Execute { prepared, parameters } => {
+                let home = prepared.home.upgrade()?;
+                let prepared = Inner::intern(&home, text, prepared.epoch);
+                Some(Self::Execute { prepared, parameters: parameters.clone() })
             }
             _ => None,
         }
@@ -187,13 +196,13 @@ impl Work for MyWork {
 /// The statements that sessions share, by text.
 #[derive(Debug)]
 pub struct Statements {
-    limit: usize,
     catalogs: Arc<Catalogs>,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    limit: usize,
     next: u64,
     prepared: HashMap<(String, u64), Arc<Prepared>>,
 }
@@ -201,24 +210,32 @@ struct Inner {
 impl Statements {
     /// Keeps at most `limit` statements; beyond it, those that no session uses are forgotten.
     pub fn new(limit: usize, catalogs: Arc<Catalogs>) -> Self {
-        Self { limit, catalogs, inner: Mutex::default() }
+        let inner = Inner { limit, ..Inner::default() };
+        Self { catalogs, inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// The one shared copy of a statement.
     pub fn intern(&self, sql: &str) -> Arc<Prepared> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         // After DDL the same text is another statement: what was prepared before may not fit.
-        let key = (sql.to_owned(), self.catalogs.epoch());
+        Inner::intern(&self.inner, sql, self.catalogs.epoch())
+    }
+}
+
+impl Inner {
+    fn intern(home: &Arc<Mutex<Self>>, sql: &str, epoch: u64) -> Arc<Prepared> {
+        let mut inner = home.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (sql.to_owned(), epoch);
         if let Some(found) = inner.prepared.get(&key) {
             return found.clone();
         }
-        if inner.prepared.len() >= self.limit {
+        if inner.prepared.len() >= inner.limit {
             inner.prepared.retain(|_, prepared| Arc::strong_count(prepared) > 1);
         }
         inner.next += 1;
         let text = Arc::new(Text::new(sql.to_owned()));
-        let prepared = Arc::new(Prepared { id: inner.next, text });
-        if inner.prepared.len() < self.limit {
+        let home = Arc::downgrade(home);
+        let prepared = Arc::new(Prepared { id: inner.next, text, epoch, home });
+        if inner.prepared.len() < inner.limit {
             inner.prepared.insert(key, prepared.clone());
         }
         prepared

@@ -22,11 +22,13 @@
 // Real servers take real time.
 #![allow(clippy::disallowed_methods)]
 
+mod books;
 mod console;
 mod divergence;
 mod drivers;
 mod failover;
 mod fidelity;
+mod hostile;
 mod journal;
 mod operations;
 mod outcome;
@@ -36,7 +38,7 @@ mod reads;
 mod recovery;
 mod rig;
 mod security;
-mod silent;
+mod shared;
 mod tls;
 mod window;
 mod writes;

@@ -11,6 +11,7 @@ use lockstep::catalog::Catalogs;
 use lockstep::config::Secret;
 use lockstep::exchange::{Gone, Link, Outcome, Settings, Sink, TxMode, TxState, Watch, Work};
 use lockstep::sql::Context;
+use lockstep::store::journal::Effect;
 use lockstep::wire::mysql::{MyWork, Statements, identity};
 use lockstep_protocol::Dialect;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +107,7 @@ async fn a_follower_repeats_a_statement_with_its_context() {
          r double, v int); create table app.two like app.one; alter table app.two auto_increment = 7",
     );
     let (mut leader, mut follower) = (link(&server).await, link(&server).await);
-    let context = Context { insert_id: true, rand_seeds: true, ..Context::default() };
+    let context = Context { clock: true, insert_id: true, rand_seeds: true, ..Context::default() };
     leader.begin(&TxMode::default());
     follower.begin_share(&Settings::default());
     for text in [
@@ -118,7 +119,8 @@ async fn a_follower_repeats_a_statement_with_its_context() {
         let work = query(text);
         let outcome = with_context(&mut leader, &work, &context).await;
         assert!(outcome.error.is_none(), "{text}: {:?}", outcome.error);
-        follower.queue(&outcome.context.clone().expect("a context"));
+        let context = outcome.context.clone().expect("a context");
+        follower.queue_effect(&Effect::Text { sql: context, rows: None });
         let twin = text.replace("one", "two");
         follower.queue_effect(&query(&twin).effect(&twin, outcome.rows).expect("an effect"));
     }
@@ -138,6 +140,41 @@ async fn a_follower_repeats_a_statement_with_its_context() {
     assert_eq!(value(&mut leader, late).await, "1");
     run(&mut follower, "insert into two(r) values(0)").await;
     assert_eq!(server.root("select max(id) from app.two"), "92\n");
+}
+
+#[tokio::test]
+async fn a_number_that_the_answer_does_not_tell_is_found_out() {
+    let server = Server::launch();
+    server.root(
+        "create table app.one(id int auto_increment primary key, v int); create table app.two like app.one;
+         alter table app.two auto_increment = 70",
+    );
+    let (mut leader, mut follower) = (link(&server).await, link(&server).await);
+    let context = Context { insert_id: true, hidden_id: true, ..Context::default() };
+    leader.begin(&TxMode::default());
+    follower.begin_share(&Settings::default());
+    // The second session's number is by chance the one that it was given before.
+    for (text, last) in [
+        ("insert into one(v) values(1),(2) returning id", "1"),
+        ("insert into one(id, v) values(30, 3) returning id", "1"),
+        ("delete from one where id > 2", "1"),
+        ("insert into one(v) values(4) returning id, v", "31"),
+        ("insert ignore into one(id, v) values(1, 5) returning id", "31"),
+    ] {
+        let outcome = with_context(&mut leader, &query(text), &context).await;
+        assert!(outcome.error.is_none(), "{text}: {:?}", outcome.error);
+        assert_eq!(value(&mut leader, "select last_insert_id()").await, last, "{text}");
+        let context = outcome.context.clone().expect("a context");
+        follower.queue_effect(&Effect::Text { sql: context, rows: None });
+        let twin = text.replace("one", "two");
+        follower.queue_effect(&query(&twin).effect(&twin, outcome.rows).expect("an effect"));
+    }
+    for link in [&mut leader, &mut follower] {
+        link.queue_commit();
+        assert_eq!(link.drain().await.expect("alive"), None);
+    }
+    let rows = |table| server.root(&format!("select * from app.{table}"));
+    assert_eq!(rows("two"), rows("one"));
 }
 
 #[tokio::test]

@@ -34,7 +34,14 @@ async fn what_only_the_session_knows() {
     assert_eq!(value(&mut conn, "select @@session.autocommit").await, "0");
     run(&mut conn, "insert into t values(3, 3, 'c')").await;
     run(&mut conn, "rollback").await;
+    // A savepoint opens a transaction where it is the first statement of one.
+    run(&mut conn, "savepoint first").await;
+    run(&mut conn, "insert into t values(4, 4, 'd')").await;
+    run(&mut conn, "rollback to savepoint first").await;
+    run(&mut conn, "commit").await;
     run(&mut conn, "set autocommit = 1").await;
+    run(&mut conn, "savepoint alone").await;
+    assert_eq!(refused(&mut conn, "rollback to savepoint alone").await, 1305);
     assert_eq!(value(&mut conn, "select count(*) from t").await, "2");
     snapshot(&cluster).await;
     assert_eq!(refused(&mut conn, "xa start 'x'").await, 1235);

@@ -150,8 +150,11 @@ impl Control for SimControl {
         self.ask(|_, state| Ok(state.disk.journal.keys().next().copied()))
     }
 
-    fn set_complete(&self, seq: i64) -> Answer<'_, ()> {
+    fn set_complete(&self, seq: i64, started: String) -> Answer<'_, ()> {
         self.ask(move |server, state| {
+            if state.boot.to_string() != started {
+                return Err("the server was restarted".into());
+            }
             if state.disk.control.complete_to < seq {
                 server.before_change(state);
                 state.disk.control.complete_to = seq;

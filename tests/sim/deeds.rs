@@ -83,7 +83,12 @@ impl App {
     /// One step: what it changes is noted once it has been answered.
     async fn step(&mut self, deed: &mut Deed, n: i64) -> Result<(), Trouble> {
         let counter = self.dice.random_range(1..=crate::tables::COUNTERS);
+        // Where COMMITs reach the followers late, rows that were inserted a moment ago matter most.
+        let late = !self.world.scenario.flush.is_zero();
         match self.dice.random_range(0..10) {
+            3..8 if late => {
+                self.family(deed.mark * 100 + n).await?;
+            }
             0 | 1 => self.move_money(deed).await?,
             2 => self.move_what_was_read(deed).await?,
             3 => {
@@ -158,7 +163,10 @@ impl App {
 
     /// Parents and children, which keep each other from going.
     async fn family(&mut self, id: i64) -> Result<Reply, Trouble> {
-        let parent = self.dice.random_range(1..=8);
+        let mut parent = self.dice.random_range(1..=8);
+        if !self.world.scenario.flush.is_zero() {
+            parent = parent % 3 + 1;
+        }
         let sql = match self.dice.random_range(0..5) {
             0 => format!("INSERT INTO parent (id, v) VALUES ({parent}, 0)"),
             1 => format!("DELETE FROM parent WHERE id = {parent}"),

@@ -104,6 +104,8 @@ pub(crate) struct Scenario {
     pub(crate) inserts: bool,
     /// By how much all but the first server are slower from the start.
     pub(crate) lag: Duration,
+    /// By how much longer a COMMIT may take there, as on a disk that is slow to flush.
+    pub(crate) flush: Duration,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -123,7 +125,8 @@ impl Scenario {
         let pause_ms = if crowded || inserts { 15 } else { 400 };
         let lags = theme == Theme::Calm && seed % 2 == 1;
         let lag = Duration::from_millis(if lags { 12 } else { 0 });
-        Self { seed, theme, backends, clients, deeds, pause_ms, inserts, lag, faults }
+        let flush = Duration::from_millis(if lags && round % 2 == 1 { 80 } else { 0 });
+        Self { seed, theme, backends, clients, deeds, pause_ms, inserts, lag, flush, faults }
     }
 
     /// Whether a restart may lose commits.

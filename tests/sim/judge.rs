@@ -13,6 +13,9 @@ use crate::world::{CLUSTER, World, locked};
 /// How long everybody may take to be active again once nothing befalls anybody any more.
 const RECOVERY: Duration = Duration::from_secs(300);
 
+/// The view with which serving begins, when nobody is missing.
+const FIRST_VIEW: i64 = 2;
+
 /// The newest view that is decided: on the proxy's disk, or, before there was one, in the databases.
 pub(crate) fn newest_view(world: &World) -> (i64, Vec<String>) {
     let path = world.folder.path().join(format!("{CLUSTER}.state.json"));
@@ -71,6 +74,10 @@ impl Scenario {
 pub(crate) async fn judge(world: &Arc<World>, notes: &[Notes]) {
     world.calm_down();
     world.servers.iter().for_each(|server| server.heal());
+    let (view, _) = newest_view(world);
+    if world.scenario.theme == Theme::Calm && view > FIRST_VIEW {
+        world.complain(format!("somebody left in calm weather: view {view}"));
+    }
     let away = wait_for_all(world).await;
     world.stop_proxy().await;
     let mut disks: Vec<(String, Disk)> = Vec::new();

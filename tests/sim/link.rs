@@ -430,4 +430,8 @@ impl Link for SimLink {
     fn is_spent(&self) -> bool {
         self.spent
     }
+
+    fn is_quiet(&mut self) -> bool {
+        true // These servers say nothing by themselves.
+    }
 }

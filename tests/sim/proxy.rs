@@ -16,7 +16,7 @@ use lockstep::ledger::Ledger;
 use lockstep::metrics::Metrics;
 use lockstep::monitor::{self, Keep};
 use lockstep::recovery;
-use lockstep::session::{Login, Registry, Session, Shared, SharedSettings, Wanted};
+use lockstep::session::{Groups, Login, Registry, Session, Shared, SharedSettings, Wanted};
 use lockstep::store::vote::Secrets;
 use lockstep_protocol::Dialect;
 use tokio::sync::mpsc;
@@ -168,7 +168,7 @@ impl World {
             admission: Arc::default(),
             schema: Arc::default(),
             wanted: Wanted::default(),
-            groups: Arc::default(),
+            groups: Groups::default(),
             turn: AtomicUsize::new(0),
             dice: Box::new(move || world.upgrade().map_or(0, |world| world.random())),
         })

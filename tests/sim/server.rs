@@ -138,6 +138,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// A restart may lose the newest commits.
     lazy: bool,
+    /// By how much longer a COMMIT may take.
+    flush: Duration,
     world: Weak<World>,
     state: Mutex<State>,
     pub(crate) wake: Notify,
@@ -162,7 +164,8 @@ impl State {
 impl Server {
     pub(crate) fn new(world: &Weak<World>, index: usize, disk: Disk, scenario: &Scenario) -> Self {
         let (lazy, seed) = (scenario.is_lazy(), scenario.seed);
-        let lag = if index == 0 { Duration::ZERO } else { scenario.lag };
+        let late = |more| if index == 0 { Duration::ZERO } else { more };
+        let (lag, flush) = (late(scenario.lag), late(scenario.flush));
         let state = State {
             disk,
             boot: 1,
@@ -178,7 +181,7 @@ impl Server {
         };
         let name = crate::world::name(index);
         let (world, wake) = (world.clone(), Notify::new());
-        Self { index, name, lazy, world, state: Mutex::new(state), wake }
+        Self { index, name, lazy, flush, world, state: Mutex::new(state), wake }
     }
 
     pub(crate) fn world(&self) -> Arc<World> {
@@ -328,7 +331,7 @@ impl Session {
                     None => return,
                 },
             };
-            self.delay(fresh).await;
+            self.delay(fresh, &request).await;
             if !self.point(&request, false).await {
                 return;
             }
@@ -344,8 +347,11 @@ impl Session {
     }
 
     /// The way there, and the work itself.
-    async fn delay(&mut self, fresh: bool) {
-        let slow = self.server.lock().slow;
+    async fn delay(&mut self, fresh: bool, request: &Request) {
+        let mut slow = self.server.lock().slow;
+        if matches!(request, Request::Commit) && !self.server.flush.is_zero() {
+            slow += self.dice.random_range(Duration::ZERO..=self.server.flush);
+        }
         let way = if fresh { self.dice.random_range(1..=3) } else { self.dice.random_range(0..=1) };
         if way > 0 || !slow.is_zero() {
             tokio::time::sleep(Duration::from_millis(way) + slow).await;

@@ -54,7 +54,7 @@ impl MyDial {
             Ok(Ok(Some(error))) => {
                 Err(ConnectError::Refused { code: error.code, message: error.what })
             }
-            Ok(Err(broken)) => Err(ConnectError::Unreachable(broken.to_string())),
+            Ok(Err(broken)) => Err(broken.into()),
             Err(_) => Err(ConnectError::Unreachable("no answer to the first statement".into())),
         }
     }

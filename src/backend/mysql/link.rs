@@ -100,12 +100,14 @@ struct Expected {
     answer: Answer,
     /// The statement that the server gives a number.
     learns: Option<u64>,
+    /// Rows of the answer that went nowhere.
+    seen: u64,
 }
 
 /// One connection to a MySQL or MariaDB server.
 #[derive(Debug)]
 pub struct MyLink {
-    stream: Stream,
+    pub(super) stream: Stream,
     pub(super) incoming: BytesMut,
     outgoing: BytesMut,
     pub(super) shared: Arc<Shared>,
@@ -241,7 +243,13 @@ impl MyLink {
     }
 
     fn expect(&mut self, what: &'static str, rows: Option<u64>, asked: Asked, learns: Option<u64>) {
-        self.expected.push_back(Expected { rows, what, answer: Answer::to(asked), learns });
+        self.expected.push_back(Expected {
+            rows,
+            what,
+            answer: Answer::to(asked),
+            learns,
+            seen: 0,
+        });
     }
 
     async fn write(&mut self) -> Result<(), Broken> {
@@ -332,7 +340,8 @@ impl MyLink {
     /// Looks at a packet nobody but us is interested in.
     fn judge_own(&mut self, seen: &Seen) {
         let payload = packet::first_part(&self.incoming);
-        let Some(expected) = self.expected.front() else { return };
+        let Some(expected) = self.expected.front_mut() else { return };
+        expected.seen += u64::from(seen.event == Event::Row);
         let mishap = match seen.event {
             Event::Error => {
                 let error = read_error(payload);
@@ -340,9 +349,8 @@ impl MyLink {
                 Some(Mishap { code: error.code, what })
             }
             Event::Result { more: false, .. } => {
-                let got = told(payload).map(|(affected, _)| affected);
-                expected.rows.filter(|wanted| got != Some(*wanted)).map(|wanted| {
-                    let got = got.map_or("none".to_owned(), |rows| rows.to_string());
+                let got = told(payload).map_or(expected.seen, |(affected, _)| affected);
+                expected.rows.filter(|wanted| got != *wanted).map(|wanted| {
                     let what = format!("{wanted} rows on the leader, {got} on the follower");
                     Mishap { code: String::new(), what }
                 })
@@ -380,7 +388,7 @@ pub(super) struct Seen {
 }
 
 fn rules(why: impl std::fmt::Display) -> Broken {
-    Broken::Lost(format!("the server broke the protocol: {why}"))
+    Broken::Rules(why.to_string())
 }
 
 /// A server says something unasked only when it says goodbye.

@@ -108,9 +108,10 @@ impl Link for MyLink {
     }
 
     fn queue_effect(&mut self, effect: &Effect) {
-        self.fixed = true;
         match effect {
             Effect::Text { sql, rows } => {
+                // A context, or a SET of the application's own.
+                self.fixed |= rows.is_none();
                 let text = Bytes::copy_from_slice(sql.as_bytes());
                 self.push(Request::Text(text), "effect", *rows);
             }
@@ -160,21 +161,10 @@ impl Link for MyLink {
         }
         let (request, number) = request(work);
         let relay = Relay { digest: watch.digest, number };
-        let Some(context) = watch.context else {
-            return self.run_request(request, relay, sink).await;
-        };
-        let mut fixed = self.fix(context);
-        self.push(request, "statement", None);
-        self.release();
-        self.send().await?;
-        self.settle(4).await?;
-        self.check_setup()?;
-        self.read_fixed(&mut fixed).await?;
-        let (mut outcome, told) = self.relay(relay, sink).await?;
-        self.read_left(context, &fixed, told.generated, &mut outcome).await?;
-        // What was asked meanwhile reads no table, and leaves the server's messages as they are.
-        self.remark(told.warns, sink).await?;
-        Ok(outcome)
+        match watch.context {
+            Some(context) => self.run_fixed(request, relay, context, sink).await,
+            None => self.run_request(request, relay, sink).await,
+        }
     }
 
     async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {
@@ -265,6 +255,11 @@ impl Link for MyLink {
     fn is_spent(&self) -> bool {
         self.spent // All else that a session leaves behind is in its settings, and goes with them.
     }
+
+    fn is_quiet(&mut self) -> bool {
+        // A server says something by itself only when it says goodbye.
+        self.stream.take_arrived(&mut self.incoming).is_ok() && self.incoming.is_empty()
+    }
 }
 
 impl MyLink {
@@ -288,7 +283,11 @@ impl MyLink {
     /// whether the transaction goes on, which the error itself does not: not only a deadlock ends it
     /// (one about the next number of AUTO_INCREMENT, a wait for a row where the server is set up so),
     /// and what came next would be committed by itself.
-    async fn remark<S: Sink>(&mut self, warns: bool, sink: &mut S) -> Result<(), Broken> {
+    pub(super) async fn remark<S: Sink>(
+        &mut self,
+        warns: bool,
+        sink: &mut S,
+    ) -> Result<(), Broken> {
         let mut remarks = TextRows::new();
         if warns {
             self.push_text("SHOW WARNINGS", "messages");
@@ -300,7 +299,7 @@ impl MyLink {
         Ok(())
     }
 
-    fn check_setup(&mut self) -> Result<(), Broken> {
+    pub(super) fn check_setup(&mut self) -> Result<(), Broken> {
         self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
     }
 

@@ -17,6 +17,9 @@ use crate::config::Secret;
 use crate::net::Stream;
 use crate::tls::BackendConnector;
 
+/// The longest message, in bytes, of a server to which nobody has been let in yet: libpq's own limit.
+const MOST_AT_LOGIN: usize = 30_000;
+
 /// The way to one server.
 #[derive(Debug)]
 pub struct Route {
@@ -82,7 +85,7 @@ impl Route {
             let mut conversation = Conversation {
                 stream: self.open().await?,
                 incoming: BytesMut::with_capacity(4096),
-                max: shared.max_message,
+                max: MOST_AT_LOGIN,
             };
             conversation.start(login).await?;
             let (parameters, pid, secret) = conversation.finish().await?;
@@ -137,7 +140,7 @@ impl Conversation {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
                 Err(e) => {
-                    return Err(ConnectError::Unreachable(format!("protocol broken: {e}")));
+                    return Err(broken(e));
                 }
             }
             if self.stream.read_more(&mut self.incoming).await.map_err(lost)? == 0 {
@@ -197,7 +200,7 @@ impl Conversation {
             }
             server::Auth::Sasl(mechanisms) => {
                 if !mechanisms.iter().any(|m| m == "SCRAM-SHA-256") {
-                    return Err(broken(format!("no known mechanism among {mechanisms:?}")));
+                    return Err(unsupported(format!("no known mechanism among {mechanisms:?}")));
                 }
                 let mut machine = auth::ScramClient::new(password, nonce());
                 let first = machine.first().map_err(broken)?;
@@ -214,8 +217,13 @@ impl Conversation {
                 machine.finish(&last).map_err(broken)?;
                 return Ok(());
             }
+            // Kerberos, SCM, GSSAPI and SSPI: there is no other that a server may ask for.
+            server::Auth::Other(kind @ (2 | 6 | 7 | 9)) => {
+                let why = format!("authentication method {kind} is not supported");
+                return Err(unsupported(why));
+            }
             server::Auth::Other(kind) => {
-                return Err(broken(format!("authentication method {kind} is not supported")));
+                return Err(broken(format!("authentication method {kind} does not exist")));
             }
             server::Auth::Ok => return Ok(()),
         }
@@ -248,7 +256,12 @@ impl Conversation {
 }
 
 fn broken(why: impl std::fmt::Display) -> ConnectError {
-    ConnectError::Unreachable(format!("protocol broken: {why}"))
+    ConnectError::Rules(why.to_string())
+}
+
+/// The server wants a proof that nobody here can give: that is for an operator to mend.
+fn unsupported(why: String) -> ConnectError {
+    ConnectError::Refused { code: "28000".into(), message: why }
 }
 
 fn refusal(frame: &frame::Frame) -> ConnectError {

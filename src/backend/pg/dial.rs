@@ -75,6 +75,7 @@ impl PgDial {
         let asked = tokio::time::timeout(self.route.timeout, link.ask(STARTED, &[])).await;
         let seen = match asked {
             Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
+            Ok(Err(broken)) => return Err(broken.into()),
             _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
         };
         if seen == known {
@@ -93,7 +94,7 @@ impl PgDial {
             Ok(Err(error)) => {
                 return Err(ConnectError::Refused { code: error.code, message: error.message });
             }
-            Err(broken) => return Err(ConnectError::Unreachable(broken.to_string())),
+            Err(broken) => return Err(broken.into()),
         };
         let mark = rows.into_iter().flatten().flatten().next();
         mark.ok_or_else(|| ConnectError::Unreachable("the backend gave no capture mark".into()))

@@ -20,6 +20,7 @@ use super::super::line;
 use super::own::Own;
 use super::request::{ParseFate, Part, Request};
 use super::row::read_error;
+use super::rules;
 use super::written::{SETTING, written};
 use crate::encoding::Encoding;
 use crate::exchange::{Broken, Mishap, Settings, TxState};
@@ -81,8 +82,9 @@ pub struct PgLink {
     pub(super) bulk_by_steps: bool,
     /// The session's settings, and the same with a share's limits.
     pub(super) share: Option<(Settings, Settings)>,
-    /// Requests whose answers are outstanding.
+    /// Requests whose answers are outstanding, and how many of them have been sent.
     expected: VecDeque<Request>,
+    sent: usize,
     /// The request that is being put together.
     open: Request,
     first_error: Option<Mishap>,
@@ -127,6 +129,7 @@ impl PgLink {
             bulk_by_steps: false,
             share: None,
             expected: VecDeque::new(),
+            sent: 0,
             open: Request::default(),
             first_error: None,
             prepared: HashSet::new(),
@@ -309,6 +312,10 @@ impl PgLink {
         if self.outgoing.is_empty() {
             return Ok(());
         }
+        if self.sent == 0 {
+            self.expect_nothing()?;
+        }
+        self.sent = self.expected.len();
         let Self { stream, outgoing, incoming, gone, .. } = self;
         line::send(stream, outgoing, incoming, gone).await
     }
@@ -341,9 +348,13 @@ impl PgLink {
     }
 
     pub(super) fn peek(&self) -> Result<Option<frame::Header>, Broken> {
-        frame::peek(&self.incoming, self.shared.max_message)
-            .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))
-            .map(|header| header.filter(|h| h.total <= self.incoming.len()))
+        frame::peek(&self.incoming, self.shared.max_message).map_err(rules::broken)?.map_or(
+            Ok(None),
+            |header| {
+                rules::may_come(header)?;
+                Ok((header.total <= self.incoming.len()).then_some(header))
+            },
+        )
     }
 
     /// Waits until the newest request has answered all but its last `keep` statements, which are
@@ -422,6 +433,7 @@ impl PgLink {
         let Some(ended) = self.expected.pop_front() else {
             return;
         };
+        self.sent = self.sent.saturating_sub(1);
         // What is left was skipped after an error: the server does not know these statements.
         for (fate, id) in ended.fates {
             if matches!(fate, ParseFate::HandOn | ParseFate::Swallow) {

@@ -8,6 +8,7 @@ mod relay;
 mod request;
 mod returned;
 mod row;
+mod rules;
 mod written;
 
 pub use connect::{Login, Route};
@@ -480,5 +481,9 @@ impl Link for PgLink {
 
     fn is_spent(&self) -> bool {
         self.spent
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        self.is_quiet()
     }
 }

@@ -12,6 +12,7 @@ use siphasher::sip::SipHasher13;
 use super::link::PgLink;
 use super::request::ParseFate;
 use super::row::read_error;
+use super::rules::{broken, may_come};
 use crate::exchange::{Broken, Outcome, ServerError, Sink, TextRows};
 use crate::store::capture::{self, Captured};
 
@@ -41,10 +42,13 @@ impl PgLink {
         outcome: &mut Outcome,
     ) -> Result<bool, Broken> {
         let mut run = 0;
-        while let Some(header) = frame::peek(&self.incoming[run..], self.shared.max_message)
-            .map_err(|e| Broken::Lost(format!("the server broke the protocol: {e}")))?
-            .filter(|h| run + h.total <= self.incoming.len())
+        while let Some(header) =
+            frame::peek(&self.incoming[run..], self.shared.max_message).map_err(broken)?
         {
+            if run + header.total > self.incoming.len() {
+                may_come(header)?;
+                break;
+            }
             if matches!(header.tag, b'D' | b'T' | b'2' | b'n' | b'd') {
                 if header.tag == b'D' && self.wants_digest {
                     self.digest.write(&self.incoming[run + 5..run + header.total]);
@@ -76,6 +80,7 @@ impl PgLink {
         sink: &mut S,
         outcome: &mut Outcome,
     ) -> Result<bool, Broken> {
+        may_come(header)?;
         let message = &self.incoming[..header.total];
         match header.tag {
             b'Z' => {
@@ -109,12 +114,7 @@ impl PgLink {
                 }
             }
             b'S' => {
-                if let Ok((name, value)) = server::parameter_status_of(&message[5..])
-                    && !(self.reader && name == "default_transaction_read_only")
-                {
-                    sink.report(name, value);
-                }
-                self.note_parameter(header.total);
+                self.hand_on_parameter(header.total, sink);
                 return Ok(false);
             }
             b's' => outcome.suspended = true,
@@ -125,6 +125,16 @@ impl PgLink {
         outcome.completion = header.total;
         // The server says no more until the bulk load has been sent.
         Ok(header.tag == b'G')
+    }
+
+    /// Tells the application of a setting that the server reports.
+    pub(super) fn hand_on_parameter<S: Sink>(&mut self, total: usize, sink: &mut S) {
+        if let Ok((name, value)) = server::parameter_status_of(&self.incoming[5..total])
+            && !(self.reader && name == "default_transaction_read_only")
+        {
+            sink.report(name, value);
+        }
+        self.note_parameter(total);
     }
 
     fn captured(&self, total: usize) -> Option<Captured> {
@@ -174,26 +184,5 @@ impl PgLink {
             }
             self.receive().await?;
         }
-    }
-
-    /// Hands on what the server says unasked, once something has arrived.
-    pub(super) async fn unasked<S: Sink>(&mut self, sink: &mut S) -> Result<(), Broken> {
-        self.receive().await?;
-        while let Some(header) = self.peek()? {
-            let message = &self.incoming[..header.total];
-            match header.tag {
-                b'E' => return Err(Broken::Lost(read_error(message).to_string())),
-                b'A' | b'N' => sink.buffer().extend_from_slice(message),
-                b'S' => {
-                    if let Ok((name, value)) = server::parameter_status_of(&message[5..]) {
-                        sink.report(name, value);
-                    }
-                    self.note_parameter(header.total);
-                }
-                _ => {}
-            }
-            self.incoming.advance(header.total);
-        }
-        Ok(())
     }
 }

@@ -163,7 +163,7 @@ impl<'r> Cut<'r> {
 }
 
 fn unreadable(error: DecodeError) -> Broken {
-    Broken::Lost(format!("the server broke the protocol: {error}"))
+    super::rules::broken(error)
 }
 
 fn effect(returned: &Returned, values: &[u8]) -> Effect {

@@ -7,7 +7,7 @@ use crate::exchange::{Broken, ServerError};
 
 /// Reads the body of a DataRow whose columns are all in text form.
 pub(super) fn text_row(body: &[u8], encoding: Encoding) -> Result<Vec<Option<String>>, Broken> {
-    read(body, encoding).ok_or_else(|| Broken::Lost("the server sent an unreadable row".into()))
+    read(body, encoding).ok_or_else(|| super::rules::broken("an unreadable row"))
 }
 
 fn read(mut body: &[u8], encoding: Encoding) -> Option<Vec<Option<String>>> {

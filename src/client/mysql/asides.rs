@@ -64,6 +64,20 @@ impl Aside {
     }
 }
 
+/// A list of settings without the path of the server's socket, through which a client on the same
+/// machine would get past the proxy. `None` where a text is anything else.
+pub(super) fn without_socket(text: &str) -> Option<String> {
+    let list = text.trim_start();
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"_@., \t\r\n;".contains(&b);
+    if !list.get(..7)?.eq_ignore_ascii_case("select ") || !list.bytes().all(harmless) {
+        return None;
+    }
+    let at = list.to_ascii_lowercase().find("@@socket")?;
+    let (head, tail) = (&list[..at], &list[at + "@@socket".len()..]);
+    let ends = tail.bytes().next().is_none_or(|b| !b.is_ascii_alphanumeric() && b != b'_');
+    ends.then(|| format!("{head}NULL AS `@@socket`{tail}"))
+}
+
 /// `LIMIT n`, `LIMIT skip, n`, or nothing.
 fn limit(words: &[&str]) -> Option<(usize, usize)> {
     let Some((first, rest)) = words.split_first() else { return Some((0, usize::MAX)) };
@@ -106,6 +120,17 @@ impl MyClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_way_past_the_proxy_is_not_told() {
+        let hidden = without_socket("SELECT @@max_allowed_packet,@@socket,@@wait_timeout");
+        let expected = "SELECT @@max_allowed_packet,NULL AS `@@socket`,@@wait_timeout";
+        assert_eq!(hidden.as_deref(), Some(expected));
+        assert_eq!(without_socket("select @@socket").as_deref(), Some("select NULL AS `@@socket`"));
+        for other in ["select '@@socket'", "select @@sockets", "select 1", "show", "select é"] {
+            assert_eq!(without_socket(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn only_what_asks_nothing_else_is_answered_here() {

@@ -8,7 +8,7 @@ use lockstep_protocol::DecodeError;
 use lockstep_protocol::mysql::command::{self, LongData};
 use lockstep_protocol::mysql::stmt::Execute;
 
-use super::asides::Aside;
+use super::asides::{Aside, without_socket};
 use super::{Mark, MyClient, Own};
 use crate::catalog::Text;
 use crate::error::{Failure, Kind};
@@ -97,8 +97,13 @@ impl MyClient {
             Failure::new(Kind::Refused, "Invalid utf8mb4 character string in the statement")
                 .number(1300)
                 .code("HY000")
-                .hint("connect with the character set utf8mb4")
+                .hint(
+                    "connect with the character set utf8mb4, and write binary data as x'…' \
+                     (a dump: --hex-blob) or as parameters",
+                )
         })?;
+        let hidden = without_socket(text);
+        let text = hidden.as_deref().unwrap_or(text);
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         let work = MyWork::Query { text: bytes, single: !self.multi };
         if let Some(aside) = Aside::of(text) {

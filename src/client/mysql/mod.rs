@@ -33,6 +33,9 @@ use crate::exchange::{
 use crate::net::Stream;
 use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
 
+/// The number of a warning that has none of its own: `ER_UNKNOWN_ERROR`.
+const OUR_WARNING: &str = "1105";
+
 /// The longest error text that clients have room for.
 const MESSAGE_LIMIT: usize = 500;
 
@@ -171,6 +174,31 @@ impl MyClient {
         self.put(mark, |buf| response::eof(buf, 0, 0));
     }
 
+    /// Columns of text.
+    fn columns(&mut self, names: &[&str]) {
+        const UTF8MB4: u16 = 45;
+        for name in names {
+            let column = response::Column {
+                name: name.as_bytes(),
+                kind: kind::VAR_STRING,
+                charset: UTF8MB4,
+                flags: 0,
+            };
+            self.put(Mark::Middle, |buf| column.encode(buf));
+        }
+    }
+
+    /// Answers the prepare of a statement that no server sees.
+    fn prepared(&mut self, statement: u32, columns: &[&str]) {
+        let count = u16::try_from(columns.len()).unwrap_or(u16::MAX);
+        let ok = PrepareOk { statement, columns: count, parameters: 0, warnings: 0 };
+        self.put(Mark::Middle, |buf| ok.encode(buf));
+        if count > 0 {
+            self.columns(columns);
+            self.eof(Mark::Middle);
+        }
+    }
+
     /// A prepared statement is known with its parameters once a server has answered.
     fn note_prepared(&mut self) {
         let Some(number) = self.preparing.take() else { return };
@@ -248,22 +276,19 @@ impl Client for MyClient {
         }
     }
 
-    fn answer(&mut self, _work: &MyWork, _tag: &str) {
-        self.ok();
+    fn answer(&mut self, work: &MyWork, _tag: &str) {
+        match work {
+            MyWork::Prepare { number, .. } => self.prepared(*number, &[]),
+            _ => self.ok(),
+        }
     }
 
     fn rows(&mut self, work: &MyWork, table: &Table<'_>) {
-        const UTF8MB4: u16 = 45;
-        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
-        for name in table.columns {
-            let column = response::Column {
-                name: name.as_bytes(),
-                kind: kind::VAR_STRING,
-                charset: UTF8MB4,
-                flags: 0,
-            };
-            self.put(Mark::Middle, |buf| column.encode(buf));
+        if let MyWork::Prepare { number, .. } = work {
+            return self.prepared(*number, table.columns);
         }
+        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
+        self.columns(table.columns);
         self.eof(Mark::Middle);
         let binary = matches!(work, MyWork::Execute { .. });
         for row in table.rows {
@@ -310,8 +335,10 @@ impl Client for MyClient {
         self.settled = true;
     }
 
-    fn warn(&mut self, _code: &str, _message: &str) {
-        // Warnings are asked for with SHOW WARNINGS; there is no packet that brings one.
+    fn warn(&mut self, _code: &str, message: &str) {
+        // There is no packet that brings a warning: SHOW WARNINGS asks for it.
+        let warning = ["Warning", OUR_WARNING, message];
+        self.messages = vec![warning.map(|text| Some(text.to_owned())).to_vec()];
     }
 
     async fn next_bulk(&mut self) -> Result<BulkPiece, Gone> {

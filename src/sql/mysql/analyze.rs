@@ -4,6 +4,7 @@ use super::catalog::{Catalog, quoting};
 use super::judge::{Entry, Judge};
 use super::lexer::{Kind, Token, tokens};
 use super::names::{Names, names_reserved};
+use super::pins::pinned;
 use super::queries::QUERIES;
 use super::scope::{ParseError, Scope};
 use super::statement::{Class, Context, Hold, Maintenance, Refusal, Script, Statement, Touched};
@@ -166,7 +167,7 @@ pub(super) fn query(names: Names<'_>, tokens: &[Token], tag: &'static str) -> St
         reads,
         locks_rows: facts.locks_rows,
         // Nobody repeats a read.
-        context: Context { rand_seeds: false, ..facts.context },
+        context: Context { rand_seeds: false, clock: false, ..facts.context },
         returns_rows: true,
         ..Statement::new(tag, class)
     }
@@ -189,6 +190,9 @@ fn with(names: Names<'_>, tokens: &[Token]) -> Statement {
 }
 
 fn modify(names: Names<'_>, tokens: &[Token], tag: &'static str) -> Statement {
+    // What is stored in the server (a trigger, a routine) cannot be given other words.
+    let (stand_in, pins) = pinned(tokens).unwrap_or_default();
+    let tokens = if pins.is_empty() { tokens } else { &stand_in };
     let mut walk = Walk::new(names);
     let written = write(&mut walk, tokens);
     let facts = walk.facts;
@@ -199,7 +203,7 @@ fn modify(names: Names<'_>, tokens: &[Token], tag: &'static str) -> Statement {
             returns_rows: written.returns_rows,
             ..Statement::new(tag, Class::LeaderRead { hold: Hold::Session })
         },
-        None => keyed(tag, facts, written.returns_rows),
+        None => Statement { pins, ..keyed(tag, facts, written.returns_rows) },
     }
 }
 

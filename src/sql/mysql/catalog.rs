@@ -72,6 +72,8 @@ pub(super) struct Column {
     /// FLOAT and DOUBLE: sums depend on the order of the rows.
     pub approximate: bool,
     pub numbered: bool,
+    /// A date, a time, or both.
+    pub temporal: bool,
     /// Text whose collation takes other texts for the same.
     pub folded: bool,
     /// An expression that is evaluated for each row that leaves the column out.

@@ -19,6 +19,7 @@ mod names;
 mod order;
 mod parts;
 mod picks;
+mod pins;
 mod queries;
 mod settings;
 mod split;

@@ -210,6 +210,10 @@ fn columns(catalog: &mut Catalog, rows: Rows<'_>, server: Server) {
         let column = Column {
             name: text(row, 2).to_lowercase(),
             approximate: matches!(text(row, 3).as_str(), "float" | "double" | "real"),
+            temporal: matches!(
+                text(row, 3).as_str(),
+                "date" | "time" | "datetime" | "timestamp" | "year"
+            ),
             folded: folds(&text(row, 6)),
             numbered: text(row, 4).to_lowercase().contains("auto_increment"),
             default: default.contains('(').then(|| Code::new(&default, server, "")),

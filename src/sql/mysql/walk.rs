@@ -186,6 +186,7 @@ impl<'c> Walk<'c> {
         let token = &tokens[at];
         let next = |symbol| tokens.get(at + 1).is_some_and(|t: &Token| t.symbol(symbol));
         let qualifier = order::qualifier(tokens, at);
+        self.facts.context.clock |= names_time(&token.text);
         if qualifier.is_none() && token.kind == Kind::Word {
             self.keyword(tokens, at);
         }
@@ -271,10 +272,13 @@ impl<'c> Walk<'c> {
     fn nature(&mut self, nature: Nature, what: &str, arguments: &[Token]) {
         let constant = "Compute it first (SET @x = …, or in the application) and write the value.";
         match nature {
-            Nature::Plain | Nature::Clock => {}
+            Nature::Plain => {}
+            Nature::Clock => self.facts.context.clock = true,
             // Given a seed, the dice are the same everywhere.
             Nature::Dice => self.facts.context.rand_seeds |= arguments.is_empty(),
             Nature::LastNumber => {
+                // With an argument it is set: what it was left at has to be seen.
+                self.facts.context.last_insert_id = true;
                 if arguments.is_empty() {
                     self.last_number();
                 }
@@ -338,6 +342,7 @@ impl<'c> Walk<'c> {
         self.facts.reads.add(&table.full);
         self.facts.reads_rows = true;
         self.facts.approximate |= table.columns.iter().any(|column| column.approximate);
+        self.facts.context.clock |= table.columns.iter().any(|column| column.temporal);
         for column in &table.columns {
             let kind = if column.folded { &mut self.facts.folded } else { &mut self.facts.exact };
             kind.insert(column.name.clone());
@@ -420,9 +425,16 @@ impl<'c> Walk<'c> {
         facts.reads_rows |= other.reads_rows;
         facts.approximate |= other.approximate;
         facts.sums |= other.sums;
+        facts.context.clock |= other.context.clock;
         facts.folded.extend(other.folded);
         facts.exact.extend(other.exact);
         facts.picks.all |= other.picks.all;
         facts.picks.names.extend(other.picks.names);
     }
+}
+
+/// Whether a word may be about dates or times: a time of day becomes a date with the help of the clock.
+fn names_time(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    word != "update" && ["time", "date", "day", "year"].iter().any(|part| word.contains(part))
 }

@@ -57,6 +57,14 @@ pub(super) fn write(walk: &mut Walk<'_>, tokens: &[Token]) -> Written {
         Some("update") => update(walk, &mut written, tokens),
         _ => delete(walk, &mut written, tokens),
     }
+    let context = &mut walk.facts.context;
+    context.hidden_id |= context.insert_id && written.returns_rows;
+    if context.hidden_id && context.last_insert_id {
+        walk.facts.differ(
+            "from which number on its rows were numbered cannot be told when it reads LAST_INSERT_ID()",
+            "Read LAST_INSERT_ID() first, or leave RETURNING out.",
+        );
+    }
     written
 }
 
@@ -156,10 +164,24 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
     for table in &tables {
         defaults(walk, table, columns.as_deref(), tokens);
     }
-    if numbered && upsert && !matches!(source, Source::Values(1)) {
+    let given = |table: &&Table| {
+        let column = table.numbered().map(|column| &column.name);
+        column.is_some_and(|c| columns.as_ref().is_none_or(|given| given.contains(c)))
+    };
+    if upsert && !matches!(source, Source::Values(1)) && tables.iter().any(given) {
         walk.facts.differ(
-            "from which number on the rows of an upsert were numbered, the server does not tell",
-            "Send one row in each INSERT … ON DUPLICATE KEY UPDATE.",
+            "from which number on the rows of an upsert were numbered, the server does not tell when \
+             some of them bring their own",
+            "Send one row in each INSERT … ON DUPLICATE KEY UPDATE, or leave the numbered column out.",
+        );
+    }
+    // A row that is there already gives its number back, so that the first that is new has the first
+    // number. Where none is new, the answer tells that of a row that was there.
+    walk.facts.context.hidden_id |= numbered && upsert && !matches!(source, Source::Values(1));
+    if numbered && walk.facts.context.last_insert_id && !matches!(source, Source::Values(1)) {
+        walk.facts.differ(
+            "from which number on the rows were numbered cannot be told when LAST_INSERT_ID() is in it",
+            "Send one row in each statement, or leave LAST_INSERT_ID() out.",
         );
     }
     let Source::Query(query) = source else {

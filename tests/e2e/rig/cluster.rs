@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::Error;
 
 use super::config::{self, BackendEntry, Entries};
+use super::liar::Liar;
 use super::process::{As, Process, command, output, tail};
 use super::relay::Relay;
 use super::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server};
@@ -31,6 +32,7 @@ pub(crate) fn direct() -> bool {
 pub(crate) struct Options {
     servers: usize,
     relays: bool,
+    liars: bool,
     fsync: bool,
     bare: bool,
     changes: Vec<(String, String)>,
@@ -52,6 +54,12 @@ impl Options {
     /// A relay before each server, so that its network can fail.
     pub(crate) fn relays(mut self) -> Self {
         self.relays = true;
+        self
+    }
+
+    /// Before each server one that can break the protocol.
+    pub(crate) fn liars(mut self) -> Self {
+        self.liars = true;
         self
     }
 
@@ -87,6 +95,7 @@ pub(crate) struct Cluster {
     pub(crate) folder: PathBuf,
     pub(crate) servers: Vec<Server>,
     pub(crate) relays: Vec<Relay>,
+    liars: Vec<Liar>,
     pub(crate) port: u16,
     pub(crate) http_port: u16,
     pub(crate) config: PathBuf,
@@ -142,12 +151,15 @@ impl Cluster {
         });
         let relays = servers.iter().filter(|_| options.relays);
         let relays: Vec<Relay> = relays.map(|s| Relay::to(&s.name, s.port)).collect();
+        let liars = servers.iter().filter(|_| options.liars);
+        let liars: Vec<Liar> = liars.map(|s| Liar::before(&s.name, s.port)).collect();
         let port = if options.bare { servers[0].port } else { free_port() };
         let cluster = Arc::new(Self {
             config: home.join("lockstep.toml"),
             folder: home,
             servers,
             relays,
+            liars,
             port,
             http_port: free_port(),
             bare: options.bare,
@@ -162,7 +174,9 @@ impl Cluster {
     fn write_config(&self) {
         let backends = self.servers.iter().enumerate().map(|(i, server)| BackendEntry {
             name: server.name.clone(),
-            port: self.relays.get(i).map_or(server.port, |r| r.port),
+            port: (self.relays.get(i).map(|relay| relay.port))
+                .or(self.liars.get(i).map(|liar| liar.port))
+                .unwrap_or(server.port),
         });
         let backends: Vec<BackendEntry> = backends.collect();
         let changes = self.changes.lock().unwrap();
@@ -308,6 +322,12 @@ impl Cluster {
         let place =
             self.servers.iter().position(|s| s.name == name).expect("a server of that name");
         &self.relays[place]
+    }
+
+    pub(crate) fn liar(&self, name: &str) -> &Liar {
+        let place =
+            self.servers.iter().position(|s| s.name == name).expect("a server of that name");
+        &self.liars[place]
     }
 
     /// A connection string as libpq's programs and drivers read it.

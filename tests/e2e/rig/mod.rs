@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod judge;
+pub(crate) mod liar;
 pub(crate) mod load;
 mod load_strict;
 mod load_wild;

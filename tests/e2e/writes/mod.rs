@@ -5,7 +5,6 @@ mod concurrency;
 mod ddl;
 mod deep;
 mod encodings;
-mod groups;
 mod meaning;
 mod outside;
 mod refused;

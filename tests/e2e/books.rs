@@ -1,4 +1,5 @@
-//! A server that is there and says nothing: whoever does the books is not kept waiting.
+//! The books that are kept on each backend: a silent one keeps nobody waiting, and one that was restarted
+//! unseen is told nothing that may be true of its former self only.
 
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ fn questions() -> Vec<Question> {
         tail(0),
         owner_of(1, 0, 1),
         records(vec![1]),
-        set_complete(0),
+        set_complete(0, String::new()),
         weigh(0, 1, 1),
         first_younger(secs(1)),
         prune(0),
@@ -96,5 +97,32 @@ fn no_question_waits_for_a_silent_server() {
         });
         join_all(waits).await;
         cluster.servers[0].thaw();
+    });
+}
+
+#[test]
+fn who_was_restarted_is_not_told_that_it_has_everything() {
+    run_within(secs(60), async {
+        let cluster = Options::servers(1).prepare();
+        cluster.init();
+        let config = Config::load(&cluster.config).expect("the configuration");
+        let address = Address::of(&config, &config.backends[0]).expect("an address");
+        let control = PgControl::new(address, secs(3), secs(3));
+        let before = control.examine().await.expect("a look").started;
+        let complete = async || {
+            let seen = control.examine().await.expect("a look");
+            (seen.started, seen.control.expect("a control row").complete_to)
+        };
+        control.set_complete(3, before.clone()).await.expect("the server it was");
+        assert_eq!(complete().await, (before.clone(), 3));
+        cluster.servers[0].restart();
+        // The old connection is found to be broken by whoever asks first.
+        let _ = control.probe_write().await;
+        let refused = control.set_complete(5, before).await.expect_err("another start");
+        assert!(refused.contains("restarted"), "{refused}");
+        let (now, known) = complete().await;
+        assert_eq!(known, 3);
+        control.set_complete(5, now).await.expect("the server it is");
+        assert_eq!(complete().await.1, 5);
     });
 }

@@ -1,5 +1,4 @@
-//! Single INSERTs of several clients in one transaction: everybody gets their own answer, and
-//! their own error.
+//! Single INSERTs in one transaction.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,23 +6,18 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::ready;
+use super::{CLIENTS, counter, many};
 use crate::rig::cluster::{Cluster, Options};
 use crate::rig::session::{Session, code_of, explain};
 use crate::rig::{run, run_heavy, secs, step};
 
-const CLIENTS: usize = 16;
 const EACH: usize = 40;
 
-/// How many INSERTs have shared a transaction so far.
-async fn grouped(cluster: &Cluster) -> u64 {
-    let (_, text) = cluster.http("/metrics").await.expect("the metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix("lockstep_grouped_total "));
-    line.expect("the counter").trim().parse().expect("a number")
-}
-
-async fn many(cluster: &Cluster) -> Vec<Session> {
-    join_all((0..CLIENTS).map(|_| cluster.connect())).await
+async fn ready(setup: &str) -> (Arc<Cluster>, Session) {
+    let cluster = Cluster::shared().await;
+    let app = cluster.connect().await;
+    app.run(setup).await;
+    (cluster, app)
 }
 
 #[test]
@@ -34,7 +28,7 @@ fn everybody_gets_their_own_answer() {
              at timestamptz default clock_timestamp()); create table grp_k(id int primary key, v text)",
         )
         .await;
-        let before = grouped(&cluster).await;
+        let before = counter(&cluster, "grouped").await;
         let clients = many(&cluster).await;
         let ids = join_all(clients.iter().enumerate().map(async |(who, client)| {
             let mut ids = Vec::new();
@@ -71,7 +65,7 @@ fn everybody_gets_their_own_answer() {
             assert_eq!(ids.len(), EACH);
         }
         assert_eq!(app.one("select count(*) from grp_k").await, (CLIENTS * EACH).to_string());
-        let shared = grouped(&cluster).await - before;
+        let shared = counter(&cluster, "grouped").await - before;
         assert!(shared > 100, "only {shared} INSERTs shared a transaction");
         cluster.same("grp_%").await;
     });
@@ -189,13 +183,12 @@ fn a_server_that_dies_takes_nothing_with_it() {
         };
         let (acknowledged, ()) = tokio::join!(inserts, faults);
         let all: BTreeSet<i32> = acknowledged.into_iter().flatten().collect();
-        let shared = grouped(&cluster).await;
+        let shared = counter(&cluster, "grouped").await;
         step(format!("{} rows, {shared} of them in company", all.len()));
         let found = app.column("select id from grd_t order by id").await;
         let wanted: Vec<String> = all.iter().map(i32::to_string).collect();
         assert!(found == wanted, "{} rows, {} acknowledged", found.len(), wanted.len());
         assert!(shared > 100, "only {shared} shared a transaction");
         cluster.same("grd_%").await;
-        let _: Arc<Cluster> = cluster;
     });
 }

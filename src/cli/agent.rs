@@ -1,0 +1,214 @@
+//! `lockstep agent`: runs the agent of this node, and what operators ask of all of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::agent::guard;
+use crate::agent::here;
+use crate::agent::run;
+use crate::agent::tool::Tool;
+use crate::config::Limits;
+use crate::config::agent::AgentConfig;
+use crate::trace;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the agent of this node. SIGTERM gives back what it has and ends.
+    Run(Node),
+    /// Read the configuration and say what is wrong with it.
+    Check(Node),
+    /// Make the tables in the database. The first agent does it as well.
+    Init(Of),
+    /// Who has the resource, and how the nodes stand.
+    #[command(visible_alias = "nodes", visible_alias = "list")]
+    Status {
+        #[command(flatten)]
+        of: Of,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What happened, the newest last.
+    #[command(visible_alias = "history")]
+    Events {
+        #[command(flatten)]
+        of: Of,
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        most: u32,
+    },
+    /// How long nobody served, for each change of the master.
+    Downtime {
+        #[command(flatten)]
+        of: Of,
+        /// Among how many of the newest events to look.
+        #[arg(long, default_value_t = 1000)]
+        most: u32,
+    },
+    /// Have another node take over: the one named, or the next.
+    #[command(visible_alias = "swap")]
+    Switchover {
+        #[command(flatten)]
+        of: Of,
+        /// Who is to have the resource.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Have another node take over, if that one has the resource.
+    Standby {
+        #[command(flatten)]
+        of: Of,
+        /// Who is to give it up [default: this host].
+        node: Option<String>,
+    },
+    /// Hold the resource still while people work on it; with --node: take one node out.
+    Maintenance {
+        /// `on` or `off`.
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+        #[command(flatten)]
+        of: Of,
+        /// One node instead of the whole resource.
+        #[arg(long)]
+        node: Option<String>,
+        /// The holder, which does not answer, is certainly stopped.
+        #[arg(long, value_name = "NODE")]
+        confirm_stopped: Option<String>,
+    },
+    /// End what damping or a failed check holds back.
+    Clear {
+        #[command(flatten)]
+        of: Of,
+        /// One node instead of all.
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Go on from a lease that is older than one that was seen: a backup was restored on purpose.
+    AcceptRestore {
+        #[command(flatten)]
+        of: Of,
+        /// One node instead of all.
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Give the resource to a node although its holder has not given it back.
+    ForceMaster {
+        /// Who is to have it.
+        node: String,
+        #[command(flatten)]
+        of: Of,
+        /// The holder, which does not answer, is certainly stopped.
+        #[arg(long, value_name = "NODE")]
+        confirm_stopped: Option<String>,
+    },
+    /// Stop everything that this machine runs, now, without the agent: for its unit's ExecStopPost.
+    Demote {
+        #[command(flatten)]
+        file: File,
+        /// Nothing is asked to stop: it is killed.
+        #[arg(long, required = true)]
+        emergency: bool,
+    },
+    /// Enforce deadlines for an agent, which starts this itself.
+    #[command(hide = true)]
+    Guard {
+        #[arg(long)]
+        state_dir: PathBuf,
+        #[arg(long)]
+        watchdog: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct File {
+    /// The configuration, the same on every node; config/agent.toml shows every key.
+    #[arg(long, short, value_name = "FILE", env = "LOCKSTEP_AGENT_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Node {
+    #[command(flatten)]
+    file: File,
+    /// Which of the nodes in the file this machine is [default: the host name].
+    #[arg(long, env = "LOCKSTEP_NODE")]
+    node: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Of {
+    #[command(flatten)]
+    file: File,
+    /// Which resource [default: the only one].
+    #[arg(long)]
+    resource: Option<String>,
+}
+
+/// Runs one of the commands.
+pub(super) fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Guard { state_dir, watchdog } => guard::live(&state_dir, watchdog.as_deref()),
+        Command::Run(node) => {
+            let config = load(&node.file)?;
+            trace::init(&config.log).map_err(|error| error.to_string())?;
+            let name = name(node.node);
+            super::runtime(&Limits::default())?.block_on(run::run(config, &name))
+        }
+        Command::Check(node) => {
+            let config = load(&node.file)?;
+            let name = name(node.node);
+            config.node(&name).map_err(|error| error.to_string())?;
+            println!("the configuration is right; this node is {name}");
+            here::warn_of_units(&config).into_iter().for_each(|line| println!("{line}"));
+            Ok(())
+        }
+        Command::Demote { file, emergency: _ } => here::end_everything(&load(&file)?),
+        other => {
+            let answer = super::runtime(&Limits::default())?.block_on(ask(other))?;
+            print!("{answer}");
+            Ok(())
+        }
+    }
+}
+
+async fn ask(command: Command) -> Result<String, String> {
+    match command {
+        Command::Init(of) => tool(&of)?.init().await,
+        Command::Status { of, json } => tool(&of)?.status(json).await,
+        Command::Events { of, most } => tool(&of)?.events(most).await,
+        Command::Downtime { of, most } => tool(&of)?.downtime(most).await,
+        Command::Switchover { of, to } => tool(&of)?.switchover(to.as_deref(), None).await,
+        Command::Standby { of, node } => {
+            let node = name(node);
+            tool(&of)?.switchover(None, Some(&node)).await
+        }
+        Command::Maintenance { state, of, node, confirm_stopped } => {
+            let on = state == "on";
+            match node {
+                Some(node) => tool(&of)?.maintain_node(&node, on).await,
+                None => tool(&of)?.maintain(on, confirm_stopped.as_deref()).await,
+            }
+        }
+        Command::Clear { of, node } => tool(&of)?.clear(node.as_deref()).await,
+        Command::AcceptRestore { of, node } => tool(&of)?.accept_restore(node.as_deref()).await,
+        Command::ForceMaster { node, of, confirm_stopped } => {
+            tool(&of)?.force(&node, confirm_stopped.as_deref()).await
+        }
+        Command::Run(_) | Command::Check(_) | Command::Demote { .. } | Command::Guard { .. } => {
+            Err("this command asks nothing of the database".into())
+        }
+    }
+}
+
+fn load(file: &File) -> Result<AgentConfig, String> {
+    AgentConfig::load(&file.config).map_err(|error| error.to_string())
+}
+
+fn tool(of: &Of) -> Result<Tool, String> {
+    Tool::new(&load(&of.file)?, of.resource.as_deref())
+}
+
+fn name(given: Option<String>) -> String {
+    given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+}

@@ -1,0 +1,143 @@
+//! Clients and frameworks as applications use them: scripts in tests/drivers, each with its own
+//! assertions, and programs that come with the server.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::cluster::{Cluster, run, value};
+use crate::replicate::python;
+use crate::server::{PASSWORD, USER};
+
+/// Runs one script on a cluster of its own and compares the servers afterwards.
+async fn script(name: &str) {
+    let cluster = Cluster::start(3).await;
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(name);
+    let ran = Command::new(python())
+        .arg(path)
+        .env("MYSQL_PORT", cluster.port.to_string())
+        .env("MYSQL_PWD", PASSWORD)
+        .output()
+        .unwrap();
+    let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(said[0].trim_end().ends_with("done"), "{name}: {}", said.concat());
+    cluster.wait_active(3).await;
+    assert!(!cluster.log().contains("differs from the leader"), "{}", cluster.log());
+    cluster.assert_all_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pymysql() {
+    script("pymysql_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn django_migrations_and_orm() {
+    script("django_mysql_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_back_are_the_same_everywhere() {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    run(&mut conn, "create table t(id int auto_increment primary key, v int)").await;
+    // A number that was drawn and not used, on the leader alone.
+    run(&mut conn, "start transaction").await;
+    run(&mut conn, "insert into t(v) values(0), (0)").await;
+    run(&mut conn, "rollback").await;
+    assert_eq!(value(&mut conn, "insert into t(v) values(1), (2) returning id").await, "3");
+    assert_eq!(value(&mut conn, "insert into t(id, v) values(90, 3) returning id").await, "90");
+    assert_eq!(value(&mut conn, "delete from t where id = 4 returning v").await, "2");
+    assert_eq!(value(&mut conn, "replace into t(v) values(5) returning id").await, "91");
+    assert!(!cluster.log().contains("differs from the leader"), "{}", cluster.log());
+    cluster.wait_active(3).await;
+    cluster.assert_all_equal().await;
+}
+
+/// A program that speaks to the cluster as the application does.
+fn program(cluster: &Cluster, name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.args(["--no-defaults", "-h127.0.0.1", &format!("-P{}", cluster.port)]);
+    command.args([format!("-u{USER}"), format!("-p{PASSWORD}")]);
+    command
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let ran = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{command:?}: {said}");
+    String::from_utf8_lossy(&ran.stdout).into_owned()
+}
+
+const SHOP: &[&str] = &[
+    "create table customer(id int auto_increment primary key, name varchar(40) not null, \
+     born date, photo blob, note text, unique (name))",
+    "create table sale(id bigint auto_increment primary key, customer int not null, \
+     amount decimal(10,2) not null, at timestamp(6) not null default now(6), \
+     half decimal(12,3) as (amount / 2) stored, foreign key (customer) references customer(id))",
+    "create view rich as select name from customer where id in (select customer from sale)",
+    "create trigger tidy before insert on customer for each row set new.name = trim(new.name)",
+    "create procedure sell(who int, how decimal(10,2)) \
+     update sale set amount = amount + how where customer = who",
+    "insert into customer(name, born, photo, note) values (' ü''x ', '1999-12-31', x'00ff27', 'a\\\\b\nc'), \
+     ('y', null, null, '')",
+    "insert into sale(customer, amount) values (1, 10.5), (2, 3), (1, 0.01)",
+    "call sell(2, 1.25)",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_is_taken_and_restored() {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    for statement in SHOP {
+        run(&mut conn, statement).await;
+    }
+    let before = cluster.servers[0].contents();
+    // Locks on tables are refused, with what to do instead.
+    let refused = program(&cluster, "mariadb-dump").arg("app").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("--single-transaction"), "{said}");
+    let dump = succeeds(program(&cluster, "mariadb-dump").args([
+        "--single-transaction",
+        "--skip-add-locks",
+        "--hex-blob",
+        "--routines",
+        "app",
+    ]));
+    run(&mut conn, "drop table sale, customer").await;
+    run(&mut conn, "drop view rich").await;
+    run(&mut conn, "drop procedure sell").await;
+    let mut restore = program(&cluster, "mariadb");
+    let mut child =
+        restore.arg("app").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), dump.as_bytes()).unwrap();
+    let ran = child.wait_with_output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(cluster.servers[0].contents(), before);
+    cluster.assert_all_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sysbench_leaves_all_servers_the_same() {
+    let cluster = Cluster::start(3).await;
+    let sysbench = |script: &str, action: &str| {
+        let mut command = Command::new("sysbench");
+        command.arg(script).args(["--mysql-host=127.0.0.1", "--mysql-ignore-errors=1213,1205"]);
+        command.arg(format!("--mysql-port={}", cluster.port)).arg(format!("--mysql-user={USER}"));
+        command.arg(format!("--mysql-password={PASSWORD}")).arg("--mysql-db=app");
+        command.args(["--tables=2", "--table-size=500", "--threads=6", "--time=2", action]);
+        succeeds(&mut command)
+    };
+    sysbench("oltp_read_write", "prepare");
+    for script in ["oltp_point_select", "oltp_read_write", "oltp_write_only", "oltp_insert"] {
+        let said = sysbench(script, "run");
+        assert!(!said.contains("FATAL"), "{script}: {said}");
+    }
+    cluster.wait_active(3).await;
+    assert!(!cluster.log().contains("differs from the leader"), "{}", cluster.log());
+    cluster.assert_all_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlalchemy_with_alembic_migrations() {
+    script("sqlalchemy_mysql_client.py").await;
+}
