@@ -81,6 +81,8 @@ def latencies(folder):
 
 def load(lab, target, arguments, clients, seconds, options=""):
     """One round of one workload; on several ports at once where the target has them."""
+    if target.ready:
+        target.ready()
     with tempfile.TemporaryDirectory(prefix="load-", dir=lab.folder) as folder:
         for name, text in SCRIPTS.items():
             lab.write(f"{folder}/{name}", text)
@@ -256,13 +258,13 @@ def conclusions(results):
     """lockstep against each peer, and its latency against what a round trip and a flush cost."""
     lines = []
     for name, by_target in results.items():
-        mine = by_target.get("lockstep")
-        for peer in ("pgbouncer", "pgpool"):
-            theirs = by_target.get(peer)
+        for own, peer in (("lockstep", "pgbouncer"), (labs.ONE_READER, "pgbouncer"),
+                          ("lockstep", "pgpool")):
+            mine, theirs = by_target.get(own), by_target.get(peer)
             faster = ratio(mine, theirs) if mine and theirs else None
             if faster:
                 cpu = ratio(mine, theirs, "proxy_cpu_us")
-                lines.append(f"- {name}: {faster:.2f} × the throughput of {peer}, "
+                lines.append(f"- {name}: {own} has {faster:.2f} × the throughput of {peer}, "
                              f"{show(cpu, 2)} × its CPU")
     single = results.get("insert, prepared, 1 client", {})
     trip, bare = results.get(ROUND_TRIP), results.get(UNFLUSHED)
@@ -306,7 +308,7 @@ def start_targets(lab, binary):
     """Every target that is installed, in the order of their turns."""
     lab.start_servers(["bench_direct", "bench_lockstep", "bench_pgpool"])
     targets = [Target("direct", lab.ports[:1], "bench_direct", [0]),
-               lab.start_lockstep(binary, "bench_lockstep")]
+               *lab.start_lockstep(binary, "bench_lockstep")]
     for peer, start, database in (("pgbouncer", lab.start_pgbouncer, "bench_direct"),
                                   ("pgpool", lab.start_pgpool, "bench_pgpool")):
         if program(peer):

@@ -57,11 +57,16 @@ name = "{user}"
 password = "unused"
 [pool]
 size = {pool}
+[reads]
+balancer = "load"
 [http]
 listen = "off"
 [log]
 level = "warn"
 """
+
+# A pooler has one server behind it: this is lockstep when it reads from one as well.
+ONE_READER = "lockstep, one reader"
 
 PGBOUNCER = """
 [databases]
@@ -184,6 +189,8 @@ class Target:
     writes: bool = True
     # The database under which statements may be prepared, where that is another one.
     prepared: str = ""
+    # Brings it into its state, where one process is several targets.
+    ready: object = None
 
 
 @dataclass
@@ -355,7 +362,18 @@ class Lab:
         self.run(own, "init", "--config", file)
         pid = self.start("lockstep", [own, "proxy", "--config", file], signal.SIGTERM, port)
         self.answer("lockstep", port, database)
-        return Target("lockstep", [port], database, [0, 1, 2], pid)
+        def balance(balancer):
+            """Reads go by this rule from now on."""
+            with open(file, encoding="utf-8") as old:
+                text = re.sub(r'balancer = ".*"', f'balancer = "{balancer}"', old.read())
+            self.write(file, text)
+            os.kill(pid, signal.SIGHUP)
+            time.sleep(0.5)
+
+        return [Target("lockstep", [port], database, [0, 1, 2], pid,
+                       ready=lambda: balance("load")),
+                Target(ONE_READER, [port], database, [0, 1, 2], pid, writes=False,
+                       ready=lambda: balance("simple"))]
 
     def start_pgbouncer(self, database):
         """pgbouncer in front of the first server; only reads are compared with it."""

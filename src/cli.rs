@@ -34,11 +34,11 @@ enum Command {
     Check(File),
     /// Prepare the backends: schema `lockstep`, identity, capture triggers.
     Init(Init),
-    /// Vote for proxies where half of the databases is away: a small process on a machine of its own.
-    Witness(Witness),
     /// Elect the node on which an application runs, through a table in the database.
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Vote for proxies where half of the databases is away: a small process on a machine of its own.
+    Witness(Witness),
     /// Start local PostgreSQL (or MariaDB) servers and the proxy in front of them, and say what to try.
     Demo(Demo),
 }
@@ -119,9 +119,9 @@ pub fn run() -> ExitCode {
                 let runtime = runtime(&config.limits)?;
                 runtime.block_on(cluster::prepare(config, init.source.clone(), init.discard))
             }),
+            Command::Agent(command) => agent::run(command),
             Command::Witness(options) => runtime(&Limits::default())
                 .and_then(|runtime| runtime.block_on(bear_witness(options))),
-            Command::Agent(command) => agent::run(command),
             Command::Demo(options) => runtime(&Limits::default())
                 .and_then(|runtime| runtime.block_on(demonstrate(options))),
         };

@@ -7,6 +7,7 @@ mod weights;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use housekeeping::{Keep, housekeeping};
@@ -25,9 +26,12 @@ pub async fn probe<P: Protocol>(
     shared: Arc<Shared<P>>,
     backend: usize,
     interval: Duration,
+    dead_after: Duration,
     stop: CancellationToken,
 ) {
     let mut count: u32 = 0;
+    // Since when it has taken no commit, though it answers.
+    let mut full: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -36,13 +40,16 @@ pub async fn probe<P: Protocol>(
         }
         let view = shared.keeper.view();
         if view.phase != Phase::Serving || !view.is_member(backend) {
+            full = None;
             continue;
         }
         count = count.wrapping_add(1);
         let generation = shared.backends[backend].generation();
         let control = &shared.controls[backend];
-        let seen = if count.is_multiple_of(WRITE_EVERY) {
-            control.probe_write().await
+        let seen = if full.is_some() || count.is_multiple_of(WRITE_EVERY) {
+            let written = control.probe_write().await;
+            full = written.is_err().then(|| full.unwrap_or_else(Instant::now));
+            written
         } else {
             control
                 .examine()
@@ -51,7 +58,19 @@ pub async fn probe<P: Protocol>(
         };
         if let Err(why) = seen {
             let cause = format!("health check failed: {why}");
-            shared.keeper.lost(backend, generation, cause, false).await;
+            // Whoever answers and takes no commits is as good as dead, where another one takes them.
+            let dead = full.is_some_and(|since| since.elapsed() >= dead_after);
+            let force = dead && another_writes(&shared, backend).await;
+            shared.keeper.lost(backend, generation, cause, force).await;
         }
     }
+}
+
+async fn another_writes<P: Protocol>(shared: &Shared<P>, backend: usize) -> bool {
+    for &other in shared.keeper.view().order.iter().filter(|other| **other != backend) {
+        if shared.controls[other].probe_write().await.is_ok() {
+            return true;
+        }
+    }
+    false
 }

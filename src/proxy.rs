@@ -75,7 +75,9 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
         let (shared, pulse) = (parts.shared.clone(), pulse.clone());
         tasks.spawn(monitor::beat(shared, pulse, backend, end.clone()));
         let interval = config.timeouts.probe_interval;
-        tasks.spawn(monitor::probe(parts.shared.clone(), backend, interval, end.clone()));
+        let dead_after = config.timeouts.dead_after;
+        let shared = parts.shared.clone();
+        tasks.spawn(monitor::probe(shared, backend, interval, dead_after, end.clone()));
     }
     let keep = Keep {
         spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),

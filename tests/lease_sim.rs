@@ -10,6 +10,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "lease/node.rs"]
+mod node;
 #[path = "lease/world.rs"]
 mod world;
 

@@ -25,7 +25,7 @@ const RANKS: [&[&str]; 15] = [
     &["session"],
     &["recovery", "monitor", "status"],
     &["console"],
-    &["proxy", "demo", "witness", "agent"],
+    &["proxy", "demo", "agent", "witness"],
     &["cli"],
     &["main", "lib"],
 ];

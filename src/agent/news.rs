@@ -83,6 +83,11 @@ impl NewsLane {
                     next = clock::now().after(self.every);
                     if let Err(why) = self.beat(&mut claim, &mut seq).await {
                         next = clock::now().after(self.every / 4);
+                        if matches!(claim, Claim::Unknown)
+                            && let Err(why) = self.lane.create_tables().await
+                        {
+                            tracing::debug!(resource = self.resource, why, "no tables");
+                        }
                         tracing::debug!(resource = self.resource, why, "no heartbeat");
                     }
                 }

@@ -152,10 +152,10 @@ impl Crew {
                 Some(order) => Some(order),
                 None => tokio::select! {
                     order = orders.recv() => order,
-                    Some(death) = died.recv() => {
-                        self.on_death(death).await;
-                        continue;
-                    }
+                    Some(death) = died.recv() => match self.on_death(death).await {
+                        Some(order) => Some(order),
+                        None => continue,
+                    },
                 },
             };
             match order {
@@ -175,10 +175,12 @@ impl Crew {
                     }
                 }
                 Some(Order::Restart(name)) => {
+                    // What is stopped is stopped; only the start is given up for another order.
+                    let Some(index) = self.make_way(name).await else { continue };
                     tokio::select! {
                         biased;
                         order = orders.recv() => next = order.or(Some(Order::Demote(Event::Shutdown))),
-                        () = self.restart(name) => {}
+                        () = self.start_again(index) => {}
                     }
                 }
             }
@@ -327,24 +329,24 @@ impl Crew {
         }
     }
 
-    async fn on_death(&mut self, death: Death) {
+    /// What is to be done about a process that ended by itself.
+    async fn on_death(&mut self, death: Death) -> Option<Order> {
         let ours = self.running.iter().any(|r| r.index == death.service && r.is(death.pid));
         if !ours {
-            return;
+            return None;
         }
         let name = self.setting.resource.services[death.service].name.clone();
         self.tell(Report::Notice("service_died", format!("{name} {}", death.how))).await;
-        self.restart(Some(name)).await;
+        Some(Order::Restart(Some(name)))
     }
 
-    /// Restarts a service, if that was not done too often.
-    async fn restart(&mut self, name: Option<String>) {
+    /// Stops a service that is to be restarted, if that was not done too often; which one it is.
+    async fn make_way(&mut self, name: Option<String>) -> Option<usize> {
         let services = &self.setting.resource.services;
         let index = match name {
             Some(name) => services.iter().position(|service| service.name == name),
             None => services.len().checked_sub(1),
-        };
-        let Some(index) = index else { return };
+        }?;
         let service = services[index].clone();
         let now = clock::now();
         self.restarts.retain(|(at, _)| now.since(*at) < service.restart_window);
@@ -352,21 +354,28 @@ impl Crew {
         if count >= service.restart_limit {
             let window = service.restart_window;
             let what = format!("service {} needed {count} restarts in {window:?}", service.name);
-            return self.tell(Report::Failed(what)).await;
+            self.tell(Report::Failed(what)).await;
+            return None;
         }
         self.restarts.push_back((now, index));
-        if let Some(place) = self.running.iter().position(|running| running.index == index) {
+        let place = self.running.iter().position(|running| running.index == index);
+        if let Some(place) = place {
             let mut running = self.running.remove(place);
             let _ = self.within(service.stop_timeout, running.stop(&self.environment)).await;
             self.end(&mut running).await;
         }
+        Some(index)
+    }
+
+    async fn start_again(&mut self, index: usize) {
+        let name = self.setting.resource.services[index].name.clone();
         match self.start(index).await {
             Ok(()) => {
-                let what = format!("service {} was restarted", service.name);
+                let what = format!("service {name} was restarted");
                 self.tell(Report::Notice("restarted", what)).await;
             }
             Err(why) => {
-                let what = format!("service {} does not come up again: {why}", service.name);
+                let what = format!("service {name} does not come up again: {why}");
                 self.tell(Report::Failed(what)).await;
             }
         }

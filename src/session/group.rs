@@ -2,10 +2,9 @@
 //!
 //! Sessions with the same user and settings are one company. A few transactions of theirs are under
 //! way; who arrives meanwhile waits, and when one of them has ended, the first of those who wait takes
-//! the others along. So nobody
-//! waits for company: alone, a statement runs at once, and under load the groups grow by themselves,
-//! as group commit does it for flushes (DeWitt et al., "Implementation Techniques for Main Memory
-//! Database Systems", SIGMOD 1984).
+//! the others along. So nobody waits for company: alone, a statement runs at once, and under load the
+//! groups grow by themselves, as group commit does it for flushes (DeWitt et al., "Implementation
+//! Techniques for Main Memory Database Systems", SIGMOD 1984).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +18,13 @@ use super::Stop;
 use crate::catalog::{Plan, Text};
 use crate::exchange::Settings;
 
+/// Companies by user and settings, for as long as a session belongs to them.
+type Companies<W> = HashMap<(String, Settings), Weak<Company<W>>>;
+
 /// All companies.
 #[derive(Debug)]
 pub struct Groups<W> {
-    companies: Mutex<HashMap<(String, Settings), Weak<Company<W>>>>,
+    companies: Mutex<Companies<W>>,
     /// Somebody has asked for currval(): what was drawn must be found on the session's connection.
     draws_apart: AtomicBool,
 }

@@ -183,6 +183,8 @@ impl<P: Protocol> Session<P> {
             company: None,
         };
         session.scope = session.initial_scope();
+        // A connection that served somebody with the same settings is known at a glance.
+        session.company();
         session
     }
 
@@ -218,12 +220,18 @@ impl<P: Protocol> Session<P> {
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
                 let patience = shared.settings().idle_in_transaction.filter(|_| !idle);
+                let silence = async {
+                    match patience {
+                        Some(limit) => tokio::time::sleep(limit).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
                     () = ended.cancelled() => return Ok(None),
                     batch = client.next() => return batch.map(Some),
                     () = stop.cancelled(), if idle => return Ok(None),
-                    () = tokio::time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
+                    () = silence => {}
                 }
                 client.close(&fell_silent()).await;
                 return Err(Gone);

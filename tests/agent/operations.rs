@@ -33,7 +33,11 @@ fn maintenance_holds_everything_still_even_without_the_database() {
     world.database.down();
     std::thread::sleep(std::time::Duration::from_secs(5));
     assert!(n1.serves() && n1.role() == "master", "it goes on without a deadline");
+    // An agent that is told to end does so without the database as well.
+    assert!(n2.stop().success());
     world.database.up();
+    n2.start();
+    n2.wait_for_role("standby");
     let said = world.tool("maintenance off");
     assert_eq!(said, "maintenance has ended\n");
     assert_eq!((n1.role().as_str(), n2.role().as_str()), ("master", "standby"));
@@ -97,6 +101,8 @@ fn a_lease_that_went_back_starts_nothing_until_it_is_accepted() {
     let Some(world) = World::ready(&Plan::default()) else { return };
     world.wait_for_standbys(1, 1);
     world.tool("switchover");
+    let n1 = world.node(1);
+    wait_until(10, || n1.log(), || n1.status()["epoch"] == 2);
     for node in &world.nodes {
         assert!(node.stop().success());
     }

@@ -66,6 +66,8 @@ fn a_read_only_node_serves_only_while_no_other_can() {
     world.wait_for_master(2);
     assert_eq!((n2.page("/primary").0, n2.page("/read-only").0), (503, 200));
     assert_eq!(n2.status()["grade"], "ro");
+    let lonely = "no other node is ready to take over";
+    wait_until(15, || n2.log(), || n2.log().contains(lonely));
     // The full one takes it back as soon as it is there.
     n1.start();
     world.wait_for_master(1);

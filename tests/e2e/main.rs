@@ -30,6 +30,7 @@ mod failover;
 mod fidelity;
 mod hostile;
 mod journal;
+mod limits;
 mod operations;
 mod outcome;
 mod proxies;

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use super::node::{self, NODES, Node, Time};
 use lockstep::agent::election::{
     Act, Answer, Done, Event, Lease, Machine, Moment, Pause, PhaseName, Policy, Poll, Request,
     Rules, Standing,
@@ -11,12 +12,7 @@ use lockstep::agent::election::{
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// True time, in nanoseconds since the beginning.
-type Time = u64;
-
 const SECOND: Time = 1_000_000_000;
-const NODES: usize = 3;
-const DRIFT: f64 = 0.02;
 /// When a client stops waiting for an answer, by its own clock.
 const GIVE_UP: Duration = Duration::from_millis(1500);
 
@@ -65,42 +61,6 @@ enum What {
 
 type Misfortune = fn(usize) -> What;
 
-struct Node {
-    rate: f64,
-    offset: f64,
-    machine: Machine,
-    run: u32,
-    alive: bool,
-    frozen_until: Time,
-    /// Nothing arrives until then; with `writes_only`, only changes do not.
-    cut_until: Time,
-    writes_only: bool,
-    /// The request under way, by number.
-    pending: Option<u64>,
-    /// When the services began to run.
-    acting: Option<Time>,
-    /// What the guard was told.
-    deadline: Option<Moment>,
-    killed: bool,
-    /// Of the start or stop under way.
-    deed: u64,
-}
-
-impl Node {
-    fn local(&self, now: Time) -> Moment {
-        Moment::from_nanos((self.offset + now as f64 * self.rate) as u64)
-    }
-
-    /// When this node's clock will have reached a moment.
-    fn real(&self, moment: Moment) -> Time {
-        ((moment.nanos() as f64 - self.offset) / self.rate).max(0.0) as Time + 1
-    }
-
-    fn is_cut(&self, now: Time, request: &Request) -> bool {
-        now < self.cut_until && (!self.writes_only || request.change().is_some())
-    }
-}
-
 pub(crate) struct World {
     rng: StdRng,
     rules: Rules,
@@ -122,7 +82,7 @@ impl World {
 
     pub(crate) fn new(seed: u64, rules: Rules, holder_confirms: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let nodes = (0..NODES).map(|n| Self::node(&mut rng, n, rules)).collect();
+        let nodes = (0..NODES).map(|n| Node::new(&mut rng, n, rules)).collect();
         let mut world = Self {
             rng,
             rules,
@@ -163,47 +123,6 @@ impl World {
     pub(crate) fn tell(mut self) -> Self {
         self.tells = true;
         self
-    }
-
-    fn node(rng: &mut StdRng, number: usize, rules: Rules) -> Node {
-        // The ends of what is allowed are where rules break.
-        let rate = match rng.random_range(0..3) {
-            0 => 1.0 - DRIFT,
-            1 => 1.0 + DRIFT,
-            _ => rng.random_range(1.0 - DRIFT..1.0 + DRIFT),
-        };
-        let offset = rng.random_range(1e9..1e15);
-        let machine = Self::machine(number, 0, 0, rules);
-        Node {
-            rate,
-            offset,
-            machine,
-            run: 0,
-            alive: true,
-            frozen_until: 0,
-            cut_until: 0,
-            writes_only: false,
-            pending: None,
-            acting: None,
-            deadline: None,
-            killed: false,
-            deed: 0,
-        }
-    }
-
-    fn machine(number: usize, run: u32, floor: i64, rules: Rules) -> Machine {
-        let policy = Policy {
-            failback: Some(Duration::from_secs(20)),
-            min_role_time: Duration::from_secs(5),
-            start_retry: Duration::from_secs(10),
-            margin: Duration::from_secs(1),
-            stop_budget: Duration::from_secs(1),
-            rules,
-            ..Policy::default()
-        };
-        let name = format!("n{number}");
-        let seed = run * NODES as u32 + number as u32 + 1;
-        Machine::new(policy, &name, &format!("{name}/{run}"), floor, seed)
     }
 
     fn push(&mut self, at: Time, what: What) {
@@ -476,7 +395,7 @@ impl World {
         let rules = self.rules;
         let it = &mut self.nodes[node];
         it.run += 1;
-        it.machine = Self::machine(node, it.run, it.machine.floor(), rules);
+        it.machine = node::machine(node, it.run, it.machine.floor(), rules);
         it.alive = true;
         it.pending = None;
         it.deed = 0;

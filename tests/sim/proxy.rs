@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Said, Sim, SimClient};
 use crate::control::{PROBE, SimControl};
-use crate::link::{SimDial, SimLink};
+use crate::link::{DEAD_AFTER, SimDial, SimLink};
 use crate::world::{CLUSTER, World, locked, name};
 
 /// The one user.
@@ -253,7 +253,13 @@ fn spawn(
         let (sharing, pulse) = (shared.clone(), pulse.clone());
         tasks.push(tokio::spawn(monitor::beat(sharing, pulse, backend, stop.clone())));
         let interval = Duration::from_secs(1);
-        tasks.push(tokio::spawn(monitor::probe(shared.clone(), backend, interval, stop.clone())));
+        tasks.push(tokio::spawn(monitor::probe(
+            shared.clone(),
+            backend,
+            interval,
+            DEAD_AFTER,
+            stop.clone(),
+        )));
     }
     let keep =
         Keep { spare: 1000, most: 1_000_000, age: Duration::from_secs(86_400), bytes: 1 << 30 };

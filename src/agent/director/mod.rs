@@ -96,6 +96,7 @@ pub struct Memory {
     /// When the row was last seen to move before this node took it.
     pub(super) silence_since: Option<Moment>,
     pub(super) ending: bool,
+    pub(super) ending_since: Option<Moment>,
     pub(super) stage_busy: bool,
     pub(super) demoting: bool,
     /// The highest epoch that is in the file: no row below it is believed, ever.
@@ -159,6 +160,7 @@ impl Director {
                 Some(news) = self.wires.checks.recv() => self.on_check(news),
                 () = stop.cancelled(), if !self.memory.ending => {
                     self.memory.ending = true;
+                    self.memory.ending_since = Some(clock::now());
                     self.machine.give_up(clock::now(), Event::Shutdown);
                 }
                 () = clock::sleep_until(wake.max(now.after(SHORTEST))) => {}
@@ -253,7 +255,12 @@ impl Director {
             self.machine.phase(),
             PhaseName::Standby | PhaseName::Unknown | PhaseName::Regressed
         );
-        self.memory.ending && quiet && !self.memory.stage_busy
+        // A lease that cannot be given back ends by itself: nothing runs any more.
+        let given_up = self.memory.ending_since.is_some_and(|since| {
+            let kept = matches!(self.machine.phase(), PhaseName::Releasing | PhaseName::Claiming);
+            kept && clock::now().since(since) > self.settings.ttl
+        });
+        self.memory.ending && (quiet || given_up) && !self.memory.stage_busy
     }
 
     pub(super) fn paused(&self) -> bool {

@@ -31,3 +31,6 @@ pub use roster::{NodeRow, Roster, Standing};
 pub use row::{Change, Grade, Lease, Moment, Pause, Policy, Rules};
 pub use table::{Event, PhaseName, TRANSITIONS, Transition};
 pub use words::{Act, Answer, Done, Poll, Request};
+
+#[cfg(test)]
+mod tests;

@@ -115,12 +115,14 @@ impl Lane {
     /// Makes the tables where they are missing.
     ///
     /// # Errors
-    /// When the database cannot be reached, or refuses.
+    /// The first: when the database cannot be reached, or refuses.
     pub async fn create_tables(&mut self) -> Result<(), String> {
+        let mut outcome = Ok(());
         for table in TABLES {
-            self.run(table, &[]).await?;
+            // Each is tried: another node may be making the same ones at the same time.
+            outcome = outcome.and(self.run(table, &[]).await.map(drop));
         }
-        Ok(())
+        outcome
     }
 
     /// Makes the row of a resource. One that is there already stays as it is.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
 
@@ -131,6 +132,13 @@ impl PgClient {
             match frame::take(&mut self.incoming, self.bounds.message) {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
+                Err(DecodeError::TooLong { announced, max }) => {
+                    let what = format!("a message of {announced} bytes is longer than {max} bytes");
+                    let failure = Failure::new(Kind::Protocol, what)
+                        .hint("send less at once, or raise `[limits] max_message_bytes`");
+                    self.close(&failure).await;
+                    return Err(Gone);
+                }
                 Err(error) => return Err(self.broken(&error.to_string()).await),
             }
             match self.stream.read_more(&mut self.incoming).await {

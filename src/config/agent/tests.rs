@@ -142,7 +142,7 @@ fn mistakes_are_named_with_their_line_and_what_to_write() {
             "postgresql://",
         ),
         (refused(&SMALL.replace("lockstep:secret@", "")), Some(3), "nobody is named", "user@"),
-        (refused("[agent]\nuser = \"x\""), None, "no database", "add `database"),
+        (refused("[agent]\nuser = \"x\""), Some(1), "no database", "add `database"),
     ] {
         assert!(error.problem().contains(problem), "{error} does not say {problem}");
         assert!(error.remedy().contains(remedy), "{error} does not say {remedy}");

@@ -92,6 +92,8 @@ impl World {
     /// The same, with all agents running and the first node the master.
     pub(crate) fn ready(plan: &Plan) -> Option<Self> {
         let world = Self::build(plan)?;
+        // Else the wanted node may be busy making tables when another one is ready.
+        world.tool("init");
         for node in &world.nodes {
             node.start();
         }
