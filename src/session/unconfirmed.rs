@@ -51,9 +51,19 @@ impl<P: Protocol> Session<P> {
         let Some(leader) = self.shared.keeper.view().leader() else {
             return Err(in_doubt().into());
         };
-        match self.shared.controls[leader].has_record(ticket.seq).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Failure::retry("no backend had it when all of them stopped").into()),
+        // Asked for by its identity: another proxy may have given the number to another transaction meanwhile.
+        let control = &self.shared.controls[leader];
+        match control.owner_of(id, ticket.seq - 1, ticket.seq).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                let seen = control.examine().await;
+                let pruned =
+                    seen.ok().and_then(|seen| seen.control).map(|control| control.pruned_to);
+                if pruned.is_none_or(|pruned| pruned >= ticket.seq) {
+                    return Err(in_doubt().into());
+                }
+                Err(Failure::retry("no backend had it when all of them stopped").into())
+            }
             Err(_) => Err(in_doubt().into()),
         }
     }

@@ -14,7 +14,7 @@ use crate::rig::config::{self, BackendEntry, Entries};
 use crate::rig::process::{As, Process, command, tail};
 use crate::rig::relay::{Net, Relay};
 use crate::rig::server::DATABASE;
-use crate::rig::session::{Session, code_of};
+use crate::rig::session::{Session, code_of, explain};
 use crate::rig::{eventually, free_port, runtime, secs, step};
 
 /// One proxy of several.
@@ -238,6 +238,8 @@ pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<Book>>,
     acknowledged: Arc<Mutex<Vec<Instant>>>,
+    /// Why a client was let in nowhere, the last time.
+    outside: Arc<Mutex<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -262,12 +264,13 @@ impl Writers {
             config.host("127.0.0.1").port(peer.port);
         }
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let outside = Arc::default();
         let start = |client: i64| {
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-            runtime().spawn(write(client, config.clone(), stop, acknowledged))
+            runtime().spawn(write(client, config.clone(), stop, acknowledged, Arc::clone(&outside)))
         };
         let workers = (1..=clients).map(start).collect();
-        Self { stop, workers, acknowledged }
+        Self { stop, workers, acknowledged, outside }
     }
 
     /// Waits for so many more acknowledged writes.
@@ -284,7 +287,10 @@ impl Writers {
     pub(crate) async fn first_after(&self, moment: Instant, limit: Duration) -> Duration {
         eventually("a write after that", limit, || async {
             let all = self.acknowledged.lock().unwrap();
-            all.iter().find(|at| **at > moment).map(|at| *at - moment).ok_or_else(|| "none".into())
+            all.iter()
+                .find(|at| **at > moment)
+                .map(|at| *at - moment)
+                .ok_or_else(|| format!("none; a client said: {}", self.outside.lock().unwrap()))
         })
         .await
     }
@@ -321,14 +327,20 @@ async fn write(
     config: tokio_postgres::Config,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Vec<Instant>>>,
+    outside: Arc<Mutex<String>>,
 ) -> Book {
     let mut book = Book::default();
     let mut next = client * 1_000_000;
     while !stop.load(Ordering::Relaxed) {
         let opened = tokio::time::timeout(secs(2), Session::open_with(&config)).await;
-        let Ok(Ok(session)) = opened else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
+        let session = match opened {
+            Ok(Ok(session)) => session,
+            other => {
+                let why = other.map(|opened| opened.err().map(|error| explain(&error)));
+                *outside.lock().unwrap() = format!("{why:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
         };
         while !stop.load(Ordering::Relaxed) {
             next += 1;
@@ -343,6 +355,7 @@ async fn write(
                 }
                 Ok(Err(error)) => {
                     book.failures.push(code_of(&error).unwrap_or_else(|| "-".into()));
+                    *outside.lock().unwrap() = explain(&error);
                     break;
                 }
                 Err(_) => {
