@@ -126,9 +126,9 @@ async fn what_may_be_repeated_ends_the_same_on_another_server() {
         leader.query_drop(format!("{context}, insert_id = 0")).await.unwrap();
         let (sql, chosen) = statement.with_pins(&sql);
         let mut context = context;
-        for (pin, chosen) in statement.pins.iter().zip(chosen) {
-            leader.query_drop(format!("SET {chosen}")).await.unwrap();
-            let asked = format!("SELECT {}", assignment_of(pin.variable.trim_start_matches('@')));
+        for (variable, value) in chosen {
+            leader.query_drop(format!("SET @{variable} = {value}")).await.unwrap();
+            let asked = format!("SELECT {}", assignment_of(&variable));
             let assignment: Option<String> = leader.query_first(asked).await.unwrap();
             context = format!("{context}, {}", assignment.unwrap());
         }

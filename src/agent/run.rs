@@ -169,18 +169,10 @@ impl Shared {
         let (events, to_database) = mpsc::channel(QUEUE);
         let (to_killed, killed) = mpsc::channel(1);
         let board = checks::Board::default();
-        let around = checks::Surroundings {
-            phase: phases,
-            slots: self.slots.clone(),
-            board: board.clone(),
-            stop: self.quiet.clone(),
-        };
-        let news_of_checks = checks::start(&resource.checks, &around, &self.tasks);
-        let lane =
-            || Lane::new(&settings.stores, settings.connect_timeout, settings.statement_timeout);
+        let news_of_checks = self.start_checks(&resource, phases, &board);
         let other = NewsLane {
             resource: resource.name.clone(),
-            lane: lane(),
+            lane: self.lane(),
             me: mes,
             events: to_database,
             to: to_news,
@@ -228,7 +220,27 @@ impl Shared {
             memory: Memory { kept_floor: floor, ..Memory::default() },
             resource,
         };
-        Ok((director, lane(), views, to_killed))
+        Ok((director, self.lane(), views, to_killed))
+    }
+
+    fn start_checks(
+        &self,
+        resource: &Resource,
+        phase: watch::Receiver<PhaseName>,
+        board: &checks::Board,
+    ) -> mpsc::Receiver<checks::News> {
+        let around = checks::Surroundings {
+            phase,
+            slots: self.slots.clone(),
+            board: board.clone(),
+            stop: self.quiet.clone(),
+        };
+        checks::start(&resource.checks, &around, &self.tasks)
+    }
+
+    fn lane(&self) -> Lane {
+        let settings = &self.settings;
+        Lane::new(&settings.stores, settings.connect_timeout, settings.statement_timeout)
     }
 }
 

@@ -43,7 +43,12 @@ pub enum Order {
     /// Stop everything.
     Demote(Event),
     /// Restart one service, or the last.
-    Restart(Option<String>),
+    Restart {
+        /// Its name.
+        service: Option<String>,
+        /// Also where that was done too often: there is nowhere else to go.
+        forced: bool,
+    },
 }
 
 /// What the stage tells.
@@ -56,7 +61,12 @@ pub enum Report {
     /// Nothing runs any more.
     Stopped,
     /// A service could not be kept running here.
-    Failed(String),
+    Failed {
+        /// Its name.
+        service: String,
+        /// What happened.
+        why: String,
+    },
     /// A process of ours, which the guard should know.
     Root(tree::Root),
     /// A word for the event it is, and more about it.
@@ -174,9 +184,9 @@ impl Crew {
                         }).await,
                     }
                 }
-                Some(Order::Restart(name)) => {
+                Some(Order::Restart { service, forced }) => {
                     // What is stopped is stopped; only the start is given up for another order.
-                    let Some(index) = self.make_way(name).await else { continue };
+                    let Some(index) = self.make_way(service, forced).await else { continue };
                     tokio::select! {
                         biased;
                         order = orders.recv() => next = order.or(Some(Order::Demote(Event::Shutdown))),
@@ -337,11 +347,11 @@ impl Crew {
         }
         let name = self.setting.resource.services[death.service].name.clone();
         self.tell(Report::Notice("service_died", format!("{name} {}", death.how))).await;
-        Some(Order::Restart(Some(name)))
+        Some(Order::Restart { service: Some(name), forced: false })
     }
 
     /// Stops a service that is to be restarted, if that was not done too often; which one it is.
-    async fn make_way(&mut self, name: Option<String>) -> Option<usize> {
+    async fn make_way(&mut self, name: Option<String>, forced: bool) -> Option<usize> {
         let services = &self.setting.resource.services;
         let index = match name {
             Some(name) => services.iter().position(|service| service.name == name),
@@ -351,10 +361,10 @@ impl Crew {
         let now = clock::now();
         self.restarts.retain(|(at, _)| now.since(*at) < service.restart_window);
         let count = self.restarts.iter().filter(|(_, which)| *which == index).count();
-        if count >= service.restart_limit {
+        if count >= service.restart_limit && !forced {
             let window = service.restart_window;
-            let what = format!("service {} needed {count} restarts in {window:?}", service.name);
-            self.tell(Report::Failed(what)).await;
+            let why = format!("service {} needed {count} restarts in {window:?}", service.name);
+            self.tell(Report::Failed { service: service.name, why }).await;
             return None;
         }
         self.restarts.push_back((now, index));
@@ -375,8 +385,8 @@ impl Crew {
                 self.tell(Report::Notice("restarted", what)).await;
             }
             Err(why) => {
-                let what = format!("service {name} does not come up again: {why}");
-                self.tell(Report::Failed(what)).await;
+                let why = format!("service {name} does not come up again: {why}");
+                self.tell(Report::Failed { service: name, why }).await;
             }
         }
     }

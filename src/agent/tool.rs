@@ -16,6 +16,24 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often a write is tried again that the agents' own writes came before.
 const ATTEMPTS: u32 = 50;
 
+/// How the checks of this machine stand, by the page of the agent that runs here.
+///
+/// # Errors
+/// If no agent answers.
+pub fn checks(config: &AgentConfig) -> Result<String, String> {
+    let address =
+        config.agent.http.ok_or("`http` is off: the agent of this machine shows nothing")?;
+    let url = format!("http://{address}/status");
+    let agent = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(5)))
+        .build()
+        .new_agent();
+    let body = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+    let body = body.map_err(|error| format!("{url}: {error}: does the agent run here?"))?;
+    let views = serde_json::from_str(&body).map_err(|error| format!("{url}: {error}"))?;
+    Ok(table::checks(&views))
+}
+
 /// One resource, seen from outside.
 pub struct Tool {
     resource: Resource,

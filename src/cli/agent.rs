@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use crate::agent::guard;
 use crate::agent::here;
 use crate::agent::run;
-use crate::agent::tool::Tool;
+use crate::agent::tool::{self, Tool};
 use crate::config::Limits;
 use crate::config::agent::AgentConfig;
 use crate::trace;
@@ -38,6 +38,8 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 50)]
         most: u32,
     },
+    /// How the checks of this machine stand.
+    Checks(File),
     /// How long nobody served, for each change of the master.
     Downtime {
         #[command(flatten)]
@@ -163,6 +165,10 @@ pub(super) fn run(command: Command) -> Result<(), String> {
             here::warn_of_units(&config).into_iter().for_each(|line| println!("{line}"));
             Ok(())
         }
+        Command::Checks(file) => {
+            print!("{}", tool::checks(&load(&file)?)?);
+            Ok(())
+        }
         Command::Demote { file, emergency: _ } => here::end_everything(&load(&file)?),
         other => {
             let answer = super::runtime(&Limits::default())?.block_on(ask(other))?;
@@ -174,30 +180,32 @@ pub(super) fn run(command: Command) -> Result<(), String> {
 
 async fn ask(command: Command) -> Result<String, String> {
     match command {
-        Command::Init(of) => tool(&of)?.init().await,
-        Command::Status { of, json } => tool(&of)?.status(json).await,
-        Command::Events { of, most } => tool(&of)?.events(most).await,
-        Command::Downtime { of, most } => tool(&of)?.downtime(most).await,
-        Command::Switchover { of, to } => tool(&of)?.switchover(to.as_deref(), None).await,
+        Command::Init(of) => tool_of(&of)?.init().await,
+        Command::Status { of, json } => tool_of(&of)?.status(json).await,
+        Command::Events { of, most } => tool_of(&of)?.events(most).await,
+        Command::Downtime { of, most } => tool_of(&of)?.downtime(most).await,
+        Command::Switchover { of, to } => tool_of(&of)?.switchover(to.as_deref(), None).await,
         Command::Standby { of, node } => {
             let node = name(node);
-            tool(&of)?.switchover(None, Some(&node)).await
+            tool_of(&of)?.switchover(None, Some(&node)).await
         }
         Command::Maintenance { state, of, node, confirm_stopped } => {
             let on = state == "on";
             match node {
-                Some(node) => tool(&of)?.maintain_node(&node, on).await,
-                None => tool(&of)?.maintain(on, confirm_stopped.as_deref()).await,
+                Some(node) => tool_of(&of)?.maintain_node(&node, on).await,
+                None => tool_of(&of)?.maintain(on, confirm_stopped.as_deref()).await,
             }
         }
-        Command::Clear { of, node } => tool(&of)?.clear(node.as_deref()).await,
-        Command::AcceptRestore { of, node } => tool(&of)?.accept_restore(node.as_deref()).await,
+        Command::Clear { of, node } => tool_of(&of)?.clear(node.as_deref()).await,
+        Command::AcceptRestore { of, node } => tool_of(&of)?.accept_restore(node.as_deref()).await,
         Command::ForceMaster { node, of, confirm_stopped } => {
-            tool(&of)?.force(&node, confirm_stopped.as_deref()).await
+            tool_of(&of)?.force(&node, confirm_stopped.as_deref()).await
         }
-        Command::Run(_) | Command::Check(_) | Command::Demote { .. } | Command::Guard { .. } => {
-            Err("this command asks nothing of the database".into())
-        }
+        Command::Run(_)
+        | Command::Check(_)
+        | Command::Checks(_)
+        | Command::Demote { .. }
+        | Command::Guard { .. } => Err("this command asks nothing of the database".into()),
     }
 }
 
@@ -205,7 +213,7 @@ fn load(file: &File) -> Result<AgentConfig, String> {
     AgentConfig::load(&file.config).map_err(|error| error.to_string())
 }
 
-fn tool(of: &Of) -> Result<Tool, String> {
+fn tool_of(of: &Of) -> Result<Tool, String> {
     Tool::new(&load(&of.file)?, of.resource.as_deref())
 }
 

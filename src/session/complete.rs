@@ -88,8 +88,12 @@ impl<P: Protocol> Session<P> {
     async fn clear_the_way(&self, follower: usize) -> bool {
         let others = self.shared.present.make_way(follower);
         let ended = join_all(others.iter().map(P::Link::end)).await;
-        tracing::info!(backend = %self.shared.backends[follower].name, shares = ended.len(), "made way");
-        ended.contains(&true)
+        let made_way = ended.contains(&true);
+        if made_way {
+            let backend = &self.shared.backends[follower].name;
+            tracing::info!(%backend, shares = ended.len(), "made way");
+        }
+        made_way
     }
 
     async fn apply_again(

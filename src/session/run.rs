@@ -210,6 +210,7 @@ impl<P: Protocol> Session<P> {
                 self.set_config(step).await
             }
             Class::LeaderRead { hold } => self.leader_read(step, *hold).await,
+            Class::Keyed if !step.statement.pins.is_empty() => self.write_pinned(step).await,
             Class::Keyed => self.write(step, true, Hold::Statement).await,
             Class::Captured { hold } => self.write(step, false, *hold).await,
             Class::CopyIn(copy) => self.bulk(step, copy).await,

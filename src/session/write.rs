@@ -25,9 +25,6 @@ impl<P: Protocol> Session<P> {
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
-        if !step.statement.pins.is_empty() {
-            return self.write_pinned(step, keyed, hold).await;
-        }
         if let Some(tx) = &mut self.tx {
             tx.stateful |= step.work.is_partial();
         }
@@ -45,11 +42,7 @@ impl<P: Protocol> Session<P> {
         let watch = match returned {
             Some(_) => Watch { returned, ..Watch::default() },
             None if keyed => keyed_watch(step),
-            None => {
-                let sequences = Some(&step.statement.sequences);
-                let undoable = way_back == WayBack::Savepoint;
-                Watch { rows: true, sequences, undoable, ..Watch::default() }
-            }
+            None => captured_watch(step, way_back == WayBack::Savepoint),
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
         let outcome = self.on_leader(step.work, watch).await?;
@@ -104,18 +97,17 @@ impl<P: Protocol> Session<P> {
 
     /// Has the leader choose the values that every server would choose for itself, and runs the
     /// statement with variables in their place. Whoever leads next chooses anew, with the statement.
-    async fn write_pinned(
-        &mut self,
-        step: &Step<'_, P::Work>,
-        keyed: bool,
-        hold: Hold,
-    ) -> Result<(), Stop> {
+    pub(super) async fn write_pinned(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.tx.is_none() {
+            self.open_block(false, TxMode::default());
+        }
         let (text, chosen) = step.statement.with_pins(&step.text.sql);
         let Some(work) = step.work.rewritten(&text) else {
             return Err(internal("no way to send a statement of ours").into());
         };
         self.ensure_leading().await?;
-        let chosen = format!("SET {}", chosen.join(", "));
+        let chosen = chosen.iter().map(|(variable, value)| format!("@{variable} = {value}"));
+        let chosen = format!("SET {}", chosen.collect::<Vec<_>>().join(", "));
         if let Some(tx) = &mut self.tx {
             if let Place::Leading { leader, .. } = &mut tx.place {
                 leader.queue(&chosen);
@@ -125,7 +117,7 @@ impl<P: Protocol> Session<P> {
         let mut statement = step.statement.clone();
         statement.pins.clear();
         let step = Step { statement: &statement, sql: text.trim(), work: &work, ..*step };
-        Box::pin(self.write(&step, keyed, hold)).await
+        self.write(&step, true, Hold::Statement).await
     }
 
     /// DDL committed while a statement waited for its table of which more was known than that it
@@ -334,6 +326,12 @@ impl<P: Protocol> Session<P> {
         }
         self.add_captured(Touched::Unknown, outcome, false)
     }
+}
+
+/// What is looked at around a statement whose rows the triggers report.
+fn captured_watch<'a, W: Work>(step: &Step<'a, W>, undoable: bool) -> Watch<'a> {
+    let sequences = Some(&step.statement.sequences);
+    Watch { rows: true, sequences, undoable, ..Watch::default() }
 }
 
 /// What is looked at around a statement whose bytes are repeated.

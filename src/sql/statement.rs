@@ -77,10 +77,12 @@ pub struct Statement {
 /// A value that every server would choose for itself, and the leader chooses for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
-    /// The expression, in the client's string.
+    /// What is replaced in the client's string; empty where something is put in.
     pub range: Range<usize>,
-    /// The user variable that takes its place.
-    pub variable: String,
+    /// What takes its place, with a user variable in it where a value is chosen.
+    pub text: String,
+    /// The variable, without the `@`, and the expression that its value is chosen by.
+    pub chosen: Option<(String, String)>,
 }
 
 /// What of a server session the effect of a keyed statement depends on, besides its settings. The
@@ -377,18 +379,17 @@ impl Statement {
         Self::new(tag, Class::Maintenance(kind))
     }
 
-    /// The statement with variables in the place of what the leader chooses, and the assignments that
-    /// choose it. `whole` is the client's string.
-    pub fn with_pins(&self, whole: &str) -> (String, Vec<String>) {
-        let (mut text, mut chosen, mut at) = (String::new(), Vec::new(), self.range.start);
-        for Pin { range, variable } in &self.pins {
-            text.push_str(&whole[at..range.start]);
-            text.push_str(variable);
-            chosen.push(format!("{variable} = {}", &whole[range.clone()]));
-            at = range.end;
+    /// The statement with variables in the place of what the leader chooses, and these with the
+    /// expressions that choose their values. `whole` is the client's string.
+    pub fn with_pins(&self, whole: &str) -> (String, Vec<(String, String)>) {
+        let (mut text, mut at) = (String::new(), self.range.start);
+        for pin in &self.pins {
+            text.push_str(&whole[at..pin.range.start]);
+            text.push_str(&pin.text);
+            at = pin.range.end;
         }
         text.push_str(&whole[at..self.range.end]);
-        (text, chosen)
+        (text, self.pins.iter().filter_map(|pin| pin.chosen.clone()).collect())
     }
 
     pub(super) fn is_captured(&self) -> bool {

@@ -125,6 +125,50 @@ fn a_service_is_restarted_and_moves_when_that_does_not_help() {
     world.judge();
 }
 
+#[test]
+fn what_survives_agent_and_guard_is_ended_by_the_unit_or_by_the_next_start() {
+    let Some(world) = World::ready(&plan(1)) else { return };
+    let n1 = world.node(1);
+    wait_until(10, || n1.log(), || n1.serves() && n1.has_vip());
+    n1.kill_both();
+    assert!(n1.serves(), "nobody was there to end it");
+    // What the unit's ExecStopPost does.
+    let mut command = world.net.inside("n1", super::rig::lockstep());
+    command
+        .args(["agent", "demote", "--emergency", "--config"])
+        .arg(n1.folder().join("agent.toml"));
+    assert!(command.status().unwrap().success());
+    assert!(!n1.serves() && !n1.has_vip());
+    n1.start();
+    world.wait_for_master(1);
+    wait_until(10, || n1.log(), || n1.serves());
+    n1.kill_both();
+    assert!(n1.serves());
+    n1.start();
+    wait_until(10, || n1.log(), || n1.log().contains("stopping what an earlier run left behind"));
+    world.wait_for_master(1);
+    assert_eq!(world.terms().len(), 3, "{:?}", world.terms());
+    world.judge();
+}
+
+#[test]
+fn a_service_that_has_nowhere_to_go_is_tried_again() {
+    let plan = Plan { nodes: 1, more: "restart_limit = 0\n".into(), ..Plan::default() };
+    let Some(world) = World::ready(&plan) else { return };
+    let n1 = world.node(1);
+    wait_until(10, || n1.log(), || n1.serves());
+    let pattern = format!("{}/service", world.path().display());
+    let pids = std::process::Command::new("pgrep").args(["-f", &pattern]).output().unwrap();
+    let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
+    n1.signal("KILL", &pids.split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<_>>());
+    let held = || n1.status()["held"].as_str().unwrap_or_default().to_owned();
+    wait_until(10, held, || held().contains("no other node is ready"));
+    wait_until(10, || n1.log(), || n1.log().contains("service toy was restarted"));
+    wait_until(10, held, || held().is_empty() && n1.serves());
+    assert_eq!(n1.role(), "master");
+    world.judge();
+}
+
 /// For how long nobody serves, planned and after a crash; `make takeover` prints it.
 #[test]
 #[ignore = "a measurement of some minutes: make takeover"]

@@ -21,6 +21,10 @@ fn on_mariadb_as_on_postgresql() {
         [&status["checks"]["right"]["state"], &status["checks"]["wrong"]["state"]].map(Clone::clone)
     };
     wait_until(10, || format!("{:?}", n1.status()), || states() == ["pass", "fail"]);
+    let mut command = world.net.inside("n1", super::rig::lockstep());
+    command.args(["agent", "checks", "--config"]).arg(world.path().join("agent.toml"));
+    let table = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(table.contains("right") && table.contains("pass") && table.contains("fail"), "{table}");
     assert!(world.tool("events").contains("expired") || world.tool("events").contains("taken"));
     world.judge();
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::node::{self, NODES, Node, Time};
 use lockstep::agent::election::{
-    Act, Answer, Done, Event, Lease, Machine, Moment, Pause, PhaseName, Policy, Poll, Request,
-    Rules, Standing,
+    Act, Answer, Done, Event, Lease, Moment, Pause, PhaseName, Poll, Request, Rules, Standing,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -23,11 +23,16 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// So many servers, initialised, and the proxy, serving.
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(count, "").await
+    }
+
+    /// The same, with more sections in its configuration.
+    pub(crate) async fn start_with(count: usize, more: &str) -> Self {
         let servers: Vec<Server> = (0..count).map(|_| Server::launch()).collect();
         let folder = tempfile::tempdir().unwrap();
         let cluster =
             Self { servers, port: free_port(), http: free_port(), folder, proxy: Mutex::new(None) };
-        std::fs::write(cluster.config(), cluster.settings()).unwrap();
+        std::fs::write(cluster.config(), format!("{}{more}", cluster.settings())).unwrap();
         cluster.command("init");
         cluster.start_proxy();
         cluster.wait_active(count).await;

@@ -94,7 +94,8 @@ impl Director {
             let said = self.memory.failing.get(&check.name)?;
             Some(format!("check {} fails: {said}", check.name))
         });
-        failing.into_iter().next().or_else(|| self.memory.broken.clone())
+        let broken = || self.memory.broken.as_ref().map(|broken| broken.why.clone());
+        failing.into_iter().next().or_else(broken)
     }
 
     fn leave_if_unfit(&mut self, now: Moment, me: &NodeRow) {
@@ -110,7 +111,21 @@ impl Director {
         let Some(reason) = reason else { return };
         match self.machine.may_fail_over(now) {
             Ok(()) => self.machine.give_up(now, Event::CheckFailed),
-            Err(why) => self.memory.held = format!("{reason}, but {why}"),
+            Err(why) => {
+                self.memory.held = format!("{reason}, but {why}");
+                self.try_once_more(now);
+            }
+        }
+    }
+
+    /// A service that was restarted too often, and has nowhere to go, is not left lying.
+    fn try_once_more(&mut self, now: Moment) {
+        let retry = self.resource.start_retry;
+        let due = self.memory.broken.as_mut().filter(|broken| now >= broken.again);
+        if let Some(broken) = due {
+            broken.again = now.after(retry);
+            let service = Some(broken.service.clone());
+            self.restart(Order::Restart { service, forced: true });
         }
     }
 
@@ -176,7 +191,10 @@ impl Director {
                 self.memory.failing.insert(check.name.clone(), said.clone());
                 let master = self.machine.phase() == PhaseName::Master && !self.paused();
                 match check.action {
-                    Action::Restart if master => self.restart(check.service.clone()),
+                    Action::Restart if master => {
+                        let service = check.service.clone();
+                        self.restart(Order::Restart { service, forced: false });
+                    }
                     Action::Standby => {
                         let why = format!(
                             "check {} failed: {said}; `lockstep agent clear` lets it back",
@@ -202,8 +220,8 @@ impl Director {
         self.machine.tick(clock::now());
     }
 
-    fn restart(&self, service: Option<String>) {
-        if !self.stage.try_order(Order::Restart(service)) {
+    fn restart(&self, order: Order) {
+        if !self.stage.try_order(order) {
             tracing::warn!(resource = self.resource.name, "the stage is busy: no restart");
         }
     }

@@ -87,8 +87,8 @@ pub struct Memory {
     pub(super) failing: BTreeMap<String, String>,
     /// Why this node does not take the resource until an operator clears it.
     pub(super) out: Option<String>,
-    /// A service could not be kept running: the reason, until the resource has moved or it is cleared.
-    pub(super) broken: Option<String>,
+    /// A service that could not be kept running, until the resource has moved or it is cleared.
+    pub(super) broken: Option<Broken>,
     pub(super) message: String,
     pub(super) place: String,
     pub(super) held: String,
@@ -101,6 +101,15 @@ pub struct Memory {
     pub(super) demoting: bool,
     /// The highest epoch that is in the file: no row below it is believed, ever.
     pub(crate) kept_floor: i64,
+}
+
+/// A service that could not be kept running.
+#[derive(Debug)]
+pub(super) struct Broken {
+    service: String,
+    why: String,
+    /// When it is tried once more, if the resource has nowhere to go.
+    again: Moment,
 }
 
 /// A request under way: the lane comes back with the answer.
@@ -226,11 +235,17 @@ impl Director {
             Some(Report::Root(root)) => {
                 self.guard.lock().await.root(&self.resource.name, root).await?;
             }
-            Some(Report::Failed(why)) => {
+            Some(Report::Failed { service, why }) => {
                 self.tell("service_failed", &why);
-                self.memory.broken = Some(why);
+                let again = now.after(self.resource.start_retry);
+                self.memory.broken = Some(Broken { service, why, again });
             }
-            Some(Report::Notice(event, why)) => self.tell(event, &why),
+            Some(Report::Notice(event, why)) => {
+                if event == "restarted" {
+                    self.memory.broken = None;
+                }
+                self.tell(event, &why);
+            }
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ fn a_free_row_is_taken_by_rank_and_a_silent_one_after_the_wait() {
     let held = held_by("n2", 3, 9);
     assert_eq!(take_at(ready(), &held), Some(10_410));
     assert_eq!(take_at(Standing { rank: 1, ..ready() }, &held), Some(10_910));
-    assert_eq!(take_at(ready(), &Lease { paused: Pause::Yes, ..held.clone() }), None);
+    assert_eq!(take_at(ready(), &Lease { paused: Pause::Yes, ..held }), None);
     // Its own former run is known to be gone.
     let own = held_by("n1", 3, 9);
     assert_eq!(take_at(ready(), &own), Some(10_410));

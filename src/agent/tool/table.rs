@@ -151,6 +151,22 @@ pub(super) fn events(events: &[EventRow]) -> String {
     table(&["happened", "node", "epoch", "event", "detail"], &rows)
 }
 
+/// The checks in what an agent's `/status` answers.
+pub(super) fn checks(views: &serde_json::Value) -> String {
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut rows = Vec::new();
+    for view in views.as_array().into_iter().flatten() {
+        for (name, check) in view["checks"].as_object().into_iter().flatten() {
+            let cells = ["kind", "state", "failures", "said"].map(|key| text(&check[key]));
+            rows.push([vec![text(&view["resource"]), name.clone()], cells.to_vec()].concat());
+        }
+    }
+    table(&["resource", "check", "kind", "state", "failures", "said"], &rows)
+}
+
 pub(super) fn downtime(outages: &[EventRow]) -> String {
     let rows: Vec<Vec<String>> = outages
         .iter()

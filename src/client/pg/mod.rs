@@ -133,10 +133,7 @@ impl PgClient {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) => {}
                 Err(DecodeError::TooLong { announced, max }) => {
-                    let what = format!("a message of {announced} bytes is longer than {max} bytes");
-                    let failure = Failure::new(Kind::Protocol, what)
-                        .hint("send less at once, or raise `[limits] max_message_bytes`");
-                    self.close(&failure).await;
+                    self.close(&texts::too_long(announced, max)).await;
                     return Err(Gone);
                 }
                 Err(error) => return Err(self.broken(&error.to_string()).await),

@@ -76,6 +76,13 @@ fn refusal(why: NotRead, said: &[u8]) -> Failure {
     }
 }
 
+/// A message that is longer than any may be.
+pub(super) fn too_long(announced: u32, max: usize) -> Failure {
+    let what = format!("a message of {announced} bytes is longer than {max} bytes");
+    Failure::new(Kind::Protocol, what)
+        .hint("send less at once, or raise `[limits] max_message_bytes`")
+}
+
 /// A message of ours for a client that may not read UTF-8.
 fn plain(text: &str, encoding: Encoding) -> String {
     if encoding == Encoding::Utf8 {

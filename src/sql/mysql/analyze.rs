@@ -191,7 +191,7 @@ fn with(names: Names<'_>, tokens: &[Token]) -> Statement {
 
 fn modify(names: Names<'_>, tokens: &[Token], tag: &'static str) -> Statement {
     // What is stored in the server (a trigger, a routine) cannot be given other words.
-    let (stand_in, pins) = pinned(tokens).unwrap_or_default();
+    let (stand_in, pins) = pinned(names, tokens).unwrap_or_default();
     let tokens = if pins.is_empty() { tokens } else { &stand_in };
     let mut walk = Walk::new(names);
     let written = write(&mut walk, tokens);

@@ -78,6 +78,8 @@ pub(super) struct Column {
     pub folded: bool,
     /// An expression that is evaluated for each row that leaves the column out.
     pub default: Option<Code>,
+    /// The same as it is written.
+    pub default_text: String,
 }
 
 /// A trigger.

@@ -217,6 +217,7 @@ fn columns(catalog: &mut Catalog, rows: Rows<'_>, server: Server) {
             folded: folds(&text(row, 6)),
             numbered: text(row, 4).to_lowercase().contains("auto_increment"),
             default: default.contains('(').then(|| Code::new(&default, server, "")),
+            default_text: default,
         };
         if let Some(table) = find(catalog, row) {
             table.columns.push(column);

@@ -101,6 +101,12 @@ impl Node {
         self.wait();
     }
 
+    /// Kills agent and guard together, so that nobody is left who ends what runs.
+    pub(crate) fn kill_both(&self) {
+        self.signal("KILL", &[self.guard(), self.pid()]);
+        self.wait();
+    }
+
     /// Everything of this node dies at once, as when its machine loses power.
     pub(crate) fn crash(&self) {
         self.signal("KILL", &self.all_pids());
