@@ -135,6 +135,10 @@ impl<L: Link> Keeper<L> {
                 view.set(backend, State::Inactive, "was not there when the others were", now_ms());
             }
         }
+        for &backend in &order {
+            // What was lost on a connection of before concerns nobody who begins now: the members are the same.
+            self.backends[backend].refresh();
+        }
         let members: Vec<String> = self.names(&view.order);
         tracing::info!(view = view.number, ?members, ballot = %self.ballot, "serving");
         self.ledger.forget_bounds();
