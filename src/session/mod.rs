@@ -294,7 +294,8 @@ impl<P: Protocol> Session<P> {
         let end = batch.end;
         let (alone, flushes) = (batch.items.len() == 1, self.client.flushes());
         let (mut stopped, _seat) = match self.shareable(&batch) {
-            Some(plan) => self.in_company(batch, plan).await,
+            // On the heap, since what it keeps while it waits would be part of every idle session.
+            Some(plan) => Box::pin(self.in_company(batch, plan)).await,
             None => (self.items(batch).await, None),
         };
         if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {

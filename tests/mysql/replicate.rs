@@ -85,6 +85,9 @@ pub(crate) fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("LOCKSTEP_PYTHON") {
         return path.into();
     }
+    // Several tests want it at the same time.
+    static MADE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv-mysql");
     let python = venv.join("bin/python");
     let knows = Command::new(&python).args(["-c", "import pymysql, django, alembic"]).output();
