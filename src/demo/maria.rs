@@ -73,11 +73,16 @@ pub(super) fn configure(site: &Site, data_dir: &Path, port: u16) -> io::Result<(
     site.write_private(&first, &accounts.concat())
         .map_err(|error| io::Error::other(error.to_string()))?;
     site.give(&first)?;
+    // Not the common folder: a server that starts removes what it takes for its own leftovers there.
+    let scratch = data_dir.with_extension("tmp");
+    fs::create_dir_all(&scratch)?;
+    site.give(&scratch)?;
     let settings = format!(
-        "# lockstep demo\n[mariadbd]\ndatadir={dir}\nport={port}\nsocket={socket}\n\
+        "# lockstep demo\n[mariadbd]\ndatadir={dir}\ntmpdir={}\nport={port}\nsocket={socket}\n\
          pid-file={dir}/pid\nbind-address=127.0.0.1\nskip-name-resolve\nskip-log-bin\n\
          character-set-server=utf8mb4\nmax-connections=200\n\
          innodb-buffer-pool-size=32M\ninnodb-flush-log-at-trx-commit=1\ninit-file={}\n",
+        scratch.display(),
         first.display()
     );
     let path = data_dir.join(SETTINGS);

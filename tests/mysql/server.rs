@@ -51,6 +51,7 @@ impl Server {
             .arg("--auth-root-authentication-method=normal")
             .args(["--innodb-log-file-size=8M", "--skip-name-resolve"])
             .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--tmpdir={}", folder.path().display()))
             .output()
             .expect("mariadb-install-db: install the package mariadb-server");
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
@@ -71,6 +72,8 @@ impl Server {
             .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"])
             .args(["--innodb-flush-log-at-trx-commit=0", "--character-set-server=utf8mb4"])
             .arg(format!("--datadir={}", folder.join("data").display()))
+            // A server that starts removes what it takes for its own leftovers there.
+            .arg(format!("--tmpdir={}", folder.display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--pid-file={}", folder.join("pid").display()))
             .arg(format!("--port={}", self.port))
