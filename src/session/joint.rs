@@ -2,19 +2,19 @@
 //!
 //! Each of them would be a transaction of its own, with a record, a commit and a flush on every
 //! backend. Together they are one, and no application can tell: a group is one of the orders in
-//! which they could have run one after the other. When anything goes wrong before the commit, all is undone and each
-//! runs alone: an error is told only to whom it belongs. The journal sees one transaction.
+//! which they could have run one after the other. When anything goes wrong before the commit, all is
+//! undone and each runs alone: an error is told only to whom it belongs. The journal sees one
+//! transaction.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::BytesMut;
 
 use super::group::{Answered, Entrance, Rider, Seat, Turn};
 use super::run::Step;
 use super::transaction::Place;
-use super::{Session, Stop};
+use super::{Session, Stop, shares};
 use crate::catalog::{Plan, Text};
 use crate::error::{self, Failure};
 use crate::exchange::{
@@ -22,8 +22,6 @@ use crate::exchange::{
 };
 use crate::sql::{Class, Context, Isolation, Sequences, Statement};
 
-/// After how long a group that waits for somebody's lock is cancelled once more.
-const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 /// How often a text runs alone after it has failed in company.
 const APART: u32 = 64;
 
@@ -52,7 +50,7 @@ impl<P: Protocol> Session<P> {
             && !self.state_lost
             && self.autocommit
             && self.shared.settings().group_commit > 1;
-        if !lone || !work.may_join() || !self.shared.catalogs.is_loaded() {
+        if !lone || !self.shared.catalogs.is_loaded() {
             return None;
         }
         let plan = self.shared.catalogs.plan(text, &self.scope);
@@ -199,8 +197,7 @@ impl<P: Protocol> Session<P> {
             let [statement] = plan.script.statements.as_slice() else {
                 return Err(Ended::Undone);
             };
-            let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
-            let step = Step { statement, sql, work: *work, text, plan };
+            let step = Step::of(text, plan, statement, *work);
             let drawn = outcome.sequences.clone();
             if !self.take_in(&step, outcome).await {
                 return Err(Ended::Undone);
@@ -248,16 +245,8 @@ impl<P: Protocol> Session<P> {
             return Ok(Vec::new());
         };
         let canceller = leader.canceller();
-        let mut run = std::pin::pin!(leader.run_several(&statements));
-        let mut wait = patience;
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut run => return ended,
-                () = tokio::time::sleep(wait) => P::Link::cancel(&canceller).await,
-            }
-            wait = CANCEL_AGAIN;
-        }
+        let cancel = || P::Link::cancel(&canceller);
+        shares::cancelled_after(patience, cancel, leader.run_several(&statements)).await
     }
 }
 
@@ -276,7 +265,7 @@ fn way<'a, W: Work>(statement: &'a Statement, work: &W) -> Option<Way<'a>> {
         && !statement.locks_rows
         && statement.context == Context::default()
         && statement.creates_temp.is_empty();
-    if !plain {
+    if !plain || !work.may_join() {
         return None;
     }
     let repeatable = matches!(statement.class, Class::Keyed) || !statement.keyed_if.is_empty();

@@ -22,6 +22,19 @@ pub(super) struct Step<'a, W> {
     pub(super) plan: &'a Plan,
 }
 
+impl<'a, W> Step<'a, W> {
+    /// A statement of this text.
+    pub(super) fn of(
+        text: &'a Arc<Text>,
+        plan: &'a Plan,
+        statement: &'a Statement,
+        work: &'a W,
+    ) -> Self {
+        let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
+        Self { statement, sql, work, text, plan }
+    }
+}
+
 impl<P: Protocol> Session<P> {
     /// Runs the statements of a batch until one fails.
     pub(super) async fn items(&mut self, batch: Batch<P::Work>) -> Result<(), Stop> {
@@ -91,8 +104,7 @@ impl<P: Protocol> Session<P> {
                     tx.streams = true;
                 }
             }
-            let sql = text.sql.get(statement.range.clone()).unwrap_or(&text.sql).trim();
-            let step = Step { statement, sql, work, text, plan: &plan };
+            let step = Step::of(text, &plan, statement, work);
             self.statement(&step).await?;
             if many && !together && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
                 self.commit().await?;

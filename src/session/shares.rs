@@ -14,7 +14,7 @@ use crate::keeper::Verdict;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After how long what a dropped share runs is cancelled once more.
+/// After how long what runs is cancelled once more: a request that finds nothing running is forgotten.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
 /// Opens a share on one follower and sends it everything the transaction has done.
@@ -130,6 +130,24 @@ pub(super) async fn report_share<P: Protocol>(
     shared.keeper.lost(backend, generation, why.to_string(), force).await
 }
 
+/// Waits for what runs on a connection. Past the limit it is cancelled, and again until it ends.
+pub(super) async fn cancelled_after<T, C: Future<Output = ()>>(
+    limit: Duration,
+    cancel: impl Fn() -> C,
+    run: impl Future<Output = T>,
+) -> T {
+    let mut run = std::pin::pin!(run);
+    let mut wait = limit;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut run => return ended,
+            () = tokio::time::sleep(wait) => cancel().await,
+        }
+        wait = CANCEL_AGAIN;
+    }
+}
+
 /// Drops shares at once: what is queued is thrown away, what runs is cancelled, all is undone.
 pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P::Link>>) {
     // The session of one that made way is gone, and all that it did.
@@ -150,17 +168,12 @@ pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P
             cancel().await;
         }
         share.lease.queue_rollback();
-        // A request that finds nothing running is forgotten, and what is still on its way there could
-        // wait for whoever has the leader's locks now: it is asked for again until all is undone.
-        let ended = {
-            let mut drain = std::pin::pin!(share.lease.drain());
-            loop {
-                tokio::select! {
-                    biased;
-                    ended = &mut drain => break ended,
-                    () = tokio::time::sleep(CANCEL_AGAIN), if runs => cancel().await,
-                }
-            }
+        // What is still on its way there could wait for whoever has the leader's locks now: it is
+        // asked for again until all is undone.
+        let ended = if runs {
+            cancelled_after(CANCEL_AGAIN, cancel, share.lease.drain()).await
+        } else {
+            share.lease.drain().await
         };
         (ended, share.lease)
     });

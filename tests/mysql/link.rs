@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use lockstep::backend::Dial;
 use lockstep::backend::Purpose;
 use lockstep::backend::mysql::{Login, Logins, MyDial, MyLink, Route, Shared};
 use lockstep::catalog::Catalogs;
 use lockstep::config::Secret;
-use lockstep::exchange::{Gone, Link, Outcome, Settings, Sink, TxMode, TxState, Watch, Work};
+use lockstep::exchange::{Gathered, Link, Outcome, Settings, TxMode, TxState, Watch, Work};
 use lockstep::sql::Context;
 use lockstep::store::journal::Effect;
 use lockstep::wire::mysql::{MyWork, Statements, identity};
@@ -17,28 +17,6 @@ use lockstep_protocol::Dialect;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::{DATABASE, PASSWORD, Server, USER};
-
-/// Keeps what is handed on.
-#[derive(Default)]
-pub(crate) struct Kept(pub(crate) BytesMut);
-
-impl Sink for Kept {
-    fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.0
-    }
-
-    async fn flush(&mut self) -> Result<(), Gone> {
-        Ok(())
-    }
-
-    fn limit(&self) -> usize {
-        usize::MAX
-    }
-
-    fn flushes(&self) -> u64 {
-        0
-    }
-}
 
 pub(crate) fn statements() -> Arc<Statements> {
     Arc::new(Statements::new(1000, Arc::new(Catalogs::new(Dialect::MySql))))
@@ -86,7 +64,7 @@ fn query(text: &str) -> MyWork {
 }
 
 async fn run(link: &mut MyLink, text: &str) -> Outcome {
-    link.run(&query(text), Watch::default(), &mut Kept::default()).await.expect("an answer")
+    link.run(&query(text), Watch::default(), &mut Gathered::default()).await.expect("an answer")
 }
 
 async fn value(link: &mut MyLink, text: &str) -> String {
@@ -96,7 +74,7 @@ async fn value(link: &mut MyLink, text: &str) -> String {
 
 async fn with_context(link: &mut MyLink, work: &MyWork, context: &Context) -> Outcome {
     let watch = Watch { context: Some(context), ..Watch::default() };
-    link.run(work, watch, &mut Kept::default()).await.expect("an answer")
+    link.run(work, watch, &mut Gathered::default()).await.expect("an answer")
 }
 
 #[tokio::test]
@@ -218,7 +196,8 @@ async fn prepared_statements_are_prepared_where_they_are_needed() {
     // A statement that cannot be prepared is the application's error, not the connection's.
     let prepared = statements.intern("insert into nowhere values(?)");
     let work = MyWork::Execute { prepared, parameters: Bytes::new() };
-    let outcome = leader.run(&work, Watch::default(), &mut Kept::default()).await.expect("alive");
+    let outcome =
+        leader.run(&work, Watch::default(), &mut Gathered::default()).await.expect("alive");
     assert_eq!(outcome.error.expect("an error").code, "42S02");
     assert_eq!(value(&mut leader, "select 1").await, "1");
 }
@@ -277,7 +256,8 @@ async fn an_error_that_ends_the_transaction_is_told_from_one_that_does_not() {
             run(&mut waiter, "insert into t values(2)").await;
             let watch = Watch { context: context.as_ref(), ..Watch::default() };
             let work = query("delete from t where id = 1");
-            let outcome = waiter.run(&work, watch, &mut Kept::default()).await.expect("an answer");
+            let outcome =
+                waiter.run(&work, watch, &mut Gathered::default()).await.expect("an answer");
             assert!(outcome.error.expect("a wait that ends").message.ends_with("[1205]"));
             assert_eq!(waiter.tx_state(), left, "{options:?} {context:?}");
             waiter.queue_rollback();
@@ -304,6 +284,6 @@ async fn a_server_that_goes_is_noticed() {
     let server = Server::launch();
     let mut link = link(&server).await;
     server.kill();
-    let lost = link.run(&query("select 1"), Watch::default(), &mut Kept::default()).await;
+    let lost = link.run(&query("select 1"), Watch::default(), &mut Gathered::default()).await;
     assert!(matches!(lost, Err(lockstep::exchange::Broken::Lost(_))), "{lost:?}");
 }
