@@ -221,21 +221,8 @@ mod tests {
     use super::*;
 
     fn row(machine: &str, incarnation: &str, seq: i64) -> NodeRow {
-        NodeRow {
-            node: "n1".into(),
-            incarnation: incarnation.into(),
-            machine: machine.into(),
-            seq,
-            role: "standby".into(),
-            mode: "normal".into(),
-            priority: 1,
-            healthy: true,
-            maintenance: false,
-            seen_epoch: 0,
-            addr: String::new(),
-            version: String::new(),
-            message: String::new(),
-        }
+        let (machine, incarnation) = (machine.into(), incarnation.into());
+        NodeRow { machine, incarnation, seq, ..NodeRow::standing_by() }
     }
 
     const WAIT: Duration = Duration::from_secs(10);

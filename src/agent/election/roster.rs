@@ -166,18 +166,17 @@ fn weight(row: &NodeRow) -> (std::cmp::Reverse<bool>, std::cmp::Reverse<i32>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(name: &str, mode: &str, priority: i32, seq: i64) -> NodeRow {
-        NodeRow {
-            node: name.into(),
+impl NodeRow {
+    /// A healthy node of the tests that stands by.
+    pub(crate) fn standing_by() -> Self {
+        Self {
+            node: "n1".into(),
             incarnation: "i".into(),
             machine: "m".into(),
-            seq,
+            seq: 0,
             role: "standby".into(),
-            mode: mode.into(),
-            priority,
+            mode: "normal".into(),
+            priority: 1,
             healthy: true,
             maintenance: false,
             seen_epoch: 0,
@@ -185,6 +184,15 @@ mod tests {
             version: String::new(),
             message: String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, mode: &str, priority: i32, seq: i64) -> NodeRow {
+        NodeRow { node: name.into(), mode: mode.into(), priority, seq, ..NodeRow::standing_by() }
     }
 
     const WAIT: Duration = Duration::from_secs(10);
