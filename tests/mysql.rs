@@ -18,6 +18,8 @@ mod load;
 mod operations;
 #[path = "mysql/replicate.rs"]
 mod replicate;
+#[path = "mysql/returned.rs"]
+mod returned;
 #[path = "mysql/schema.rs"]
 mod schema;
 #[path = "mysql/server.rs"]

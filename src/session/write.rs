@@ -64,21 +64,33 @@ impl<P: Protocol> Session<P> {
         }
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
         self.note_left(&outcome);
-        if keyed {
-            self.add_keyed(step, &outcome, watch.digest)?;
+        let added = if keyed {
+            self.add_keyed(step, &outcome, watch.digest)
         } else if let Some(returned) = returned {
             // What was asked for afterwards is where the sequence stands, for whomever.
             let told = (returned.asks == Sequences::None).then_some(&*outcome.sequences);
             self.note_draw(&step.statement.sequences, told.unwrap_or_default());
-            self.add_returned(step, outcome)?;
+            self.add_returned(step, outcome)
         } else {
             let resets = step.statement.resets_sequences;
-            self.add_captured(step.statement.writes.clone(), outcome, resets)?;
+            let added = self.add_captured(step.statement.writes.clone(), outcome, resets);
             self.note_draw(&step.statement.sequences, &[]);
             self.stays.other |= hold == Hold::Session;
             self.note_temporary(step.statement);
+            added
+        };
+        match added {
+            Ok(()) => self.stream(from).await,
+            Err(stop) => self.only_here(stop).await,
         }
-        self.stream(from).await
+    }
+
+    /// The leader has done what the followers will not get: no error may leave it done.
+    async fn only_here(&mut self, stop: Stop) -> Result<(), Stop> {
+        if !P::MANNERS.error_fails_transaction {
+            self.undo().await;
+        }
+        Err(stop)
     }
 
     /// How the statement is captured by what it returns, where it can be.
@@ -207,7 +219,7 @@ impl<P: Protocol> Session<P> {
         step: &Step<'_, P::Work>,
         outcome: Outcome,
     ) -> Result<(), Stop> {
-        let came = u64::try_from(outcome.effects.len()).ok();
+        let came: Option<u64> = outcome.effects.iter().map(Effect::rows).sum();
         if outcome.rows != came {
             return Err(internal("not every row that was written came back").into());
         }

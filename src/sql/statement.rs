@@ -120,6 +120,45 @@ pub struct Returned {
     pub draws: Vec<Draw>,
     /// Other sequences that may have moved.
     pub asks: Sequences,
+    /// Where the rows come back as text, in the followers' own words.
+    pub spelt: Option<Spelt>,
+    /// Where the rows are locked and read by their keys around the statement.
+    pub keys: Option<Keys>,
+}
+
+/// Rows that come back as the text that stands for them in the followers' statement, which
+/// [`Returned::followers`] begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spelt {
+    /// What ends the followers' statement, behind the rows.
+    pub ending: String,
+    /// Rows are numbered by the server.
+    pub numbered: bool,
+    /// A row that comes back may have taken the place of others, which count as well.
+    pub replaces: bool,
+    /// The answer says how many rows there were in words, too.
+    pub several: bool,
+}
+
+/// How the rows that a statement changes are found before it runs, so that it and the followers change
+/// them by their keys. Then [`Returned::leader`] is the statement up to its condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    /// The query that locks the rows: of each the key, and what stands in the columns that are written.
+    pub lock: String,
+    /// Which of the statement's parameters it takes; the rest are the statement's.
+    pub parameters: Range<usize>,
+    /// How many parameters there are.
+    pub of: usize,
+    /// What stands before, between and behind the keys in a condition.
+    pub condition: [String; 3],
+    /// What ends the leader's statement, behind the condition.
+    pub ending: String,
+    /// The query, up to its condition, that reads the same once more afterwards. Without one the rows
+    /// are gone.
+    pub again: Option<String>,
+    /// Each row is written by a statement of its own.
+    pub singly: bool,
 }
 
 /// A column that got its value from a sequence.

@@ -209,6 +209,15 @@ impl Effect {
         )
     }
 
+    /// How many rows a follower must find changed, where that is told.
+    pub fn rows(&self) -> Option<u64> {
+        match self {
+            Self::Text { rows, .. } | Self::Bound { rows, .. } | Self::Bulk { rows, .. } => *rows,
+            Self::Checked { effect, .. } => effect.rows(),
+            _ => None,
+        }
+    }
+
     /// About how many bytes it takes.
     pub fn weight(&self) -> usize {
         let texts = |rows: &[String]| rows.iter().map(|row| row.len() + 5).sum::<usize>();

@@ -78,6 +78,8 @@ impl Server {
             .arg(format!("--pid-file={}", folder.join("pid").display()))
             .arg(format!("--port={}", self.port))
             .args(self.options)
+            // One in which an hour comes twice a year.
+            .env("TZ", "Europe/Berlin")
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

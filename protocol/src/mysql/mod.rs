@@ -15,6 +15,7 @@
 pub mod answer;
 pub mod auth;
 pub mod command;
+pub mod cut;
 pub mod handshake;
 pub mod packet;
 pub mod response;

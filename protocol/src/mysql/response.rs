@@ -279,6 +279,15 @@ pub fn put_text_row(buf: &mut BytesMut, values: &[Option<&[u8]>]) {
     }
 }
 
+/// Reads the packet that begins a result: how many columns it has.
+///
+/// # Errors
+/// When it is cut short.
+pub fn count_of(payload: &[u8]) -> Result<usize, DecodeError> {
+    let count = Reader::new(payload).lenenc("column count")?;
+    usize::try_from(count).map_err(|_| DecodeError::Invalid("more columns than there can be"))
+}
+
 /// Appends the packet that begins a result: how many columns it has.
 pub fn column_count(buf: &mut BytesMut, count: usize) {
     put_lenenc(buf, count as u64);

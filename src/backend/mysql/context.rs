@@ -67,10 +67,8 @@ impl MyLink {
     /// Queues what fixes the context. Where anything has to be asked, two answers come before the
     /// statement's.
     fn fix(&mut self, context: &Context) -> Fixed {
-        let known = self.settings.get(LAST_INSERT_ID).and_then(|text| text.split('=').nth(1));
-        let last_insert_id = known.unwrap_or("0").to_owned();
         if !is_asked(context) {
-            return Fixed { last_insert_id, ..Fixed::default() };
+            return Fixed { last_insert_id: self.last_insert_id(), ..Fixed::default() };
         }
         let seeds = context.rand_seeds.then(rand::random::<(u32, u32)>);
         // The generator has 30 bits of each.
@@ -134,11 +132,7 @@ impl MyLink {
         }
         self.settle(0).await?;
         if left != fixed.last_insert_id {
-            let statement = format!("SET {LAST_INSERT_ID}={left}");
-            let mut settings = (*self.settings).clone();
-            settings.insert(LAST_INSERT_ID.to_owned(), statement.clone());
-            self.settings = Settings::new(settings);
-            outcome.left.push((LAST_INSERT_ID, statement));
+            self.leave_last_insert_id(&left, outcome);
         }
         let mut text = format!("SET insert_id={number}");
         if let Some(timestamp) = &fixed.timestamp {
@@ -155,6 +149,21 @@ impl MyLink {
         }
         outcome.context = Some(text);
         Ok(())
+    }
+
+    /// What `LAST_INSERT_ID()` gives in this session, as far as its settings say.
+    pub(super) fn last_insert_id(&self) -> String {
+        let known = self.settings.get(LAST_INSERT_ID).and_then(|text| text.split('=').nth(1));
+        known.unwrap_or("0").to_owned()
+    }
+
+    /// Notes what `LAST_INSERT_ID()` gives from now on, wherever the session goes.
+    pub(super) fn leave_last_insert_id(&mut self, left: &str, outcome: &mut Outcome) {
+        let statement = format!("SET {LAST_INSERT_ID}={left}");
+        let mut settings = (*self.settings).clone();
+        settings.insert(LAST_INSERT_ID.to_owned(), statement.clone());
+        self.settings = Settings::new(settings);
+        outcome.left.push((LAST_INSERT_ID, statement));
     }
 
     /// Queues what makes the connection forget the context of its last effect.

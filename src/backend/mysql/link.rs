@@ -400,7 +400,7 @@ fn unasked(payload: &[u8]) -> Broken {
     }
 }
 
-fn status_of(payload: &[u8]) -> u16 {
+pub(super) fn status_of(payload: &[u8]) -> u16 {
     let at = response::status_at(payload);
     at.map_or(0, |at| u16::from_le_bytes([payload[at], payload[at + 1]]))
 }

@@ -3,8 +3,10 @@
 mod connect;
 mod context;
 mod dial;
+mod keys;
 mod link;
 mod relay;
+mod returned;
 mod settings;
 
 pub use connect::{Login, Route};
@@ -54,8 +56,9 @@ impl Link for MyLink {
     }
 
     fn sends_any_text(&self) -> bool {
+        // Rows come as texts of ASCII characters, which all encodings but these have in common.
         let chosen = self.settings.get("character_set_results");
-        chosen.is_none_or(|statement| statement.contains("utf8mb4"))
+        chosen.is_none_or(|statement| !WIDE.iter().any(|wide| statement.contains(wide)))
     }
 
     fn begin(&mut self, mode: &TxMode) {
@@ -146,6 +149,9 @@ impl Link for MyLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
+        if let Some(returned) = watch.returned {
+            return self.run_returned(work, returned, sink).await;
+        }
         if watch.rows {
             return self.refuse_capture(work).await;
         }
@@ -330,6 +336,9 @@ const DONE_ALREADY: [u16; 17] = [
     1007, 1008, 1050, 1051, 1060, 1061, 1091, 1141, 1147, 1304, 1305, 1359, 1360, 1396, 1403, 1962,
     4092,
 ];
+
+/// Encodings whose characters have more than one byte each.
+const WIDE: [&str; 3] = ["ucs2", "utf16", "utf32"];
 
 /// Why a statement that only rows could carry is not run.
 const UNSEEN: &str =

@@ -5,7 +5,7 @@
 
 use std::hash::Hasher;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use lockstep_protocol::mysql::answer::Event;
 use lockstep_protocol::mysql::packet::{self, HEADER};
 use lockstep_protocol::mysql::response;
@@ -150,4 +150,17 @@ fn text_row(payload: &[u8]) -> Result<Vec<Option<String>>, Broken> {
         .map_err(|e| Broken::Lost(format!("the server sent an unreadable row: {e}")))?;
     let text = |value: Option<&[u8]>| value.map(|v| String::from_utf8_lossy(v).into_owned());
     Ok(row.into_iter().map(text).collect())
+}
+
+/// Appends a packet of ours; how long it is.
+pub(super) fn put<S: Sink>(sink: &mut S, mark: Mark, payload: &[u8]) -> usize {
+    let mut wire = BytesMut::with_capacity(HEADER + payload.len());
+    packet::put(&mut wire, 0, payload);
+    let mut part = 0;
+    while part < wire.len() {
+        wire[part + 3] = mark.byte();
+        part += HEADER + packet::first_part(&wire[part..]).len();
+    }
+    sink.buffer().extend_from_slice(&wire);
+    wire.len()
 }

@@ -6,6 +6,7 @@ use super::lexer::{Kind, Token, tokens};
 use super::names::{Names, names_reserved};
 use super::pins::pinned;
 use super::queries::QUERIES;
+use super::returned::{Piece, returned};
 use super::scope::{ParseError, Scope};
 use super::statement::{Class, Context, Hold, Maintenance, Refusal, Script, Statement, Touched};
 use super::walk::{Facts, Walk};
@@ -92,10 +93,10 @@ fn classify(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
     match word {
         "select" | "values" | "table" | "do" => query(names, tokens, "select"),
         "with" => with(names, tokens),
-        "insert" => modify(names, tokens, "insert"),
-        "replace" => modify(names, tokens, "replace"),
-        "update" => modify(names, tokens, "update"),
-        "delete" => modify(names, tokens, "delete"),
+        "insert" => modify(names, sql, tokens, "insert"),
+        "replace" => modify(names, sql, tokens, "replace"),
+        "update" => modify(names, sql, tokens, "update"),
+        "delete" => modify(names, sql, tokens, "delete"),
         "call" => call(names, tokens),
         "explain" | "describe" | "desc" => explain(names, tokens),
         "analyze" if !tokens.get(1..3).is_some_and(|t| t.iter().any(|t| t.is("table"))) => {
@@ -189,15 +190,26 @@ fn with(names: Names<'_>, tokens: &[Token]) -> Statement {
     query(names, tokens, "select")
 }
 
-fn modify(names: Names<'_>, tokens: &[Token], tag: &'static str) -> Statement {
+fn modify(names: Names<'_>, sql: &str, tokens: &[Token], tag: &'static str) -> Statement {
     // What is stored in the server (a trigger, a routine) cannot be given other words.
     let (stand_in, pins) = pinned(names, tokens).unwrap_or_default();
-    let tokens = if pins.is_empty() { tokens } else { &stand_in };
     let mut walk = Walk::new(names);
-    let written = write(&mut walk, tokens);
+    let written = write(&mut walk, if pins.is_empty() { tokens } else { &stand_in });
     let facts = walk.facts;
     match unwritable(&facts, &written) {
-        Some(refusal) => Statement::refused(tag, refusal),
+        Some(refusal) => {
+            let piece = Piece { names, sql, tokens, facts: &facts, written: &written };
+            match returned(piece) {
+                Some(returned) => Statement {
+                    returned: Some(Box::new(returned)),
+                    reads: facts.reads,
+                    writes: facts.writes,
+                    returns_rows: written.returns_rows,
+                    ..Statement::new(tag, Class::Captured { hold: Hold::Statement })
+                },
+                None => Statement::refused(tag, refusal),
+            }
+        }
         None if written.temporary => Statement {
             reads: facts.reads,
             returns_rows: written.returns_rows,

@@ -78,7 +78,7 @@ fn statement(walk: &mut Walk<'_>, what: &str, tokens: &[Token]) {
                 walk.facts.temporary = true;
             }
             if std::mem::take(&mut walk.facts.context.insert_id) {
-                walk.facts.differ(
+                walk.facts.differ_beyond_rows(
                     format!("{what} inserts into a table whose rows are numbered, out of the statement's sight"),
                     "Insert there with a statement of its own.",
                 );

@@ -46,6 +46,8 @@ pub(super) struct Table {
     pub columns: Vec<Column>,
     /// Unique keys over whole NOT NULL columns.
     pub keys: Vec<Vec<String>>,
+    /// The one of these that is the primary key.
+    pub primary: Option<Vec<String>>,
     /// Columns of any unique key.
     pub unique: HashSet<String>,
     pub triggers: Vec<Trigger>,
@@ -80,6 +82,16 @@ pub(super) struct Column {
     pub default: Option<Code>,
     /// The same as it is written.
     pub default_text: String,
+    /// The type's name.
+    pub kind: String,
+    /// The character set of text; empty for what is none.
+    pub charset: String,
+    /// The server computes it.
+    pub generated: bool,
+    /// It is stored.
+    pub stored: bool,
+    /// The server sets it to the clock whenever its row changes.
+    pub follows_clock: bool,
 }
 
 /// A trigger.

@@ -6,7 +6,7 @@
 //! proofs of harmlessness look at places: which table is written, whether a LIMIT is ordered by a key.
 //!
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`, `settings`,
-//! `transaction`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
+//! `transaction`, `returned`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
 //! `order`, `names`; `queries`, `catalog`, `functions`, `split`, `lexer`.
 
 mod analyze;
@@ -21,6 +21,7 @@ mod parts;
 mod picks;
 mod pins;
 mod queries;
+mod returned;
 mod settings;
 mod split;
 mod transaction;

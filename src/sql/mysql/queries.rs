@@ -29,10 +29,11 @@ SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, IFNULL(ENGINE, '') FROM information
 WHERE TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys', 'lockstep')
 ORDER BY TABLE_SCHEMA, TABLE_NAME";
 
-/// schema, table, column, type, extra, default, collation of text
+/// schema, table, column, type, extra, default, collation of text, character set, expression
 const COLUMNS: &str = "
 SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, COLUMN_DEFAULT,
-       IF(DATA_TYPE IN ('enum', 'set'), '', IFNULL(COLLATION_NAME, ''))
+       IF(DATA_TYPE IN ('enum', 'set'), '', IFNULL(COLLATION_NAME, '')),
+       IFNULL(CHARACTER_SET_NAME, ''), IFNULL(GENERATION_EXPRESSION, '')
 FROM information_schema.COLUMNS
 WHERE TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys', 'lockstep')
 ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION";
@@ -89,7 +90,7 @@ impl Catalog {
             let table = table(row);
             catalog.tables.entry(text(row, 1).to_lowercase()).or_default().push(table);
         }
-        columns(&mut catalog, rows(answers, "columns", 7)?, server);
+        columns(&mut catalog, rows(answers, "columns", 9)?, server);
         keys(&mut catalog, rows(answers, "keys", 5)?);
         for row in rows(answers, "views", 3)? {
             let query = Code::new(&text(row, 2), server, "");
@@ -187,6 +188,7 @@ fn table(row: &[Option<String>]) -> Table {
         engine: text(row, 3),
         columns: Vec::new(),
         keys: Vec::new(),
+        primary: None,
         unique: Default::default(),
         triggers: Vec::new(),
         cascades: Vec::new(),
@@ -206,7 +208,10 @@ fn find<'c>(catalog: &'c mut Catalog, row: &[Option<String>]) -> Option<&'c mut 
 
 fn columns(catalog: &mut Catalog, rows: Rows<'_>, server: Server) {
     for row in rows {
-        let default = text(row, 5);
+        let (default, extra) = (text(row, 5), text(row, 4).to_lowercase());
+        // MySQL says `DEFAULT_GENERATED` of a default that is an expression.
+        let generated = !text(row, 8).is_empty();
+        let stored = generated && (extra.contains("stored") || extra.contains("persistent"));
         let column = Column {
             name: text(row, 2).to_lowercase(),
             approximate: matches!(text(row, 3).as_str(), "float" | "double" | "real"),
@@ -215,7 +220,12 @@ fn columns(catalog: &mut Catalog, rows: Rows<'_>, server: Server) {
                 "date" | "time" | "datetime" | "timestamp" | "year"
             ),
             folded: folds(&text(row, 6)),
-            numbered: text(row, 4).to_lowercase().contains("auto_increment"),
+            numbered: extra.contains("auto_increment"),
+            kind: text(row, 3).to_lowercase(),
+            charset: text(row, 7),
+            generated,
+            stored,
+            follows_clock: extra.contains("on update"),
             default: default.contains('(').then(|| Code::new(&default, server, "")),
             default_text: default,
         };
@@ -247,6 +257,9 @@ fn keys(catalog: &mut Catalog, rows: Rows<'_>) {
         let continues = last.replace(key.clone()) == Some(key);
         let Some(table) = find(catalog, row) else { continue };
         table.unique.insert(column.clone());
+        if text(row, 2) == "PRIMARY" && whole {
+            table.primary.get_or_insert_default().push(column.clone());
+        }
         match table.keys.last_mut() {
             Some(columns) if whole && continues => columns.push(column),
             _ if whole => table.keys.push(vec![column]),

@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub context: Context,
     /// Why a write with this in it would not be the same everywhere: what, and what to do instead.
     pub differs: Option<(String, &'static str)>,
+    /// What differs is more than which values and rows are chosen: the rows alone would not tell it all.
+    pub beyond_rows: bool,
     /// Why it cannot be run at all.
     pub refused: Option<(String, &'static str)>,
     /// Reads of the session's temporary tables.
@@ -55,6 +57,7 @@ impl Facts {
             writes: Touched::None,
             context: Context::default(),
             differs: None,
+            beyond_rows: false,
             refused: None,
             temporary: false,
             leaves_state: false,
@@ -72,6 +75,12 @@ impl Facts {
     /// Notes the first reason why it would differ.
     pub(super) fn differ(&mut self, why: impl Into<String>, instead: &'static str) {
         self.differs.get_or_insert((why.into(), instead));
+    }
+
+    /// The same where the rows that it changes would not tell it.
+    pub(super) fn differ_beyond_rows(&mut self, why: impl Into<String>, instead: &'static str) {
+        self.beyond_rows = true;
+        self.differ(why, instead);
     }
 
     /// Whether one of several equal values is taken. A name that is no column of any table may be that
@@ -134,7 +143,7 @@ impl<'c> Walk<'c> {
             && tokens.get(at + 2).is_some_and(|t| t.symbol("="));
         if assigned || order::after_into(tokens, at) {
             self.facts.leaves_state = true;
-            self.facts.differ(
+            self.facts.differ_beyond_rows(
                 "a user variable that is assigned row by row depends on the order of the rows",
                 "Use SET @name = … as a statement of its own.",
             );
@@ -176,7 +185,7 @@ impl<'c> Walk<'c> {
 
     fn previous(&mut self, name: &str) {
         self.facts.about_session = true;
-        self.facts.differ(
+        self.facts.differ_beyond_rows(
             format!("{name} tells of the statement before it, which another server has not run"),
             "Read it first, and write the value as a constant.",
         );
@@ -289,7 +298,7 @@ impl<'c> Walk<'c> {
             Nature::Previous => self.previous(what),
             Nature::Lock => {
                 self.facts.leaves_state = true;
-                self.facts.differ(
+                self.facts.differ_beyond_rows(
                     format!("{what} takes or frees a lock of one server's session"),
                     "Call it in a SELECT of its own.",
                 );
@@ -310,9 +319,9 @@ impl<'c> Walk<'c> {
                 "Compute it first, and write the value.",
             ),
             Nature::Sum => self.facts.sums = true,
-            Nature::Unknown => {
-                self.facts.differ(format!("{what} is no function that lockstep knows"), constant)
-            }
+            Nature::Unknown => self
+                .facts
+                .differ_beyond_rows(format!("{what} is no function that lockstep knows"), constant),
         }
     }
 
@@ -400,6 +409,8 @@ impl<'c> Walk<'c> {
         let mut inner = Walk { names, facts: Facts::new(), depth: self.depth + 1 };
         body::body(&mut inner, what, tokens);
         let facts = inner.facts;
+        // A routine that writes does so out of the sight of whoever looks at the statement's own rows.
+        self.facts.beyond_rows |= facts.writes != Touched::None;
         self.merge(facts);
     }
 
@@ -417,6 +428,7 @@ impl<'c> Walk<'c> {
             }
         }
         facts.differs = facts.differs.take().or(other.differs);
+        facts.beyond_rows |= other.beyond_rows;
         facts.refused = facts.refused.take().or(other.refused);
         facts.temporary |= other.temporary;
         facts.leaves_state |= other.leaves_state;

@@ -60,7 +60,7 @@ pub(super) fn write(walk: &mut Walk<'_>, tokens: &[Token]) -> Written {
     let context = &mut walk.facts.context;
     context.hidden_id |= context.insert_id && written.returns_rows;
     if context.hidden_id && context.last_insert_id {
-        walk.facts.differ(
+        walk.facts.differ_beyond_rows(
             "from which number on its rows were numbered cannot be told when it reads LAST_INSERT_ID()",
             "Read LAST_INSERT_ID() first, or leave RETURNING out.",
         );
@@ -104,19 +104,21 @@ fn changed(walk: &mut Walk<'_>, table: &Table, events: &[Event]) {
     walk.facts.writes.add(&table.full);
     match table.kind {
         TableKind::Table if table.is_transactional() => {}
-        TableKind::Table => walk.facts.differ(
+        TableKind::Table => walk.facts.differ_beyond_rows(
             format!("{} is kept by the engine {}, without transactions", table.full, table.engine),
             "ALTER TABLE … ENGINE=InnoDB.",
         ),
-        TableKind::View(_) => {
-            walk.facts.differ(format!("{} is a view", table.full), "Write to the table behind it.")
-        }
-        TableKind::Versioned => walk.facts.differ(
+        TableKind::View(_) => walk.facts.differ_beyond_rows(
+            format!("{} is a view", table.full),
+            "Write to the table behind it.",
+        ),
+        TableKind::Versioned => walk.facts.differ_beyond_rows(
             format!("the rows of {} carry the times of their changes", table.full),
             "Keep the history with a trigger.",
         ),
         TableKind::Sequence | TableKind::Other => {
-            walk.facts.differ(format!("{} is no table", table.full), "Write to a table.");
+            walk.facts
+                .differ_beyond_rows(format!("{} is no table", table.full), "Write to a table.");
         }
     }
     for trigger in table.triggers.iter().filter(|t| events.contains(&t.event)) {
@@ -179,7 +181,7 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
     // number. Where none is new, the answer tells that of a row that was there.
     walk.facts.context.hidden_id |= numbered && upsert && !matches!(source, Source::Values(1));
     if numbered && walk.facts.context.last_insert_id && !matches!(source, Source::Values(1)) {
-        walk.facts.differ(
+        walk.facts.differ_beyond_rows(
             "from which number on the rows were numbered cannot be told when LAST_INSERT_ID() is in it",
             "Send one row in each statement, or leave LAST_INSERT_ID() out.",
         );
@@ -325,5 +327,6 @@ fn limits(walk: &mut Walk<'_>, tokens: &[Token], only: Option<&Table>) {
 }
 
 fn unreadable(walk: &mut Walk<'_>) {
-    walk.facts.differ("the statement cannot be taken apart", "Write it in its usual form.");
+    walk.facts
+        .differ_beyond_rows("the statement cannot be taken apart", "Write it in its usual form.");
 }

@@ -153,7 +153,16 @@ fn build(
     // The text may end in a comment that runs to the end of its line.
     let leader = format!("{}\n{joint}{}", piece.own_text(), list.join(","));
     let asks = statement.sequences.clone();
-    Some(Returned { leader, followers, shown, columns: columns.len(), draws: Vec::new(), asks })
+    Some(Returned {
+        leader,
+        followers,
+        shown,
+        columns: columns.len(),
+        draws: Vec::new(),
+        asks,
+        spelt: None,
+        keys: None,
+    })
 }
 
 /// How many columns the client's own RETURNING list has; `None` where that cannot be told.
