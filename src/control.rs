@@ -364,6 +364,13 @@ impl Control for PgControl {
         Box::pin(self.ask(move |client| async move { rows::outside_records(&client, after).await }))
     }
 
+    fn rows(&self, sql: String) -> Answer<'_, Vec<Vec<Option<String>>>> {
+        Box::pin(async move {
+            let client = self.client(&self.client).await?;
+            self.within(&self.client, self.limit, text_rows(&client, &sql)).await
+        })
+    }
+
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {
         Box::pin(async move {
             // A connection of its own: the transaction must not meet other questions.

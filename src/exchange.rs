@@ -147,6 +147,9 @@ pub trait Client: Sink {
     fn skip_bulk(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
     /// Forgets prepared statements: all, or one by name. False when there is none of that name.
     fn forget_prepared(&mut self, name: Option<&str>) -> bool;
+    /// From when on nothing is said to the application any more, nor heard from it, not even the rest of what is being
+    /// said: it may take nothing.
+    fn hang_up_on(&mut self, hangup: tokio_util::sync::CancellationToken);
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
 }

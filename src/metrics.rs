@@ -48,6 +48,8 @@ pub struct Metrics {
     pub proxy_writer: IntGauge,
     /// Clients that are connected through to the proxy that writes.
     pub proxy_forwarded_sessions: IntGauge,
+    /// Sessions that were ended for a lease's sake.
+    pub fenced_sessions: IntCounter,
     /// Backends that take part in every write.
     pub backends_active: IntGauge,
     /// The newest journal record.
@@ -150,6 +152,11 @@ impl Metrics {
                 r,
                 "proxy_forwarded_sessions",
                 "Clients that are connected through to the proxy that writes.",
+            ),
+            fenced_sessions: counter(
+                r,
+                "lease_fenced_sessions",
+                "Sessions of a lease's former holder that were ended before the new one was told.",
             ),
             backends_active: gauge(r, "backends_active", "Backends that take part in every write."),
             journal_seq: gauge(r, "journal_seq", "The newest journal record."),

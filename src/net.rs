@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// How much room a read asks for.
 const READ_CHUNK: usize = 16 * 1024;
@@ -110,6 +111,46 @@ impl Stream {
             Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// The byte stream of an application, which can be cut from elsewhere while it is waited for.
+#[derive(Debug)]
+pub struct Line {
+    stream: Stream,
+    hangup: CancellationToken,
+}
+
+impl Line {
+    /// A line that nobody cuts yet.
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, hangup: CancellationToken::new() }
+    }
+
+    /// From when on nothing passes any more.
+    pub fn hang_up_on(&mut self, hangup: CancellationToken) {
+        self.hangup = hangup;
+    }
+
+    /// As [`Stream::read_more`].
+    pub async fn read_more(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
+        let Self { stream, hangup } = self;
+        hangup.run_until_cancelled(stream.read_more(buf)).await.unwrap_or_else(|| Err(cut()))
+    }
+
+    /// As [`Stream::write_while_reading`].
+    pub async fn write_while_reading(
+        &mut self,
+        out: &mut BytesMut,
+        incoming: &mut BytesMut,
+    ) -> io::Result<()> {
+        let Self { stream, hangup } = self;
+        let written = hangup.run_until_cancelled(stream.write_while_reading(out, incoming)).await;
+        written.unwrap_or_else(|| Err(cut()))
+    }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "cut off")
 }
 
 impl AsyncRead for Stream {

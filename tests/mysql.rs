@@ -10,6 +10,8 @@ mod clients;
 mod cluster;
 #[path = "mysql/faults.rs"]
 mod faults;
+#[path = "mysql/lease.rs"]
+mod lease;
 #[path = "mysql/link.rs"]
 mod link;
 #[path = "mysql/load.rs"]

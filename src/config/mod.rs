@@ -14,6 +14,7 @@ mod validate;
 
 mod address;
 mod dialect;
+mod lease;
 mod logins;
 mod proxy;
 mod raw;
@@ -33,6 +34,7 @@ use lockstep_protocol::Dialect;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
+pub use lease::{Node, Resource, StandbySessions};
 pub use proxy::{OnStandby, Proxy, Witness, WitnessDatabase};
 pub use reload::Changes;
 pub use secret::Secret;
@@ -69,6 +71,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// What decides where the members of the cluster are halved.
     pub witness: Option<Witness>,
+    /// Applications whose sessions follow the lease of their agents.
+    pub resources: Vec<Resource>,
 }
 
 /// The cluster as a whole.

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 
+use super::lease::RawResource;
 use super::proxy::{RawProxy, RawWitness};
 use super::{AuthMethod, Journal, Limits, Log, Pool, Reactivate, Reads, Timeouts};
 
@@ -34,6 +35,8 @@ pub(super) struct Raw {
     pub journal: Journal,
     pub proxy: RawProxy,
     pub witness: Option<RawWitness>,
+    #[serde(alias = "resources")]
+    pub resource: Vec<RawResource>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -74,6 +74,7 @@ impl Config {
         keep(changes, "journal", &self.journal, &mut merged.journal);
         keep(changes, "proxy", &self.proxy, &mut merged.proxy);
         keep(changes, "witness", &self.witness, &mut merged.witness);
+        keep(changes, "resource", &self.resources, &mut merged.resources);
         keep_keys!(
             changes,
             "timeouts",

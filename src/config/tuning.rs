@@ -125,6 +125,10 @@ pub struct Timeouts {
     /// How long commits may be held while a backend rejoins, before the attempt is given up.
     #[serde(with = "units::duration")]
     pub gate: Duration,
+    /// How long the change of an agents' lease waits for the end of the former holder's sessions,
+    /// before it is refused.
+    #[serde(with = "units::duration")]
+    pub fence: Duration,
 }
 
 impl Default for Timeouts {
@@ -142,6 +146,7 @@ impl Default for Timeouts {
             idle_in_transaction: None,
             group_wait: Duration::from_millis(50),
             gate: Duration::from_secs(5),
+            fence: Duration::from_secs(5),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::logins::{credentials, references, shared_admin, users};
 use super::raw::{OneOrMany, Raw, RawBackend, RawCluster, WordOr};
 use super::{
     AuthMethod, Backend, BackendTls, ClientTls, Cluster, Config, ConfigError, Credentials,
-    Reactivate, Secret, address, dialect,
+    Reactivate, Secret, address, dialect, lease,
 };
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
@@ -38,9 +38,11 @@ pub(super) fn config(raw: Raw, folder: &Path) -> Result<Config> {
     });
     let proxy = raw.proxy.validate(dialect, folder)?;
     let witness = raw.witness.map(|witness| witness.validate(&proxy, folder)).transpose()?;
+    let resources = lease::resources(raw.resource, &users)?;
     let config = Config {
         proxy,
         witness,
+        resources,
         cluster,
         backends,
         admin,
@@ -307,6 +309,7 @@ fn times(config: &Config) -> Vec<Bound> {
         ("timeouts.follower_lock", timeouts.follower_lock.is_zero(), POSITIVE),
         ("timeouts.group_wait", timeouts.group_wait.is_zero(), POSITIVE),
         ("timeouts.gate", timeouts.gate.is_zero(), POSITIVE),
+        ("timeouts.fence", timeouts.fence.is_zero(), POSITIVE),
         (
             "timeouts.probe_timeout",
             timeouts.probe_timeout > timeouts.dead_after,

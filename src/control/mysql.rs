@@ -229,6 +229,15 @@ impl Control for MyControl {
         })
     }
 
+    fn rows(&self, sql: String) -> Answer<'_, Vec<Vec<Option<String>>>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let answer = self.within(text_rows(&mut lent.conn, &sql)).await?;
+            lent.keep();
+            Ok(answer)
+        })
+    }
+
     fn has_record(&self, seq: i64) -> Answer<'_, bool> {
         Box::pin(async move {
             let mut lent = self.lend().await?;

@@ -95,6 +95,8 @@ pub trait Control: Send + Sync {
     fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()>;
     /// The records after `after` that are about statements outside a transaction.
     fn outside(&self, after: i64) -> Answer<'_, Vec<Record>>;
+    /// Rows of an ordinary table, for people and for what depends on them.
+    fn rows(&self, sql: String) -> Answer<'_, Vec<Vec<Option<String>>>>;
     /// The catalog as it is now.
     fn catalog(&self) -> Answer<'_, Box<dyn crate::sql::Judge>>;
 }

@@ -15,7 +15,7 @@ use crate::keeper::{self, Candidate, Control, Keeper, now_ms};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::recovery;
-use crate::session::{Groups, Registry, Shared, Wanted};
+use crate::session::{Groups, Leases, Registry, Shared, Wanted};
 use crate::store::vote::Secrets;
 
 /// Pause before the first repeated attempt to bring a backend back.
@@ -78,6 +78,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         metrics,
         current: arc_swap::ArcSwap::from_pointee(config.into()),
         registry: Registry::default(),
+        leases: Leases::new(config.resources.clone(), P::agent_tables(config)),
         present: Arc::default(),
         identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),

@@ -12,6 +12,7 @@ use crate::catalog::Catalogs;
 use crate::config::{Backend, Config};
 use crate::exchange::Protocol;
 use crate::keeper::Control;
+use crate::store::agents::AgentTables;
 
 /// A dialect as the glue sees it.
 pub(super) trait Front: Protocol {
@@ -26,6 +27,9 @@ pub(super) trait Front: Protocol {
 
     /// The key of the addresses to listen on, and the addresses.
     fn listen(config: &Config) -> (&'static str, &[SocketAddr]);
+
+    /// Where the agents' tables are.
+    fn agent_tables(config: &Config) -> AgentTables;
 
     /// Builds what is common; `token` is what the backends know the proxy by.
     fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Self::Common;

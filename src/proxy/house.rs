@@ -10,13 +10,13 @@ use tokio_util::task::TaskTracker;
 use super::front::Front;
 use super::{Levers, Surroundings};
 use crate::client::pg::not_here;
-use crate::cluster::Phase;
+use crate::cluster::{Claim, Phase};
 use crate::config::{AuthMethod, Config, User};
 use crate::console;
 use crate::error::{Failure, Kind};
 use crate::keeper::now_ms;
 use crate::net::Stream;
-use crate::session::Shared;
+use crate::session::{Pass, Shared};
 use crate::sql::Entry;
 
 /// The database whose name opens the console.
@@ -81,6 +81,17 @@ impl<P: Front> House<P> {
         let keeper = &self.shared.keeper;
         let away = keeper.view().phase == Phase::Standby && database != CONSOLE;
         away.then(|| (*keeper.writer()).clone())
+    }
+
+    /// A session's right to be there, where that depends on a lease.
+    pub(super) async fn pass(
+        &self,
+        number: u32,
+        claim: Result<Option<Claim>, Failure>,
+    ) -> Result<Option<Pass>, Failure> {
+        let Some(claim) = claim? else { return Ok(None) };
+        let hold = self.shared.settings().hold;
+        self.shared.leases.admit(number, &claim, hold).await.map(Some)
     }
 
     /// While the role is handed over, whoever comes waits until it is known who serves: for a moment only, and learns

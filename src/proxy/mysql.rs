@@ -21,10 +21,11 @@ use crate::config::{self, AuthMethod, Config};
 use crate::console;
 use crate::control::mysql::{Address, MyControl};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Manners, Protocol, Settings};
+use crate::exchange::{Client, Manners, Protocol, Settings};
 use crate::keeper::{Control, now_ms};
-use crate::session::{CancelSlot, Login, Session, SessionInfo};
+use crate::session::{Login, Said, Session, SessionInfo};
 use crate::sql::Isolation;
+use crate::store::agents::AgentTables;
 use crate::store::mysql::schema::RECORD_SQL;
 use crate::tls::{BackendConnector, ServerTls};
 use crate::wire::mysql::{MyWork, Statements, identity};
@@ -61,6 +62,11 @@ impl Front for MySql {
 
     fn listen(config: &Config) -> (&'static str, &[SocketAddr]) {
         ("mysql_listen", &config.cluster.mysql_listen)
+    }
+
+    fn agent_tables(config: &Config) -> AgentTables {
+        let database = &config.cluster.database;
+        AgentTables::new(database, &format!("`{}`", database.replace('`', "``")))
     }
 
     fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {
@@ -203,7 +209,21 @@ async fn enter(house: &Arc<House<MySql>>, mut greeting: Greeting, number: u32) {
         since_ms: now_ms(),
     };
     let slot = house.shared.registry.enter(number, Vec::new(), info);
+    let pass = if wanted == CONSOLE {
+        Ok(None)
+    } else {
+        let said = said(&greeting.attributes);
+        let claim = house.shared.leases.claim(&greeting.user, greeting.peer.ip(), &said);
+        house.pass(number, claim).await
+    };
     let Greeting { mut client, user, found_rows, .. } = greeting;
+    let pass = match pass {
+        Ok(pass) => pass,
+        Err(refusal) => {
+            house.shared.metrics.client_rejections.inc();
+            return client.close(&refusal).await;
+        }
+    };
     if client.welcome(number).await.is_err() {
         return;
     }
@@ -219,15 +239,20 @@ async fn enter(house: &Arc<House<MySql>>, mut greeting: Greeting, number: u32) {
         name: user,
         settings: Settings::new(settings),
     };
-    serve(house, client, login, slot).await;
+    let stop = house.shared.keeper.reign();
+    let session = Session::new(house.shared.clone(), client, login, slot, stop);
+    session.under(pass).serve().await;
 }
 
-async fn serve(
-    house: &Arc<House<MySql>>,
-    client: MyClient,
-    login: Login,
-    slot: Arc<CancelSlot<<MyLink as Link>::Canceller>>,
-) {
-    let stop = house.shared.keeper.reign();
-    Session::new(house.shared.clone(), client, login, slot, stop).serve().await;
+/// To which resource and node a client says that it belongs.
+fn said(attributes: &[(String, String)]) -> Said {
+    let said = |key: &str| {
+        let found = attributes.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value.clone())
+    };
+    Said {
+        resource: said("lockstep_resource"),
+        node: said("lockstep_node"),
+        epoch: said("lockstep_epoch"),
+    }
 }

@@ -21,8 +21,9 @@ use crate::control::{Address, PgControl};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Client, Link, Manners, Protocol, Settings};
 use crate::keeper::{Control, now_ms};
-use crate::session::{Login, Session, SessionInfo, startup_statement};
+use crate::session::{CancelSlot, Login, Pass, Said, Session, SessionInfo, startup_statement};
 use crate::sql::Isolation;
+use crate::store::agents::AgentTables;
 use crate::tls::{BackendConnector, ServerTls};
 use crate::wire::pg::{PgWork, Statements};
 
@@ -63,6 +64,10 @@ impl Front for Pg {
 
     fn listen(config: &Config) -> (&'static str, &[SocketAddr]) {
         ("postgres_listen", &config.cluster.postgres_listen)
+    }
+
+    fn agent_tables(_: &Config) -> AgentTables {
+        AgentTables::new("public", "public")
     }
 
     fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {
@@ -192,6 +197,12 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
         return;
     }
     house.shared.metrics.client_connections.inc();
+    let mut said = |key: &str| greeting.take_setting(key);
+    let said = Said {
+        resource: said("lockstep.resource"),
+        node: said("lockstep.node"),
+        epoch: said("lockstep.epoch"),
+    };
     let secret: [u8; 4] = rand::random();
     let setting = |key: &str| {
         let found = greeting.settings.iter().find(|(name, _)| name == key);
@@ -200,45 +211,75 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
     let info = SessionInfo {
         user: greeting.user.clone(),
         database: greeting.database.clone(),
-        address: greeting.peer.to_string(),
+        address: greeting.origin.unwrap_or(greeting.peer).to_string(),
         application: setting("application_name"),
         since_ms: now_ms(),
     };
     let (number, slot) = house.shared.registry.add(secret.to_vec(), info);
-    let console = greeting.database == CONSOLE;
-    let Greeting { mut client, user, settings, .. } = greeting;
-    if console {
-        let reported = [
-            ("server_version", "15.0 (lockstep)"),
-            ("client_encoding", "UTF8"),
-            ("server_encoding", "UTF8"),
-            ("standard_conforming_strings", "on"),
-            ("DateStyle", "ISO, MDY"),
-        ];
-        if client.welcome(reported.into_iter(), number, &secret).await.is_ok() {
-            console::serve(house.shared.clone(), house.levers.clone(), client, house.stop.clone())
-                .await;
+    let pass = match greeting.database.as_str() {
+        CONSOLE => Ok(None),
+        _ => {
+            let from = greeting.origin.unwrap_or(greeting.peer).ip();
+            house.pass(number, house.shared.leases.claim(&greeting.user, from, &said)).await
         }
-    } else {
-        let statements: BTreeMap<String, String> = settings
-            .iter()
-            .map(|(key, value)| (key.clone(), startup_statement(key, value)))
-            .collect();
-        let login =
-            Login { user: user.clone(), name: user.clone(), settings: Settings::new(statements) };
-        match reported(house, &user, &settings, &login.settings).await {
-            Ok(reported) => {
-                let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-                if client.welcome(pairs, number, &secret).await.is_ok() {
-                    let shared = house.shared.clone();
-                    let stop = shared.keeper.reign();
-                    Session::new(shared, client, login, slot, stop).serve().await;
-                }
-            }
-            Err(failure) => client.close(&failure).await,
+    };
+    match pass {
+        Ok(_) if greeting.database == CONSOLE => {
+            open_console(house, greeting.client, number, secret).await;
+        }
+        Ok(pass) => serve(house, greeting, (number, secret, slot), pass).await,
+        Err(refusal) => {
+            house.shared.metrics.client_rejections.inc();
+            greeting.client.close(&refusal).await;
         }
     }
     house.shared.registry.remove(number);
+}
+
+async fn open_console(house: &Arc<House<Pg>>, mut client: PgClient, number: u32, secret: [u8; 4]) {
+    let reported = [
+        ("server_version", "15.0 (lockstep)"),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("standard_conforming_strings", "on"),
+        ("DateStyle", "ISO, MDY"),
+    ];
+    if client.welcome(reported.into_iter(), number, &secret).await.is_ok() {
+        console::serve(house.shared.clone(), house.levers.clone(), client, house.stop.clone())
+            .await;
+    }
+}
+
+/// Under which number a client is known, its secret, and how it is told to end.
+type Key = (u32, [u8; 4], Arc<CancelSlot<<PgLink as Link>::Canceller>>);
+
+async fn serve(
+    house: &Arc<House<Pg>>,
+    greeting: Greeting,
+    (number, secret, slot): Key,
+    pass: Option<Pass>,
+) {
+    let Greeting { mut client, user, mut settings, .. } = greeting;
+    if pass.as_ref().is_some_and(|pass| !pass.writes()) {
+        // Drivers that look for somewhere to write go on from here.
+        settings.push(("default_transaction_read_only".to_owned(), "on".to_owned()));
+    }
+    let statement = |(key, value): &(String, String)| (key.clone(), startup_statement(key, value));
+    let statements: BTreeMap<String, String> = settings.iter().map(statement).collect();
+    let login =
+        Login { user: user.clone(), name: user.clone(), settings: Settings::new(statements) };
+    match reported(house, &user, &settings, &login.settings).await {
+        Ok(reported) => {
+            let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+            if client.welcome(pairs, number, &secret).await.is_ok() {
+                let shared = house.shared.clone();
+                let stop = shared.keeper.reign();
+                let session = Session::new(shared, client, login, slot, stop);
+                session.under(pass).serve().await;
+            }
+        }
+        Err(failure) => client.close(&failure).await,
+    }
 }
 
 /// What a server reports to a client with these settings. Asked of a server only when it is not

@@ -337,6 +337,8 @@ async fn align<P: Protocol>(
     let leader = *sources.first().ok_or_else(|| "no member is left".to_owned())?;
     let epoch = shared.catalogs.outdate();
     shared.catalogs.install(epoch, shared.controls[leader].catalog().await?);
+    // Nor before it is known whose sessions may write.
+    shared.learn_leases(leader).await?;
     shared.keeper.settled(sources).await;
     Ok(())
 }

@@ -19,6 +19,7 @@ impl<P: Protocol> Session<P> {
         step: &Step<'_, P::Work>,
         copy: &CopyIn,
     ) -> Result<(), Stop> {
+        self.may_write()?;
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }

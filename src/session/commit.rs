@@ -38,6 +38,19 @@ impl<P: Protocol> Session<P> {
             self.undo().await;
             return Err(stop);
         }
+        let grant = match self.before_commit().await {
+            Ok(grant) => grant,
+            Err(stop) => {
+                self.undo().await;
+                return Err(stop);
+            }
+        };
+        let committed = self.commit_what_it_did().await;
+        self.after_commit(grant, committed.is_ok()).await;
+        committed
+    }
+
+    async fn commit_what_it_did(&mut self) -> Result<(), Stop> {
         let Some(mut tx) = self.tx.take() else {
             return Ok(());
         };

@@ -22,6 +22,7 @@ const ALONE_LOCK: &str = "SET LOCAL lock_timeout = '3s'";
 impl<P: Protocol> Session<P> {
     /// Runs DDL on the leader, then on the followers, in the transaction.
     pub(super) async fn ddl(&mut self, step: &Step<'_, P::Work>, ddl: &Ddl) -> Result<(), Stop> {
+        self.may_write()?;
         if ddl.duplicate_trigger {
             return self.answered(step, "CREATE TRIGGER");
         }

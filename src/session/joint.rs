@@ -49,6 +49,7 @@ impl<P: Protocol> Session<P> {
             && !self.stays.any()
             && !self.state_lost
             && self.autocommit
+            && !self.only_reads()
             && self.shared.settings().group_commit > 1;
         if !lone || !self.shared.catalogs.is_loaded() {
             return None;

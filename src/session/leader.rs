@@ -87,7 +87,8 @@ impl<P: Protocol> Session<P> {
             Place::Nowhere => {}
         }
         if self.tx.as_ref().is_some_and(|tx| tx.admission.is_none()) {
-            let admission = self.shared.admission.clone().read_owned().await;
+            let admission = self.shared.admission.clone().read_owned();
+            let admission = self.unless_ended(admission).await?;
             if let Some(tx) = &mut self.tx {
                 tx.admission = Some(Admission::Shared(admission));
             }
@@ -110,6 +111,17 @@ impl<P: Protocol> Session<P> {
         }
         self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false });
         Ok(())
+    }
+
+    /// Waits for others, unless this session has to end meanwhile: they may be waiting for that.
+    pub(super) async fn unless_ended<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            done = wait => Ok(done),
+            () = self.cancel.ended().cancelled() => {
+                Err(self.cancel.farewell().unwrap_or_else(super::kill::killed).into())
+            }
+        }
     }
 
     /// Whether the leader can hand any text to us, as the session is set now.

@@ -15,6 +15,8 @@ mod complete;
 mod ddl;
 pub(crate) mod deep;
 mod draws;
+mod fence;
+mod grant;
 mod group;
 mod identity;
 mod joint;
@@ -38,6 +40,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use fence::{Leases, Pass, Said};
 pub use group::Groups;
 pub use identity::Identities;
 pub use presence::Present;
@@ -133,6 +136,8 @@ pub struct Session<P: Protocol> {
     prepared: std::collections::HashMap<String, crate::sql::Statement>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
     stop: CancellationToken,
+    /// Its right to write, where that depends on a lease.
+    pass: Option<Pass>,
     /// Sessions with the same user and settings.
     company: Option<Arc<group::Company<P::Work>>>,
 }
@@ -180,12 +185,21 @@ impl<P: Protocol> Session<P> {
             prepared: std::collections::HashMap::new(),
             cancel,
             stop,
+            pass: None,
             company: None,
         };
         session.scope = session.initial_scope();
+        session.client.hang_up_on(session.cancel.hangup().clone());
         // A connection that served somebody with the same settings is known at a glance.
         session.company();
         session
+    }
+
+    /// The session ends when its pass is taken away.
+    #[must_use]
+    pub fn under(mut self, pass: Option<Pass>) -> Self {
+        self.pass = pass;
+        self
     }
 
     /// Serves the client until it leaves, or until the proxy stops and it has no transaction open.

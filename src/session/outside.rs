@@ -90,6 +90,7 @@ impl<P: Protocol> Session<P> {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
         }
+        self.may_write()?;
         let shared = self.shared.clone();
         let alone = Alone::get(&shared, what).await?;
         let task = self.task(step.sql, what).await?;

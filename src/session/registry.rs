@@ -12,6 +12,8 @@ use crate::error::Failure;
 pub struct CancelSlot<C> {
     running: Mutex<Option<C>>,
     ended: CancellationToken,
+    /// Ends the conversation with the client at once, also in the middle of an answer.
+    hangup: CancellationToken,
     /// What the client is told when its session is ended, where it is not the usual.
     farewell: OnceLock<Failure>,
 }
@@ -21,6 +23,7 @@ impl<C> Default for CancelSlot<C> {
         Self {
             running: Mutex::new(None),
             ended: CancellationToken::new(),
+            hangup: CancellationToken::new(),
             farewell: OnceLock::new(),
         }
     }
@@ -57,6 +60,11 @@ impl<C: Clone> CancelSlot<C> {
     /// What the client is told in the end, if somebody has said so.
     pub fn farewell(&self) -> Option<Failure> {
         self.farewell.get().cloned()
+    }
+
+    /// Whether and when the conversation with the client ends at once.
+    pub fn hangup(&self) -> &CancellationToken {
+        &self.hangup
     }
 
     /// Whether and when the session has to end.
@@ -160,6 +168,20 @@ impl<C: Clone> Registry<C> {
     pub fn end_all(&self, farewell: &Failure) {
         for (_, _, slot) in self.lock().values().flatten() {
             slot.end_with(farewell.clone());
+        }
+    }
+
+    /// Ends a session with these words, also in the middle of a transaction.
+    pub fn end(&self, number: u32, farewell: &Failure) {
+        if let Some(Some((_, _, slot))) = self.lock().get(&number) {
+            slot.end_with(farewell.clone());
+        }
+    }
+
+    /// Cuts a client off, whatever it is being told.
+    pub fn cut(&self, number: u32) {
+        if let Some(Some((_, _, slot))) = self.lock().get(&number) {
+            slot.hangup.cancel();
         }
     }
 

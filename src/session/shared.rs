@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Identities, Present, Registry};
+use super::{Identities, Leases, Present, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
 use crate::config::{Balancer, Config, Consistency, Reactivate};
@@ -34,6 +34,8 @@ pub struct SharedSettings {
     pub group_commit: usize,
     /// How long these wait together for somebody's lock.
     pub group_wait: Duration,
+    /// How long the change of a lease waits for sessions that it ends.
+    pub fence: Duration,
 }
 
 impl From<&Config> for SharedSettings {
@@ -47,6 +49,7 @@ impl From<&Config> for SharedSettings {
             idle_in_transaction: config.timeouts.idle_in_transaction,
             group_commit: config.limits.group_commit,
             group_wait: config.timeouts.group_wait,
+            fence: config.timeouts.fence,
         }
     }
 }
@@ -69,6 +72,8 @@ pub struct Shared<P: Protocol> {
     pub current: ArcSwap<SharedSettings>,
     /// Who is connected.
     pub registry: Registry<<P::Link as Link>::Canceller>,
+    /// Whose sessions may write, where that depends on a lease.
+    pub leases: Arc<Leases>,
     /// Shares that may be ended for the sake of a transaction that commits.
     pub present: Arc<Present<<P::Link as Link>::Canceller>>,
     /// Transactions under way that were given an identity.
@@ -141,7 +146,7 @@ impl<P: Protocol> Shared<P> {
                 match self.controls[leader].catalog().await {
                     Ok(judge) => {
                         self.catalogs.install(epoch, judge);
-                        return;
+                        break;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the catalog cannot be read; trying again")
@@ -149,6 +154,10 @@ impl<P: Protocol> Shared<P> {
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if self.leases.is_used() {
+            // The agents' tables may be what has changed.
+            self.learn_leases_again().await;
         }
     }
 }

@@ -22,6 +22,7 @@ impl<P: Protocol> Session<P> {
         keyed: bool,
         hold: Hold,
     ) -> Result<(), Stop> {
+        self.may_write()?;
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
@@ -330,6 +331,7 @@ impl<P: Protocol> Session<P> {
 
     /// A statement that was taken for a read and writes: the server refused it on a reader.
     pub(super) async fn write_misjudged(&mut self, work: &P::Work) -> Result<(), Stop> {
+        self.may_write()?;
         self.open_block(false, TxMode::default());
         let watch = Watch { rows: true, sequences: Some(&Sequences::Any), ..Watch::default() };
         let outcome = self.on_leader(work, watch).await?;

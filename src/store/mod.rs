@@ -6,6 +6,8 @@
 
 pub mod mysql;
 
+pub mod agents;
+
 pub mod init;
 
 pub mod fill;

@@ -30,6 +30,7 @@ mod failover;
 mod fidelity;
 mod hostile;
 mod journal;
+mod lease;
 mod limits;
 mod operations;
 mod outcome;

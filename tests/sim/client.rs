@@ -151,6 +151,8 @@ impl Sink for SimClient {
 impl Client for SimClient {
     type Work = SimWork;
 
+    fn hang_up_on(&mut self, _hangup: tokio_util::sync::CancellationToken) {}
+
     async fn next(&mut self) -> Result<Batch<SimWork>, Gone> {
         let said = self.inbox.recv().await.ok_or(Gone)?;
         self.commits = said.commits;

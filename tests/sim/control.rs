@@ -72,6 +72,10 @@ impl Control for SimControl {
         })
     }
 
+    fn rows(&self, _sql: String) -> Answer<'_, Vec<Vec<Option<String>>>> {
+        self.ask(|_, _| Ok(Vec::new()))
+    }
+
     fn has_record(&self, seq: i64) -> Answer<'_, bool> {
         self.ask(move |_, state| Ok(state.disk.journal.contains_key(&seq)))
     }

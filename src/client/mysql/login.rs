@@ -86,6 +86,8 @@ pub struct Greeting {
     pub found_rows: bool,
     /// The name of the program.
     pub application: String,
+    /// What else it says of itself.
+    pub attributes: Vec<(String, String)>,
     /// Where it comes from.
     pub peer: SocketAddr,
 }
@@ -218,8 +220,8 @@ impl Door {
         let attribute = |name: &str| login.attributes.iter().find(|(key, _)| key == name);
         let application = attribute("program_name").or_else(|| attribute("_client_name"));
         let application = application.map(|(_, value)| value.clone()).unwrap_or_default();
-        let Login { user, database, collation, .. } = login;
-        Greeting { client, user, database, collation, found_rows, application, peer }
+        let Login { user, database, collation, attributes, .. } = login;
+        Greeting { client, user, database, collation, found_rows, application, attributes, peer }
     }
 }
 

@@ -22,6 +22,7 @@ use bytes::{BufMut, BytesMut};
 use lockstep_protocol::mysql::stmt::{Kind as ParameterKind, PrepareOk};
 use lockstep_protocol::mysql::value::kind;
 use lockstep_protocol::mysql::{packet, response};
+use tokio_util::sync::CancellationToken;
 
 pub use charset::charset_settings;
 pub use login::{Door, Greeting, Known};
@@ -30,7 +31,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{
     AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TextRows, TxState,
 };
-use crate::net::Stream;
+use crate::net::{Line, Stream};
 use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
 
 /// The number of a warning that has none of its own: `ER_UNKNOWN_ERROR`.
@@ -65,7 +66,7 @@ struct Own {
 /// The conversation with an application that speaks MySQL's protocol.
 #[derive(Debug)]
 pub struct MyClient {
-    stream: Stream,
+    stream: Line,
     incoming: BytesMut,
     outgoing: BytesMut,
     /// The number of the next packet.
@@ -103,7 +104,7 @@ impl MyClient {
         bounds: Bounds,
     ) -> Self {
         Self {
-            stream,
+            stream: Line::new(stream),
             incoming,
             outgoing: BytesMut::with_capacity(8192),
             sequence,
@@ -362,6 +363,10 @@ impl Client for MyClient {
             self.long = 0;
         }
         false
+    }
+
+    fn hang_up_on(&mut self, hangup: CancellationToken) {
+        self.stream.hang_up_on(hangup);
     }
 
     async fn close(&mut self, failure: &Failure) {

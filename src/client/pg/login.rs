@@ -100,7 +100,7 @@ pub struct Passage {
     pub said: BytesMut,
 }
 
-/// In a start-up message: the client comes by way of another proxy, and is not sent on again. Two proxies that take
+/// In a start-up message: the client comes by way of another proxy, from this address, and is not sent on again. Two proxies that take
 /// each other for the writer would else send it to and fro.
 const FORWARDED: &str = "lockstep_forwarded";
 /// The same for a request to cancel: number and secret in hexadecimal digits.
@@ -128,6 +128,18 @@ pub struct Greeting {
     pub settings: Vec<(String, String)>,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// Where it came from to the proxy that connected it through.
+    pub origin: Option<SocketAddr>,
+}
+
+impl Greeting {
+    /// Takes a setting out of those that the servers are to have.
+    pub fn take_setting(&mut self, key: &str) -> Option<String> {
+        let at = self.settings.iter().rposition(|(name, _)| name == key)?;
+        let (_, value) = self.settings.remove(at);
+        self.settings.retain(|(name, _)| name != key);
+        Some(value)
+    }
 }
 
 struct Visitor {
@@ -215,10 +227,10 @@ impl Door {
         if let Some((number, secret)) = wanted.cancel {
             return Ok(Knock::Cancel { number, secret });
         }
-        match signpost.look(&wanted.database, wanted.forwarded).await {
+        match signpost.look(&wanted.database, wanted.forwarded.is_some()).await {
             Whither::Here => {}
             Whither::There(far) => {
-                return Ok(Knock::Forward(Box::new(visitor.passage(far, &said))));
+                return Ok(Knock::Forward(Box::new(visitor.passage(far, &said, peer))));
             }
             Whither::Nowhere(refusal) => return visitor.refuse(&refusal).await,
         }
@@ -233,8 +245,9 @@ impl Door {
         }
         let Visitor { stream, incoming } = visitor;
         let client = PgClient::new(stream, incoming, self.statements.clone(), self.bounds);
-        let Wanted { user, database, settings, .. } = wanted;
-        Ok(Knock::Client(Box::new(Greeting { client, user, database, settings, peer })))
+        let Wanted { user, database, settings, forwarded, .. } = wanted;
+        let origin = forwarded.and_then(|origin| origin.parse().ok());
+        Ok(Knock::Client(Box::new(Greeting { client, user, database, settings, peer, origin })))
     }
 
     /// Has the client prove who it is. Unknown users are asked like known ones, and refused alike.
@@ -307,8 +320,8 @@ struct Wanted {
     database: String,
     settings: Vec<(String, String)>,
     unknown: Vec<String>,
-    /// It comes by way of another proxy.
-    forwarded: bool,
+    /// It comes by way of another proxy; where from.
+    forwarded: Option<String>,
     /// It is a request to cancel that does.
     cancel: Option<(u32, Bytes)>,
 }
@@ -348,14 +361,14 @@ impl Wanted {
             database: String::new(),
             settings: Vec::new(),
             unknown: Vec::new(),
-            forwarded: false,
+            forwarded: None,
             cancel: None,
         };
         for (name, value) in params {
             match name.as_str() {
                 "user" => wanted.user = value,
                 "database" => wanted.database = value,
-                FORWARDED => wanted.forwarded = true,
+                FORWARDED => wanted.forwarded = Some(value),
                 FORWARDED_CANCEL => wanted.cancel = read_cancel(&value),
                 "options" => wanted.settings.extend(startup::parse_options(&value).map_err(bad)?),
                 "replication" => {
@@ -386,11 +399,12 @@ fn bad(error: DecodeError) -> Failure {
 
 impl Visitor {
     /// Everything said so far, for another proxy.
-    fn passage(self, far: Stream, params: &[(String, String)]) -> Passage {
+    fn passage(self, far: Stream, params: &[(String, String)], peer: SocketAddr) -> Passage {
         let mut said = BytesMut::new();
         let mut pairs: Vec<(&str, &str)> =
             params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        pairs.push((FORWARDED, "yes"));
+        let origin = peer.to_string();
+        pairs.push((FORWARDED, &origin));
         startup::startup_message(&mut said, &pairs);
         said.extend_from_slice(&self.incoming);
         Passage { stream: self.stream, far, said }

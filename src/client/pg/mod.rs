@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
+use tokio_util::sync::CancellationToken;
 
 pub use login::{
     Door, Greeting, Knock, Known, Passage, Signpost, Whither, forwarded_cancel, not_here,
@@ -24,7 +25,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{
     Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, Table, TxState,
 };
-use crate::net::Stream;
+use crate::net::{Line, Stream};
 use crate::wire::pg::{PgWork, Prepared, Reference, Statements, Step};
 
 /// Bounds on what one client may make us keep.
@@ -41,7 +42,7 @@ pub struct Bounds {
 /// The conversation with an application that speaks PostgreSQL.
 #[derive(Debug)]
 pub struct PgClient {
-    stream: Stream,
+    stream: Line,
     incoming: BytesMut,
     outgoing: BytesMut,
     statements: Arc<Statements>,
@@ -80,7 +81,7 @@ impl PgClient {
         bounds: Bounds,
     ) -> Self {
         Self {
-            stream,
+            stream: Line::new(stream),
             incoming,
             outgoing: BytesMut::with_capacity(8192),
             statements,
@@ -143,13 +144,6 @@ impl PgClient {
                 Ok(_) => {}
             }
         }
-    }
-
-    /// The client broke the protocol in a way that leaves no way to go on.
-    async fn broken(&mut self, why: &str) -> Gone {
-        let failure = Failure::new(Kind::Protocol, format!("protocol violation: {why}"));
-        self.close(&failure).await;
-        Gone
     }
 
     fn end_steps(&mut self) {
@@ -489,6 +483,10 @@ impl Client for PgClient {
         }
         self.unnamed = None;
         true
+    }
+
+    fn hang_up_on(&mut self, hangup: CancellationToken) {
+        self.stream.hang_up_on(hangup);
     }
 
     async fn close(&mut self, failure: &Failure) {

@@ -7,7 +7,7 @@ use lockstep_protocol::pg::{client, frame};
 use super::PgClient;
 use crate::encoding::{Encoding, NotRead};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, End};
+use crate::exchange::{Batch, Client, End, Gone};
 use crate::wire::pg::PgWork;
 
 impl PgClient {
@@ -15,6 +15,13 @@ impl PgClient {
     pub(super) fn unread(&mut self, tag: u8, failure: Failure) -> Batch<PgWork> {
         self.extended = tag != client::QUERY;
         self.take_batch(if self.extended { End::Flush } else { End::Ready }, Some(failure))
+    }
+
+    /// The client broke the protocol in a way that leaves no way to go on.
+    pub(super) async fn broken(&mut self, why: &str) -> Gone {
+        let failure = Failure::new(Kind::Protocol, format!("protocol violation: {why}"));
+        self.close(&failure).await;
+        Gone
     }
 
     /// Takes note of the encoding that the client was told of.

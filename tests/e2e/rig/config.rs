@@ -55,12 +55,15 @@ pub(crate) fn text(entries: &Entries<'_>) -> String {
         put("timeouts", key, format!("{value:?}"));
     }
     for (path, value) in entries.changes {
-        let (table, key) = path.split_once('.').expect("table.key");
+        // Without a point it stands above all tables.
+        let (table, key) = path.split_once('.').unwrap_or(("", path));
         put(table, key, value.clone());
     }
     let mut text = String::new();
     for (table, keys) in &tables {
-        let _ = writeln!(text, "[{table}]");
+        if !table.is_empty() {
+            let _ = writeln!(text, "[{table}]");
+        }
         for (key, value) in keys {
             let _ = writeln!(text, "{key} = {value}");
         }

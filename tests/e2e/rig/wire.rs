@@ -37,11 +37,25 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn open(port: u16, user: &str, password: &str, database: &str) -> Self {
+        Self::open_with(port, user, password, database, "").await
+    }
+
+    /// With start-up options.
+    pub(crate) async fn open_with(
+        port: u16,
+        user: &str,
+        password: &str,
+        database: &str,
+        options: &str,
+    ) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
         stream.set_nodelay(true).expect("nodelay");
         let lent = Lent::new(stream);
         let mut config = Config::new();
         config.user(user).password(password).dbname(database).application_name("wire");
+        if !options.is_empty() {
+            config.options(options);
+        }
         let login = within("a raw login", secs(30), config.connect_raw(lent.clone(), NoTls)).await;
         let (client, connection) = login.unwrap_or_else(|e| panic!("login of {user}: {e:?}"));
         // Dropping both says nothing to the server: only a connection that is still driven says
