@@ -141,6 +141,10 @@ pub trait Client: Sink {
     fn ready(&mut self, state: TxState);
     /// Sends a warning.
     fn warn(&mut self, code: &str, message: &str);
+    /// Why the application could not send a bulk load, where it has said so.
+    fn refuses_bulk(&self) -> Option<Failure> {
+        None
+    }
     /// Waits for the next piece of a bulk load that the application sends.
     fn next_bulk(&mut self) -> impl Future<Output = Result<BulkPiece, Gone>> + Send;
     /// Takes in the rest of a bulk load that has failed.

@@ -16,6 +16,8 @@ mod lease;
 mod link;
 #[path = "mysql/load.rs"]
 mod load;
+#[path = "mysql/load_data.rs"]
+mod load_data;
 #[path = "mysql/operations.rs"]
 mod operations;
 #[path = "mysql/replicate.rs"]

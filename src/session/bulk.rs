@@ -1,7 +1,8 @@
-//! COPY FROM STDIN.
+//! Bulk loads that the application sends: COPY FROM STDIN, LOAD DATA LOCAL.
 //!
-//! Where every column comes with the stream, the table is locked on the leader and the same stream
-//! goes to all at once. Else the leader fills in what is left out, and the rows are captured.
+//! Where the stream makes the same rows everywhere, it goes on to all, behind a lock on the leader's
+//! table if the rows would not lock themselves. Else the leader fills in what is left out, and the rows
+//! are captured.
 
 use super::leader::internal;
 use super::run::Step;
@@ -20,13 +21,16 @@ impl<P: Protocol> Session<P> {
         copy: &CopyIn,
     ) -> Result<(), Stop> {
         self.may_write()?;
+        if let Some(failure) = self.client.refuses_bulk() {
+            return Err(failure.into());
+        }
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
         self.ensure_leading().await?;
         // Inside a transaction that changed the catalog the class may be wrong: rows are captured.
         let streamed = copy.bulk.is_some() && !self.tx.as_ref().is_some_and(|tx| tx.ddl);
-        if streamed && let Some(lock) = &copy.bulk {
+        if streamed && let Some(lock) = copy.bulk.as_ref().and_then(|bulk| bulk.lock.as_ref()) {
             self.lock_for_bulk(lock).await?;
         }
         let capture = !streamed && !copy.writes_temp;
@@ -34,6 +38,7 @@ impl<P: Protocol> Session<P> {
             rows: capture,
             sequences: capture.then_some(&step.statement.sequences),
             bulk: true,
+            context: Some(&step.statement.context).filter(|_| streamed),
             ..Watch::default()
         };
         let outcome = self.on_leader(step.work, watch).await?;
@@ -49,17 +54,35 @@ impl<P: Protocol> Session<P> {
             return Err(Stop::Server(error));
         }
         let from = self.tx.as_ref().map_or(0, |tx| tx.effects.len());
-        if streamed {
-            if let Some(tx) = &mut self.tx {
-                tx.touch(&step.statement.writes);
-                let sql = step.sql.to_owned();
-                tx.add(Effect::Bulk { sql, data, rows: outcome.rows }, true);
-            }
-            self.check_size()?;
+        self.note_left(&outcome);
+        let added = if streamed {
+            self.add_streamed(step, outcome, data)
         } else if capture {
-            self.add_captured(step.statement.writes.clone(), outcome, false)?;
+            self.add_captured(step.statement.writes.clone(), outcome, false)
+        } else {
+            Ok(())
+        };
+        match added {
+            Ok(()) => self.stream(from).await,
+            Err(stop) => self.only_here(stop).await,
         }
-        self.stream(from).await
+    }
+
+    fn add_streamed(
+        &mut self,
+        step: &Step<'_, P::Work>,
+        outcome: Outcome,
+        data: Vec<u8>,
+    ) -> Result<(), Stop> {
+        if let Some(tx) = &mut self.tx {
+            tx.touch(&step.statement.writes);
+            if let Some(sql) = outcome.context {
+                tx.add(Effect::Text { sql, rows: None }, false);
+            }
+            let sql = step.sql.to_owned();
+            tx.add(Effect::Bulk { sql, data, rows: outcome.rows }, true);
+        }
+        self.check_size()
     }
 
     async fn lock_for_bulk(&mut self, lock: &str) -> Result<(), Stop> {

@@ -87,7 +87,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// The leader has done what the followers will not get: no error may leave it done.
-    async fn only_here(&mut self, stop: Stop) -> Result<(), Stop> {
+    pub(super) async fn only_here(&mut self, stop: Stop) -> Result<(), Stop> {
         if !P::MANNERS.error_fails_transaction {
             self.undo().await;
         }

@@ -25,7 +25,7 @@ pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys,
+    Bulk, Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys,
     Maintenance, Modes, Outside, Password, Pin, Refusal, Returned, Script, Sequences, SetOp,
     Setting, Spelt, Split, Statement, TimeParam, Told, Touched, TxOp,
 };

@@ -295,7 +295,7 @@ pub enum Class {
         /// How long the session must stay on that connection.
         hold: Hold,
     },
-    /// COPY … FROM STDIN.
+    /// A bulk load that the application sends.
     CopyIn(CopyIn),
     /// The same text everywhere, inside the transaction.
     Ddl(Ddl),
@@ -350,13 +350,20 @@ pub enum Discard {
     Temp,
 }
 
-/// COPY … FROM STDIN.
+/// A bulk load whose stream every backend gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bulk {
+    /// The statement that locks the table first, where its rows would not lock themselves.
+    pub lock: Option<String>,
+}
+
+/// A bulk load that the application sends: COPY … FROM STDIN, LOAD DATA LOCAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyIn {
     /// The table, as `schema.table`, or as written where it is not known.
     pub table: String,
-    /// The LOCK TABLE statement after which the same stream may go to all; None: deep capture.
-    pub bulk: Option<String>,
+    /// How the same stream may go to all; None: deep capture.
+    pub bulk: Option<Bulk>,
     /// The table is temporary: leader only, nothing to capture.
     pub writes_temp: bool,
 }

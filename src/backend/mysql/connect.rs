@@ -21,6 +21,7 @@ use crate::tls::BackendConnector;
 const WANTED: u32 = cap::LONG_PASSWORD
     | cap::LONG_FLAG
     | cap::TRANSACTIONS
+    | cap::LOCAL_FILES
     | cap::MULTI_RESULTS
     | cap::PS_MULTI_RESULTS;
 

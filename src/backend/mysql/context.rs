@@ -23,14 +23,14 @@ pub(super) struct Fixed {
     seeds: Option<(u32, u32)>,
     /// Where the clock stood, if it is a part of the context.
     timestamp: Option<String>,
-    last_insert_id: String,
+    pub(super) last_insert_id: String,
     /// The assignments that give user variables the values that they have.
-    variables: Vec<String>,
+    pub(super) variables: Vec<String>,
 }
 
 /// Whether anything has to be fixed or asked in front of a statement. The numbers alone need nothing:
 /// what the last INSERT left is the session's setting.
-fn is_asked(context: &Context) -> bool {
+pub(super) fn is_asked(context: &Context) -> bool {
     context.clock || context.rand_seeds || context.hidden_id || !context.user_variables.is_empty()
 }
 
@@ -66,7 +66,7 @@ impl MyLink {
 
     /// Queues what fixes the context. Where anything has to be asked, two answers come before the
     /// statement's.
-    fn fix(&mut self, context: &Context) -> Fixed {
+    pub(super) fn fix(&mut self, context: &Context) -> Fixed {
         if !is_asked(context) {
             return Fixed { last_insert_id: self.last_insert_id(), ..Fixed::default() };
         }
@@ -89,7 +89,7 @@ impl MyLink {
     }
 
     /// Reads what was fixed.
-    async fn read_fixed(&mut self, fixed: &mut Fixed) -> Result<(), Broken> {
+    pub(super) async fn read_fixed(&mut self, fixed: &mut Fixed) -> Result<(), Broken> {
         let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
         let mut values = rows.into_iter().next().into_iter().flatten().flatten();
         match (values.next(), values.next()) {
@@ -104,7 +104,7 @@ impl MyLink {
     }
 
     /// Queues the question what the statement left, and what lets the clock go again, if it was held.
-    fn release(&mut self, context: &Context) {
+    pub(super) fn release(&mut self, context: &Context) {
         self.push_text("SELECT @@last_insert_id", "context");
         if is_asked(context) {
             self.push_text("SET timestamp=DEFAULT", "context");
@@ -112,7 +112,7 @@ impl MyLink {
     }
 
     /// Reads what the statement left, and puts the context together.
-    async fn read_left(
+    pub(super) async fn read_left(
         &mut self,
         context: &Context,
         fixed: &Fixed,

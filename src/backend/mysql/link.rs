@@ -27,6 +27,9 @@ use crate::wire::mysql::{Prepared, Statements};
 /// Errors with which a server says goodbye: shutdown, and the end of this session.
 const FATAL: [u16; 3] = [1053, 1927, 4031];
 
+/// How much of a file travels in one packet.
+const FILE_PART: usize = 1 << 20;
+
 /// SQLSTATE of a deadlock.
 const DEADLOCK: &str = "40001";
 
@@ -79,6 +82,8 @@ pub(super) enum Request {
     Execute(Arc<Prepared>, Bytes),
     /// A whole command.
     Command(Bytes, Asked),
+    /// A text that asks for a file, and the file; without one, somebody else sends it.
+    Load(Bytes, Option<Bytes>),
 }
 
 /// A request that waits to be sent.
@@ -102,6 +107,8 @@ struct Expected {
     learns: Option<u64>,
     /// Rows of the answer that went nowhere.
     seen: u64,
+    /// The server may ask for a file.
+    file: bool,
 }
 
 /// One connection to a MySQL or MariaDB server.
@@ -121,6 +128,8 @@ pub struct MyLink {
     pub(super) reader: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
     pub(super) fixed: bool,
+    /// What was fixed for a bulk load that is under way.
+    pub(super) loading: Option<super::load::Loading>,
     /// Nobody else may have the session afterwards.
     pub(super) spent: bool,
     queue: VecDeque<Queued>,
@@ -150,6 +159,7 @@ impl MyLink {
             in_transaction: false,
             reader: false,
             fixed: false,
+            loading: None,
             spent: false,
             queue: VecDeque::new(),
             expected: VecDeque::new(),
@@ -229,9 +239,62 @@ impl MyLink {
                     packet::put(&mut self.outgoing, 0, &payload);
                     self.expect(what, rows, asked, None);
                 }
+                Request::Load(text, file) => self.load(text, file, what, rows).await?,
             }
         }
         self.write().await
+    }
+
+    /// Sends a text that asks for a file, and the file once the server wants it.
+    async fn load(
+        &mut self,
+        text: Bytes,
+        file: Option<Bytes>,
+        what: &'static str,
+        rows: Option<u64>,
+    ) -> Result<(), Broken> {
+        packet::write(&mut self.outgoing, 0, |buf| {
+            buf.put_u8(command::QUERY);
+            buf.put_slice(&text);
+        });
+        self.expect(what, rows, Asked::Results, None);
+        if let Some(expected) = self.expected.back_mut() {
+            expected.file = true;
+        }
+        let Some(file) = file else { return Ok(()) };
+        self.write().await?;
+        self.settle(1).await?;
+        loop {
+            let Some(seen) = self.next()? else {
+                self.receive().await?;
+                continue;
+            };
+            let wanted = seen.event == Event::Infile;
+            self.judge_own(&seen);
+            self.pass(&seen);
+            if wanted {
+                let sequence = seen.header.sequence.wrapping_add(1);
+                let sequence = self.send_file(sequence, &file).await?;
+                self.send_file(sequence, &[]).await?;
+            }
+            if wanted || seen.last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends a part of a file, or its end where that is empty; the number of the packet behind it.
+    pub(super) async fn send_file(&mut self, sequence: u8, data: &[u8]) -> Result<u8, Broken> {
+        let mut next = sequence;
+        for part in data.chunks(FILE_PART) {
+            next = packet::write(&mut self.outgoing, next, |buf| buf.put_slice(part));
+            self.write().await?;
+        }
+        if data.is_empty() {
+            next = packet::write(&mut self.outgoing, next, |_| {});
+            self.write().await?;
+        }
+        Ok(next)
     }
 
     fn prepare(&mut self, prepared: &Prepared, what: &'static str) {
@@ -249,6 +312,7 @@ impl MyLink {
             answer: Answer::to(asked),
             learns,
             seen: 0,
+            file: false,
         });
     }
 
@@ -319,6 +383,7 @@ impl MyLink {
                 self.in_transaction &= error.code != DEADLOCK;
                 true
             }
+            Event::Infile if expected.file => false,
             Event::Infile => return Err(rules("it asks for a file that nobody has offered")),
         };
         Ok(Some(Seen { header, event, last }))

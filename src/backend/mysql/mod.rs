@@ -5,6 +5,7 @@ mod context;
 mod dial;
 mod keys;
 mod link;
+mod load;
 mod relay;
 mod returned;
 mod settings;
@@ -123,11 +124,15 @@ impl Link for MyLink {
                 let parameters = Bytes::copy_from_slice(bind);
                 self.push(Request::Execute(prepared, parameters), "effect", *rows);
             }
+            Effect::Bulk { sql, data, rows } => {
+                let text = Bytes::copy_from_slice(sql.as_bytes());
+                let file = Bytes::copy_from_slice(data);
+                self.push(Request::Load(text, Some(file)), "effect", *rows);
+            }
             Effect::Outside { sql } => self.push_text(sql, "statement outside a transaction"),
             Effect::Rows { .. }
             | Effect::Advance { .. }
             | Effect::ResetSequence { .. }
-            | Effect::Bulk { .. }
             | Effect::Intended(_)
             | Effect::Finished { .. }
             | Effect::Withdrawn { .. }
@@ -149,6 +154,9 @@ impl Link for MyLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
+        if watch.bulk {
+            return self.open_load(work, watch, sink).await;
+        }
         if let Some(returned) = watch.returned {
             return self.run_returned(work, returned, sink).await;
         }
@@ -188,16 +196,16 @@ impl Link for MyLink {
         Ok(Ok(Vec::new())) // The numbers that rows are given follow the rows themselves.
     }
 
-    async fn send_bulk(&mut self, _piece: &BulkPiece) -> Result<(), Broken> {
-        Err(Broken::Lost("a bulk load that no server has asked for".into()))
+    async fn send_bulk(&mut self, piece: &BulkPiece) -> Result<(), Broken> {
+        self.send_piece(piece).await
     }
 
     async fn finish_bulk<S: Sink>(
         &mut self,
-        _watch: Watch<'_>,
-        _sink: &mut S,
+        watch: Watch<'_>,
+        sink: &mut S,
     ) -> Result<Outcome, Broken> {
-        Err(Broken::Lost("a bulk load that no server has asked for".into()))
+        self.close_load(watch, sink).await
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {

@@ -25,6 +25,7 @@ const OFFERED: u32 = cap::LONG_PASSWORD
     | cap::FOUND_ROWS
     | cap::LONG_FLAG
     | cap::CONNECT_WITH_DB
+    | cap::LOCAL_FILES
     | cap::PROTOCOL_41
     | cap::INTERACTIVE
     | cap::TRANSACTIONS
@@ -215,7 +216,8 @@ impl Door {
         let Visitor { stream, incoming, sequence, peer } = visitor;
         let multi = has(cap::MULTI_STATEMENTS);
         let statements = self.statements.clone();
-        let client = MyClient::new(stream, incoming, sequence, multi, statements, self.bounds);
+        let mut client = MyClient::new(stream, incoming, sequence, multi, statements, self.bounds);
+        client.local_files = has(cap::LOCAL_FILES);
         let found_rows = has(cap::FOUND_ROWS);
         let attribute = |name: &str| login.attributes.iter().find(|(key, _)| key == name);
         let application = attribute("program_name").or_else(|| attribute("_client_name"));

@@ -75,6 +75,10 @@ pub struct MyClient {
     bounds: Bounds,
     /// Several statements may stand in one text.
     multi: bool,
+    /// It said that it sends files that are asked for.
+    local_files: bool,
+    /// It is sending one.
+    sends_file: bool,
     own: HashMap<u32, Own>,
     /// The number of the statement that was prepared last.
     newest: u32,
@@ -111,6 +115,8 @@ impl MyClient {
             statements,
             bounds,
             multi,
+            local_files: false,
+            sends_file: false,
             own: HashMap::new(),
             newest: 0,
             preparing: None,
@@ -262,6 +268,9 @@ impl Client for MyClient {
     type Work = MyWork;
 
     async fn next(&mut self) -> Result<Batch<MyWork>, Gone> {
+        if self.sends_file {
+            self.skip_bulk().await?;
+        }
         loop {
             let packet = self.packet().await?;
             self.settled = false;
@@ -342,8 +351,19 @@ impl Client for MyClient {
         self.messages = vec![warning.map(|text| Some(text.to_owned())).to_vec()];
     }
 
+    fn refuses_bulk(&self) -> Option<Failure> {
+        (!self.local_files).then(|| {
+            let what = "the client does not send files: LOAD DATA LOCAL is switched off there";
+            Failure::new(Kind::Refused, what)
+                .number(4166)
+                .hint("connect with local_infile (allow-local-infile, allowLoadLocalInfile)")
+        })
+    }
+
     async fn next_bulk(&mut self) -> Result<BulkPiece, Gone> {
         let packet = self.packet().await?;
+        // Whatever becomes of the load, the client sends its file to the end.
+        self.sends_file = !packet.payload.is_empty();
         Ok(if packet.payload.is_empty() {
             BulkPiece::Done
         } else {

@@ -11,7 +11,7 @@ use super::scope::{ParseError, Scope};
 use super::statement::{Class, Context, Hold, Maintenance, Refusal, Script, Statement, Touched};
 use super::walk::{Facts, Walk};
 use super::write::{Written, write};
-use super::{body, ddl, settings, split, transaction};
+use super::{body, ddl, load, settings, split, transaction};
 
 impl Catalog {
     /// What to ask a server: name and text, to be run with an empty `sql_mode`.
@@ -98,6 +98,7 @@ fn classify(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
         "update" => modify(names, sql, tokens, "update"),
         "delete" => modify(names, sql, tokens, "delete"),
         "call" => call(names, tokens),
+        "load" => load::load(names, tokens),
         "explain" | "describe" | "desc" => explain(names, tokens),
         "analyze" if !tokens.get(1..3).is_some_and(|t| t.iter().any(|t| t.is("table"))) => {
             explain(names, tokens)
@@ -220,7 +221,7 @@ fn modify(names: Names<'_>, sql: &str, tokens: &[Token], tag: &'static str) -> S
 }
 
 /// Why the same bytes would not do the same everywhere.
-fn unwritable(facts: &Facts, written: &Written) -> Option<Refusal> {
+pub(super) fn unwritable(facts: &Facts, written: &Written) -> Option<Refusal> {
     if let Some(refusal) = refusal(facts) {
         return Some(refusal);
     }
@@ -251,7 +252,7 @@ fn unwritable(facts: &Facts, written: &Written) -> Option<Refusal> {
     Some(Refusal::unsupported(format!("it could not be made the same everywhere: {why}"), *instead))
 }
 
-fn keyed(tag: &'static str, facts: Facts, returns_rows: bool) -> Statement {
+pub(super) fn keyed(tag: &'static str, facts: Facts, returns_rows: bool) -> Statement {
     Statement {
         reads: facts.reads,
         writes: facts.writes,

@@ -27,9 +27,6 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
         "lock" => refused("lock", "LOCK TABLES is not replicated", LOCKS),
         // Nothing can be locked: as in a dump whose LOCK TABLES were left out.
         "unlock" => Statement::new("unlock", Class::LeaderRead { hold: Hold::Statement }),
-        "load" => {
-            refused("load", "LOAD DATA is not replicated yet", "INSERT with many rows at once.")
-        }
         "handler" => refused("handler", "HANDLER reads past every transaction", "SELECT."),
         "prepare" | "execute" => {
             refused("prepare", "PREPARE of SQL itself is not supported yet", PREPARE)

@@ -93,7 +93,7 @@ const NOT_FUNCTIONS: &str = "values value in exists and or not xor on using as s
     fixed float double real bit int integer tinyint smallint mediumint bigint datetime timestamp \
     time year blob text tinytext mediumtext longtext tinyblob mediumblob longblob enum clob number \
     recursive force ignore use lateral columns path return if elseif while until call do match \
-    against update delete insert replace row rows range add change modify constraint foreign \
+    against update delete insert replace row rows lines range add change modify constraint foreign \
     fulltext spatial hash list than engine order group natural cross inner left right outer \
     straight_join end call signal duplicate system_time portion period versioning to for";
 

@@ -6,7 +6,7 @@
 //! proofs of harmlessness look at places: which table is written, whether a LIMIT is ordered by a key.
 //!
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`, `settings`,
-//! `transaction`, `returned`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
+//! `transaction`, `load`, `returned`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
 //! `order`, `names`; `queries`, `catalog`, `functions`, `split`, `lexer`.
 
 mod analyze;
@@ -15,6 +15,7 @@ mod catalog;
 mod ddl;
 mod functions;
 mod lexer;
+mod load;
 mod names;
 mod order;
 mod parts;

@@ -69,7 +69,7 @@ pub(super) fn write(walk: &mut Walk<'_>, tokens: &[Token]) -> Written {
 }
 
 /// Notes a target, and gives the tables behind it that need a closer look.
-fn target<'c>(
+pub(super) fn target<'c>(
     walk: &mut Walk<'c>,
     written: &mut Written,
     target: Target<'c>,
@@ -209,7 +209,12 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
 }
 
 /// Columns that are filled by an expression where nothing is given.
-fn defaults(walk: &mut Walk<'_>, table: &Table, columns: Option<&[String]>, tokens: &[Token]) {
+pub(super) fn defaults(
+    walk: &mut Walk<'_>,
+    table: &Table,
+    columns: Option<&[String]>,
+    tokens: &[Token],
+) {
     let asked = tokens.iter().any(|t| t.is("default"));
     for column in &table.columns {
         let given = columns.is_none_or(|given| given.contains(&column.name));

@@ -8,7 +8,7 @@ use super::dml::Change;
 use super::functions::server_files;
 use super::names;
 use super::resolve::{Found, Names};
-use super::statement::{Class, CopyIn, Statement};
+use super::statement::{Bulk, Class, CopyIn, Statement};
 use super::walk::Walker;
 
 pub(super) fn copy(names: Names<'_>, copy: &CopyStmt) -> Statement {
@@ -40,7 +40,7 @@ fn copy_in(names: Names<'_>, copy: &CopyStmt) -> Statement {
         Found::Known(table) => {
             let allowed = !condition && may_go_to_all(names, table, copy);
             let lock = || format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.quoted);
-            (table.full.clone(), allowed.then(lock))
+            (table.full.clone(), allowed.then(|| Bulk { lock: Some(lock()) }))
         }
         _ if var.schemaname.is_empty() => (var.relname.clone(), None),
         _ => (format!("{}.{}", var.schemaname, var.relname), None),
