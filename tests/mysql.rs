@@ -18,6 +18,8 @@ mod link;
 mod load;
 #[path = "mysql/load_data.rs"]
 mod load_data;
+#[path = "mysql/locks.rs"]
+mod locks;
 #[path = "mysql/operations.rs"]
 mod operations;
 #[path = "mysql/replicate.rs"]

@@ -122,6 +122,10 @@ pub struct Timeouts {
     /// way.
     #[serde(with = "units::duration")]
     pub group_wait: Duration,
+    /// How long a write waits for a table that another session has locked (LOCK TABLES), and such a lock
+    /// for writes that are under way.
+    #[serde(with = "units::duration")]
+    pub table_lock: Duration,
     /// How long commits may be held while a backend rejoins, before the attempt is given up.
     #[serde(with = "units::duration")]
     pub gate: Duration,
@@ -145,6 +149,7 @@ impl Default for Timeouts {
             startup_wait: Duration::from_secs(10),
             idle_in_transaction: None,
             group_wait: Duration::from_millis(50),
+            table_lock: Duration::from_secs(50),
             gate: Duration::from_secs(5),
             fence: Duration::from_secs(5),
         }

@@ -83,6 +83,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),
+        tables: Arc::default(),
         wanted: Wanted::default(),
         schema: Arc::default(),
         groups: Groups::default(),

@@ -74,6 +74,8 @@ impl<P: Protocol> Session<P> {
 
     /// BEGIN is held back: no backend knows of it before the first statement.
     fn begin(&mut self, mode: TxMode) {
+        // As on one server: whoever begins a transaction gives up the tables it has locked.
+        self.locked = None;
         match &mut self.tx {
             Some(tx) if tx.explicit => {
                 self.client.warn("25001", "there is already a transaction in progress");

@@ -27,6 +27,7 @@ impl<P: Protocol> Session<P> {
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
+        self.pass_locks(&step.statement.writes).await?;
         self.ensure_leading().await?;
         // Inside a transaction that changed the catalog the class may be wrong: rows are captured.
         let streamed = copy.bulk.is_some() && !self.tx.as_ref().is_some_and(|tx| tx.ddl);

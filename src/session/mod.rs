@@ -31,6 +31,7 @@ mod run;
 mod settings;
 mod shared;
 mod shares;
+mod tables;
 mod transaction;
 mod unconfirmed;
 mod write;
@@ -47,6 +48,7 @@ pub use presence::Present;
 pub use registry::{CancelSlot, Registry, SessionInfo};
 pub use settings::startup_statement;
 pub use shared::{Dice, Shared, SharedSettings, Wanted};
+pub use tables::Tables;
 
 use crate::backend::{Lease, Pool};
 use crate::config::Consistency;
@@ -120,6 +122,8 @@ pub struct Session<P: Protocol> {
     /// The connection of the statement that has just run outside a transaction.
     last: Option<Lease<P::Link>>,
     stays: Stays,
+    /// Tables that it has locked.
+    locked: Option<tables::Locked>,
     /// Whether each statement is a transaction unless one was opened.
     autocommit: bool,
     /// State of a server's session was lost while nobody looked: the next statement is told.
@@ -176,6 +180,7 @@ impl<P: Protocol> Session<P> {
             held: None,
             last: None,
             stays: Stays::default(),
+            locked: None,
             autocommit: true,
             state_lost: false,
             draws: draws::Draws::default(),

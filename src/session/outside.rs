@@ -92,6 +92,8 @@ impl<P: Protocol> Session<P> {
         }
         self.may_write()?;
         let shared = self.shared.clone();
+        // Before anything is held that whoever has the lock could need.
+        let _writing = self.pass_locks_outside(&step.statement.writes).await?;
         let alone = Alone::get(&shared, what).await?;
         let task = self.task(step.sql, what).await?;
         let settings = self.settings.iter().map(|(k, v)| (k.clone(), v.clone())).collect();

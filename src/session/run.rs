@@ -252,6 +252,8 @@ impl<P: Protocol> Session<P> {
             }
             Class::Notify => self.leader_read(step, Hold::Statement).await,
             Class::Kill { number, whole } => self.kill(step, *number, *whole).await,
+            Class::LockTables(listed) => self.lock_tables(step, listed).await,
+            Class::UnlockTables => self.unlock_tables(step).await,
             Class::Own(own) => self.own(step, own).await,
             Class::Refused(refusal) => {
                 if let Some(other) = self.second_look(step).await? {
@@ -470,6 +472,7 @@ impl<P: Protocol> Session<P> {
         // The server's session goes with everything in it; a pooled one takes its place.
         self.held = None;
         self.stays = super::Stays::default();
+        self.locked = None;
         self.autocommit = true;
         self.prepared.clear();
         self.client.forget_prepared(None);

@@ -34,6 +34,8 @@ pub struct SharedSettings {
     pub group_commit: usize,
     /// How long these wait together for somebody's lock.
     pub group_wait: Duration,
+    /// How long a write waits for tables that another session has locked, and their lock for writes.
+    pub table_lock: Duration,
     /// How long the change of a lease waits for sessions that it ends.
     pub fence: Duration,
 }
@@ -49,6 +51,7 @@ impl From<&Config> for SharedSettings {
             idle_in_transaction: config.timeouts.idle_in_transaction,
             group_commit: config.limits.group_commit,
             group_wait: config.timeouts.group_wait,
+            table_lock: config.timeouts.table_lock,
             fence: config.timeouts.fence,
         }
     }
@@ -82,6 +85,8 @@ pub struct Shared<P: Protocol> {
     pub brake_us: std::sync::atomic::AtomicU32,
     /// Held shared by every transaction on the leader, whole by an operator's pause.
     pub admission: Arc<tokio::sync::RwLock<()>>,
+    /// Tables that sessions have locked.
+    pub tables: Arc<super::Tables>,
     /// Backends that an operator wants back.
     pub wanted: Wanted,
     /// Held shared by every transaction that changes the schema, whole by a statement that does so

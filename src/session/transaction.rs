@@ -151,6 +151,8 @@ pub(super) struct Transaction<L: Link> {
     pub place: Place<L>,
     /// Its right to be on the leader: an operator's pause waits for all of them.
     pub admission: Option<Admission>,
+    /// That it writes, for those who lock tables.
+    pub locked_out: Option<super::tables::Writing>,
     /// Its right to change the schema: a statement outside transactions waits for all of them.
     pub schema: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     /// What the followers get, in order.
@@ -193,6 +195,7 @@ impl<L: Link> Transaction<L> {
             failed: false,
             place: Place::Nowhere,
             admission: None,
+            locked_out: None,
             schema: None,
             effects: Vec::new(),
             writing: 0,

@@ -26,6 +26,7 @@ impl<P: Protocol> Session<P> {
         if self.tx.is_none() {
             self.open_block(false, TxMode::default());
         }
+        self.pass_locks(&step.statement.writes).await?;
         if let Some(tx) = &mut self.tx {
             tx.stateful |= step.work.is_partial();
         }

@@ -27,5 +27,5 @@ pub use scope::{ParseError, Scope};
 pub use statement::{
     Bulk, Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys,
     Maintenance, Modes, Outside, Password, Pin, Refusal, Returned, Script, Sequences, SetOp,
-    Setting, Spelt, Split, Statement, TimeParam, Told, Touched, TxOp,
+    Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
 };

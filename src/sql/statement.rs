@@ -333,6 +333,10 @@ pub enum Class {
         /// The session ends, too.
         whole: bool,
     },
+    /// Keeps others' writes away from tables, until [`Class::UnlockTables`].
+    LockTables(Vec<TableLock>),
+    /// Frees what [`Class::LockTables`] has locked.
+    UnlockTables,
     /// The proxy answers it: no backend knows.
     Own(Own),
     /// Cannot be made the same on all backends.
@@ -348,6 +352,15 @@ pub enum Discard {
     Sequences,
     /// DISCARD TEMP.
     Temp,
+}
+
+/// A table to be locked for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableLock {
+    /// As `schema.table`.
+    pub table: String,
+    /// Nobody else locks it; otherwise, nobody at all writes to it.
+    pub whole: bool,
 }
 
 /// A bulk load whose stream every backend gets.

@@ -24,9 +24,8 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
         "analyze" | "optimize" | "check" | "repair" => upkeep("upkeep"),
         "checksum" => Statement { returns_rows: true, ..Statement::new("upkeep", Class::Read) },
         "flush" => flush(tokens),
-        "lock" => refused("lock", "LOCK TABLES is not replicated", LOCKS),
-        // Nothing can be locked: as in a dump whose LOCK TABLES were left out.
-        "unlock" => Statement::new("unlock", Class::LeaderRead { hold: Hold::Statement }),
+        "lock" => super::lock::lock(names, tokens),
+        "unlock" => Statement::new("unlock", Class::UnlockTables),
         "handler" => refused("handler", "HANDLER reads past every transaction", "SELECT."),
         "prepare" | "execute" => {
             refused("prepare", "PREPARE of SQL itself is not supported yet", PREPARE)
@@ -43,8 +42,6 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
     })
 }
 
-const LOCKS: &str = "Use a transaction with SELECT … FOR UPDATE; dump with --skip-add-locks \
-                     and --single-transaction.";
 const PREPARE: &str = "Prepare it with the driver (COM_STMT_PREPARE).";
 
 fn refused(tag: &'static str, why: &str, instead: &str) -> Statement {

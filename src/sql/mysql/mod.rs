@@ -6,7 +6,7 @@
 //! proofs of harmlessness look at places: which table is written, whether a LIMIT is ordered by a key.
 //!
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`, `settings`,
-//! `transaction`, `load`, `returned`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
+//! `transaction`, `load`, `lock`, `returned`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
 //! `order`, `names`; `queries`, `catalog`, `functions`, `split`, `lexer`.
 
 mod analyze;
@@ -16,6 +16,7 @@ mod ddl;
 mod functions;
 mod lexer;
 mod load;
+mod lock;
 mod names;
 mod order;
 mod parts;
