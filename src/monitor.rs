@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use housekeeping::{Keep, housekeeping};
+pub use housekeeping::housekeeping;
 pub use pulse::{Pulse, beat, beat_witness};
 
 use crate::cluster::Phase;
@@ -25,7 +25,6 @@ const WRITE_EVERY: u32 = 5;
 pub async fn probe<P: Protocol>(
     shared: Arc<Shared<P>>,
     backend: usize,
-    interval: Duration,
     dead_after: Duration,
     stop: CancellationToken,
 ) {
@@ -36,7 +35,7 @@ pub async fn probe<P: Protocol>(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(shared.settings().probe_interval) => {}
         }
         let view = shared.keeper.view();
         if view.phase != Phase::Serving || !view.is_member(backend) {

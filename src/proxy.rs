@@ -19,7 +19,7 @@ use crate::cluster::Phase;
 use crate::config::Config;
 use crate::error::{Failure, Kind};
 use crate::exchange::Protocol;
-use crate::monitor::{self, Keep};
+use crate::monitor;
 use crate::session::Shared;
 use crate::status::{self, StatusSource};
 use crate::trace::Level;
@@ -74,18 +74,11 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     for backend in 0..config.backends.len() {
         let (shared, pulse) = (parts.shared.clone(), pulse.clone());
         tasks.spawn(monitor::beat(shared, pulse, backend, end.clone()));
-        let interval = config.timeouts.probe_interval;
         let dead_after = config.timeouts.dead_after;
         let shared = parts.shared.clone();
-        tasks.spawn(monitor::probe(shared, backend, interval, dead_after, end.clone()));
+        tasks.spawn(monitor::probe(shared, backend, dead_after, end.clone()));
     }
-    let keep = Keep {
-        spare: i64::try_from(config.journal.keep_records).unwrap_or(i64::MAX),
-        most: i64::try_from(config.journal.max_records).unwrap_or(i64::MAX),
-        bytes: u64::try_from(config.journal.max_bytes).unwrap_or(u64::MAX),
-        age: config.journal.keep_while_away,
-    };
-    tasks.spawn(monitor::housekeeping(parts.shared.clone(), keep, HOUSEKEEPING, end.clone()));
+    tasks.spawn(monitor::housekeeping(parts.shared.clone(), HOUSEKEEPING, end.clone()));
     if let Some(address) = config.http {
         let listener = tokio::net::TcpListener::bind(address).await;
         let listener = listener.map_err(|e| format!("[http] listen {address}: {e}"))?;
@@ -108,7 +101,7 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     tracing::info!(listen = ?P::listen(&config).1, "started");
     stop.cancelled().await;
     house.shared.keeper.retire();
-    drain(&clients, config.timeouts.shutdown_grace).await;
+    drain(&clients, house.shared.settings().shutdown_grace).await;
     // Another proxy need not wait until it takes this one for dead.
     house.shared.keeper.lay_down(FOR_GOOD).await;
     end.cancel();

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::BackendMetrics;
@@ -105,7 +106,7 @@ pub struct Backend<L> {
     generation: AtomicU64,
     gone: Mutex<CancellationToken>,
     dial: Box<dyn Dial<L>>,
-    limits: Limits,
+    limits: ArcSwap<Limits>,
     pools: Mutex<Pools<L>>,
 }
 
@@ -134,7 +135,7 @@ impl<L: crate::exchange::Link> Backend<L> {
             generation: AtomicU64::new(1),
             gone: Mutex::new(CancellationToken::new()),
             dial,
-            limits,
+            limits: ArcSwap::from_pointee(limits),
             pools: Mutex::default(),
         }
     }
@@ -147,6 +148,21 @@ impl<L: crate::exchange::Link> Backend<L> {
             .entry(key)
             .or_insert_with(|| Pool::new(self.clone(), user.to_owned(), purpose))
             .clone()
+    }
+
+    /// How many connections a pool has, for how long.
+    pub fn limits(&self) -> Limits {
+        **self.limits.load()
+    }
+
+    /// Changes how many connections a pool has, and for how long.
+    pub fn set_limits(&self, limits: Limits) {
+        // Nobody makes a pool meanwhile, which would have the new size already.
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.limits.swap(Arc::new(limits));
+        for pool in pools.values() {
+            pool.resize(before.size, limits.size);
+        }
     }
 
     /// All pools, for people.

@@ -106,15 +106,37 @@ pub struct Pool<L> {
     /// The purpose.
     pub purpose: Purpose,
     permits: Arc<Semaphore>,
+    /// How many permits there are, lent out or not.
+    room: Arc<AtomicUsize>,
     idle: Mutex<Vec<Idle<L>>>,
     waiting: AtomicUsize,
 }
 
 impl<L: Link> Pool<L> {
     pub(super) fn new(backend: Arc<Backend<L>>, user: String, purpose: Purpose) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(backend.limits.size as usize));
+        let size = backend.limits().size as usize;
+        let (permits, room) = (Arc::new(Semaphore::new(size)), Arc::new(AtomicUsize::new(size)));
         let (idle, waiting) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { backend, user, purpose, permits, idle, waiting })
+        Arc::new(Self { backend, user, purpose, permits, room, idle, waiting })
+    }
+
+    /// Changes the most connections. Those that are too many go as they come back.
+    pub(super) fn resize(&self, from: u32, to: u32) {
+        let (from, to) = (from as usize, to as usize);
+        if let Some(more) = to.checked_sub(from) {
+            self.room.fetch_add(more, Ordering::Relaxed);
+            self.permits.add_permits(more);
+            return;
+        }
+        let (permits, room) = (self.permits.clone(), self.room.clone());
+        tokio::spawn(async move {
+            for _ in to..from {
+                // One after the other, so that who waits for a connection is not kept waiting by us.
+                let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                permit.forget();
+                room.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
     }
 
     /// The backend it leads to.
@@ -157,7 +179,7 @@ impl<L: Link> Pool<L> {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
-        let limit = self.backend.limits.checkout;
+        let limit = self.backend.limits().checkout;
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let permit = tokio::time::timeout(limit, self.permits.clone().acquire_owned()).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -187,14 +209,14 @@ impl<L: Link> Pool<L> {
         None
     }
 
-    fn put_back(&self, mut link: Box<L>, generation: u64, opened: Instant, identity: Identity) {
+    fn put_back(&self, kept: Idle<L>) {
+        let link = &kept.link;
         let idle = link.outstanding() == 0 && link.tx_state() == TxState::Idle;
-        let fit = idle && !link.is_spent() && link.is_quiet();
-        let now = Instant::now();
-        let fresh = now - opened < self.backend.limits.lifetime;
-        if fit && fresh && generation == self.backend.generation() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(Idle { link, identity, generation, opened, used: now });
+        // Whether it is quiet is looked at when it is lent the next time.
+        let fit = idle && !link.is_spent();
+        let fresh = kept.used - kept.opened < self.backend.limits().lifetime;
+        if fit && fresh && kept.generation == self.backend.generation() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
         }
     }
 
@@ -205,14 +227,15 @@ impl<L: Link> Pool<L> {
     /// Closes connections that were not used for long.
     pub fn close_unused(&self) {
         let now = Instant::now();
-        let limit = self.backend.limits.idle;
+        let limit = self.backend.limits().idle;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|i| now - i.used < limit);
     }
 
     /// Connections in use, idle ones, and clients that wait for one.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let used = self.backend.limits.size as usize - self.permits.available_permits();
+        let room = self.room.load(Ordering::Relaxed);
+        let used = room.saturating_sub(self.permits.available_permits());
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
         (used, idle, self.waiting.load(Ordering::Relaxed))
     }
@@ -231,8 +254,14 @@ pub struct Lease<L: Link> {
 impl<L: Link> Lease<L> {
     /// Gives the connection back, if nothing is under way on it.
     pub fn release(self) {
+        self.release_at(Instant::now());
+    }
+
+    /// The same, for who knows what time it is.
+    pub fn release_at(self, now: Instant) {
         let Self { pool, link, permit, generation, opened, identity } = self;
-        pool.put_back(link, generation, opened, identity);
+        let kept = Idle { link, identity, generation, opened, used: now };
+        pool.put_back(kept);
         drop(permit);
     }
 

@@ -70,8 +70,6 @@ impl Config {
 
     fn keep_tuning(&self, changes: &mut Changes, merged: &mut Self) {
         keep(changes, "admin", &self.admin, &mut merged.admin);
-        keep(changes, "pool", &self.pool, &mut merged.pool);
-        keep(changes, "journal", &self.journal, &mut merged.journal);
         keep(changes, "proxy", &self.proxy, &mut merged.proxy);
         keep(changes, "witness", &self.witness, &mut merged.witness);
         keep(changes, "resource", &self.resources, &mut merged.resources);
@@ -80,18 +78,16 @@ impl Config {
             "timeouts",
             self.timeouts,
             merged.timeouts,
-            [
-                connect,
-                dead_after,
-                probe_interval,
-                probe_timeout,
-                follower_lock,
-                shutdown_grace,
-                startup_wait,
-                gate
-            ]
+            [connect, dead_after, probe_timeout, follower_lock, startup_wait]
         );
-        keep_keys!(changes, "limits", self.limits, merged.limits, [max_statement_cache]);
+        keep_keys!(changes, "pool", self.pool, merged.pool, [prepared_statements]);
+        keep_keys!(
+            changes,
+            "limits",
+            self.limits,
+            merged.limits,
+            [max_statement_cache, worker_threads]
+        );
     }
 
     /// Who belongs to the cluster is part of what was built (the sessions of each are fenced); how
@@ -112,6 +108,8 @@ impl Config {
         note(changes, "cluster.auth", &old.auth, &new.auth);
         note(changes, "cluster.console_users", &old.console_users, &new.console_users);
         note(changes, "cluster.reactivate", &old.reactivate, &new.reactivate);
+        note(changes, "pool", &self.pool, &merged.pool);
+        note(changes, "journal", &self.journal, &merged.journal);
         note(changes, "reads", &self.reads, &merged.reads);
         note(changes, "timeouts", &self.timeouts, &merged.timeouts);
         note(changes, "limits", &self.limits, &merged.limits);

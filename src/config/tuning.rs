@@ -245,7 +245,7 @@ pub enum LogFormat {
 /// The journal is pruned once every backend has a record. While one is away it grows up to these
 /// bounds; past the first of them the oldest records go, and that backend can no longer return by
 /// replay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
     /// The most records.

@@ -19,8 +19,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Handover {
     /// There is no other proxy.
     pub lone: bool,
-    /// How long open transactions may take.
-    pub grace: Duration,
     /// How long the others may take to notice.
     pub takeover_after: Duration,
     /// The database that is no application's.
@@ -32,7 +30,8 @@ pub(super) async fn switchover<P: Protocol>(
     shared: &Shared<P>,
     levers: &Levers,
 ) -> Result<Reply, Failure> {
-    let Handover { lone, grace, takeover_after, console } = levers.handover;
+    let Handover { lone, takeover_after, console } = levers.handover;
+    let grace = shared.settings().shutdown_grace;
     let keeper = &shared.keeper;
     if lone {
         return Err(refused("this is the only proxy")

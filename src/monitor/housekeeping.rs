@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::weights::{Heap, Weights};
 use crate::cluster::Phase;
+use crate::config::Journal;
 use crate::exchange::Protocol;
 use crate::session::Shared;
 
@@ -15,15 +16,26 @@ const ROUNDS: usize = 50;
 
 /// How much of the journal is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Keep {
+struct Keep {
     /// Records that are kept even when every backend has them.
-    pub spare: i64,
+    spare: i64,
     /// Records that are kept at the most, even when a backend that is away lacks them.
-    pub most: i64,
+    most: i64,
     /// Bytes of records that are kept at the most, likewise.
-    pub bytes: u64,
+    bytes: u64,
     /// Records older than this are not kept for backends that are away.
-    pub age: Duration,
+    age: Duration,
+}
+
+impl From<Journal> for Keep {
+    fn from(journal: Journal) -> Self {
+        Self {
+            spare: i64::try_from(journal.keep_records).unwrap_or(i64::MAX),
+            most: i64::try_from(journal.max_records).unwrap_or(i64::MAX),
+            bytes: u64::try_from(journal.max_bytes).unwrap_or(u64::MAX),
+            age: journal.keep_while_away,
+        }
+    }
 }
 
 impl Keep {
@@ -45,7 +57,6 @@ struct Books {
 /// Notes up to where every member has everything, and removes records that nobody needs any more.
 pub async fn housekeeping<P: Protocol>(
     shared: Arc<Shared<P>>,
-    keep: Keep,
     interval: Duration,
     stop: CancellationToken,
 ) {
@@ -64,7 +75,7 @@ pub async fn housekeeping<P: Protocol>(
         // The order matters: a member that lacks a commit has left the view before that commit ended.
         let complete = shared.ledger.complete_to();
         if shared.keeper.view().phase == Phase::Serving
-            && let Err(why) = books.round(&shared, keep, complete).await
+            && let Err(why) = books.round(&shared, shared.settings().journal.into(), complete).await
         {
             tracing::debug!(%why, "the journal is looked after later");
         }

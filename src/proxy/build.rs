@@ -134,7 +134,6 @@ fn recovery(config: &Config, state: &Remembered, secrets: Secrets) -> recovery::
         names: config.backends.iter().map(|b| b.name.clone()).collect(),
         secrets,
         startup_wait: config.timeouts.startup_wait,
-        gate: config.timeouts.gate,
         cluster: Some(state.cluster.clone()).filter(|cluster| !cluster.is_empty()),
         retry: RETRY,
         role: recovery::Role {
@@ -164,12 +163,6 @@ fn connect<P: Front>(
     metrics: &Metrics,
     common: &P::Common,
 ) -> Result<Backend<P::Link>, String> {
-    let limits = PoolLimits {
-        size: config.pool.size,
-        checkout: config.pool.checkout_timeout,
-        idle: config.pool.idle_timeout,
-        lifetime: config.pool.max_lifetime,
-    };
     let started = Arc::default();
     let dial = P::dial(config, index, common, Arc::clone(&started))?;
     let address = format!("{}:{}", backend.host, backend.port);
@@ -179,11 +172,21 @@ fn connect<P: Front>(
         backend.name.clone(),
         address,
         backend.weight,
-        limits,
+        pool_limits(config),
         figures,
         started,
         dial,
     ))
+}
+
+/// How many connections a pool has, for how long.
+pub(super) fn pool_limits(config: &Config) -> PoolLimits {
+    PoolLimits {
+        size: config.pool.size,
+        checkout: config.pool.checkout_timeout,
+        idle: config.pool.idle_timeout,
+        lifetime: config.pool.max_lifetime,
+    }
 }
 
 /// A secret nobody can guess.

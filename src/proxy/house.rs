@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::front::Front;
-use super::{Levers, Surroundings};
+use super::{Levers, Surroundings, build};
 use crate::client::pg::not_here;
 use crate::cluster::{Claim, Phase};
 use crate::config::{AuthMethod, Config, User};
@@ -43,7 +43,6 @@ impl<P: Front> House<P> {
     ) -> Arc<Self> {
         let handover = console::Handover {
             lone: config.proxy.is_lone(),
-            grace: config.timeouts.shutdown_grace,
             takeover_after: config.proxy.takeover_after,
             console: CONSOLE,
         };
@@ -127,6 +126,7 @@ impl<P: Front> House<P> {
         self.shared.current.store(Arc::new((&next).into()));
         for (backend, settings) in self.shared.backends.iter().zip(&next.backends) {
             backend.set_weight(settings.weight);
+            backend.set_limits(build::pool_limits(&next));
         }
         if let Some(level) = &self.around.level {
             level.set(&next.log.level).map_err(|e| e.to_string())?;

@@ -89,9 +89,10 @@ pub(super) async fn catch_up<P: Protocol>(
         applied += apply(shared, backend, &missing).await?;
     }
     shared.keeper.note(backend, State::CatchingUp { remaining: 0 }, String::new()).await;
-    let waiting = tokio::time::timeout(settings.gate, shared.keeper.gate.write()).await;
+    let limit = shared.settings().gate;
+    let waiting = tokio::time::timeout(limit, shared.keeper.gate.write()).await;
     let Ok(gate) = waiting else {
-        return Err(format!("the commits under way did not end within {:?}", settings.gate));
+        return Err(format!("the commits under way did not end within {limit:?}"));
     };
     let closed = Instant::now();
     let last = async {
@@ -103,14 +104,14 @@ pub(super) async fn catch_up<P: Protocol>(
         copy_sequences(shared, backend).await?;
         shared.keeper.join(backend).await
     };
-    let joined = tokio::time::timeout(settings.gate, last).await;
+    let joined = tokio::time::timeout(limit, last).await;
     drop(gate);
     let held = closed.elapsed();
     shared.metrics.gate_seconds.observe(held.as_secs_f64());
     match joined {
         Ok(joined) => joined?,
         Err(_) => {
-            return Err(format!("the last records took longer than {:?}", settings.gate));
+            return Err(format!("the last records took longer than {limit:?}"));
         }
     }
     let took = started.elapsed();

@@ -30,8 +30,6 @@ pub struct Settings {
     pub secrets: Secrets,
     /// How long a start waits for all members.
     pub startup_wait: Duration,
-    /// How long the commit gate may be waited for and held.
-    pub gate: Duration,
     /// The cluster that the state file belongs to.
     pub cluster: Option<String>,
     /// Pause between two attempts at the same backend; doubles with each failure.

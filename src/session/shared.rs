@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use super::{Identities, Leases, Present, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
-use crate::config::{Balancer, Config, Consistency, Reactivate};
+use crate::config::{Balancer, Config, Consistency, Journal, Reactivate};
 use crate::exchange::{Link, Protocol};
 use crate::keeper::{Control, Handle};
 use crate::ledger::Ledger;
@@ -38,6 +38,14 @@ pub struct SharedSettings {
     pub table_lock: Duration,
     /// How long the change of a lease waits for sessions that it ends.
     pub fence: Duration,
+    /// How long the commit gate may be waited for and held while a backend rejoins.
+    pub gate: Duration,
+    /// How long transactions under way may take when the proxy stops, or another one is to write.
+    pub shutdown_grace: Duration,
+    /// Between two health checks of one backend.
+    pub probe_interval: Duration,
+    /// How much of the journal is kept.
+    pub journal: Journal,
 }
 
 impl From<&Config> for SharedSettings {
@@ -53,6 +61,10 @@ impl From<&Config> for SharedSettings {
             group_wait: config.timeouts.group_wait,
             table_lock: config.timeouts.table_lock,
             fence: config.timeouts.fence,
+            gate: config.timeouts.gate,
+            shutdown_grace: config.timeouts.shutdown_grace,
+            probe_interval: config.timeouts.probe_interval,
+            journal: config.journal,
         }
     }
 }

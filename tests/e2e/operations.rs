@@ -2,6 +2,7 @@
 
 use crate::rig::cluster::{Cluster, Options, spoken};
 use crate::rig::load::Load;
+use crate::rig::session::Session;
 use crate::rig::wire::lines;
 use crate::rig::{eventually, run, run_heavy, run_within, secs, within};
 
@@ -111,6 +112,48 @@ fn sighup_reads_the_configuration_again() {
         cluster.configure("limits.no_such_key", "2");
         load.goes_on(20, secs(10)).await;
         load.stop().await.nobody_was_disconnected();
+    });
+}
+
+/// Transactions that write, of which only so many can be open as there are connections.
+async fn open_writes(cluster: &Cluster, rows: std::ops::Range<usize>) -> Vec<Session> {
+    let mut open = Vec::new();
+    for n in rows {
+        let app = cluster.connect().await;
+        app.run(&format!("begin; insert into pooled_t values ({n})")).await;
+        open.push(app);
+    }
+    open
+}
+
+#[test]
+fn a_pool_grows_and_shrinks_without_a_restart() {
+    run_within(secs(90), async {
+        let limits =
+            Options::servers(2).set("pool.size", "2").set("pool.checkout_timeout", "\"1s\"");
+        let cluster = limits.start().await;
+        cluster.connect().await.run("create table pooled_t(id int primary key)").await;
+        let full = open_writes(&cluster, 0..2).await;
+        let more = cluster.connect().await;
+        more.fails("insert into pooled_t values (99)", "53300").await;
+        cluster.configure("pool.size", "4");
+        let said = format!("{:?}", cluster.console("RELOAD").await);
+        assert!(said.contains("pool") && said.contains("nothing"), "{said}");
+        more.run("insert into pooled_t values (100)").await;
+        for app in full {
+            app.run("commit").await;
+        }
+        // Smaller while all are in use: what is too much goes as it comes back.
+        let full = open_writes(&cluster, 200..204).await;
+        cluster.configure("pool.size", "1");
+        cluster.console("RELOAD").await;
+        for app in &full {
+            app.run("commit").await;
+        }
+        let _one = open_writes(&cluster, 300..301).await;
+        more.fails("insert into pooled_t values (400)", "53300").await;
+        drop((full, _one));
+        cluster.assert_all_equal().await;
     });
 }
 

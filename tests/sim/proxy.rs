@@ -9,12 +9,12 @@ use arc_swap::ArcSwap;
 use lockstep::backend::{Backend, Limits};
 use lockstep::catalog::Catalogs;
 use lockstep::cluster::View;
-use lockstep::config::{Balancer, Consistency};
+use lockstep::config::{Balancer, Consistency, Journal};
 use lockstep::keeper::state::{Remembered, StateFile};
 use lockstep::keeper::{self, Candidate, Control, Keeper};
 use lockstep::ledger::Ledger;
 use lockstep::metrics::Metrics;
-use lockstep::monitor::{self, Keep};
+use lockstep::monitor;
 use lockstep::recovery;
 use lockstep::session::{Groups, Login, Registry, Session, Shared, SharedSettings, Wanted};
 use lockstep::store::vote::Secrets;
@@ -99,7 +99,6 @@ impl World {
             names,
             secrets,
             startup_wait: Duration::from_secs(10),
-            gate: Duration::from_secs(5),
             cluster,
             retry: Duration::from_secs(1),
             role: recovery::Role {
@@ -162,6 +161,10 @@ impl World {
                 group_wait: GROUP_WAIT,
                 table_lock: GROUP_WAIT,
                 fence: HOLD,
+                gate: Duration::from_secs(5),
+                shutdown_grace: Duration::from_secs(30),
+                probe_interval: Duration::from_secs(1),
+                journal: Journal { keep_records: 1000, ..Journal::default() },
             }),
             present: Arc::default(),
             leases: Arc::default(),
@@ -256,19 +259,11 @@ fn spawn(
     for backend in 0..shared.backends.len() {
         let (sharing, pulse) = (shared.clone(), pulse.clone());
         tasks.push(tokio::spawn(monitor::beat(sharing, pulse, backend, stop.clone())));
-        let interval = Duration::from_secs(1);
-        tasks.push(tokio::spawn(monitor::probe(
-            shared.clone(),
-            backend,
-            interval,
-            DEAD_AFTER,
-            stop.clone(),
-        )));
+        let probe = monitor::probe(shared.clone(), backend, DEAD_AFTER, stop.clone());
+        tasks.push(tokio::spawn(probe));
     }
-    let keep =
-        Keep { spare: 1000, most: 1_000_000, age: Duration::from_secs(86_400), bytes: 1 << 30 };
     let interval = Duration::from_secs(2);
-    let housekeeping = monitor::housekeeping(shared.clone(), keep, interval, stop.clone());
+    let housekeeping = monitor::housekeeping(shared.clone(), interval, stop.clone());
     tasks.push(tokio::spawn(housekeeping));
     Running { shared, tasks, stop }
 }
