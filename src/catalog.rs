@@ -4,8 +4,9 @@
 //! catalog it was made with; DDL raises the epoch *before* it commits, so that whoever got past the
 //! lock of a table that was just changed can tell that its plan is too old.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use lockstep_protocol::Dialect;
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::sql::{
     Answers, Class, Context, Entry, Hold, Judge, Scope, Script, Sequences, Statement, Touched,
-    ignorant, informed, questions,
+    ignorant, informed, questions, shape,
 };
 
 /// A text's classification, with what it depended on.
@@ -27,6 +28,21 @@ pub struct Plan {
     scope: Arc<Scope>,
     /// Whether the text could not be parsed: the server will say why.
     pub unreadable: bool,
+}
+
+impl Plan {
+    /// Whether it is one read, of which nothing was found that depends on a value in its text.
+    fn is_plain_read(&self) -> bool {
+        let [statement] = self.script.statements.as_slice() else {
+            return false;
+        };
+        statement.class == Class::Read
+            && !self.unreadable
+            && !statement.clock
+            && !statement.uses_currval
+            && statement.drawn.is_none()
+            && statement.set_config.is_none()
+    }
 }
 
 /// A SQL text that is classified once and remembered.
@@ -54,6 +70,9 @@ pub struct Catalogs {
     current: ArcSwap<(u64, Box<dyn Judge>)>,
     /// Raised before DDL commits.
     epoch: AtomicU64,
+    /// Reads by their shape: a text that differs from one seen before in nothing but values need not be
+    /// parsed.
+    shapes: Shapes,
     /// Wakes whoever waits for a newer catalog. Unlike a `watch` it wakes them in an order that can
     /// be repeated.
     loaded: Notify,
@@ -66,6 +85,7 @@ impl Catalogs {
             dialect,
             current: ArcSwap::from_pointee((0, ignorant(dialect))),
             epoch: AtomicU64::new(1),
+            shapes: Shapes::default(),
             loaded: Notify::new(),
         }
     }
@@ -143,13 +163,66 @@ impl Catalogs {
         {
             return plan;
         }
-        let (script, unreadable) = match catalog.1.judge(&text.sql, scope) {
-            Ok(script) => (script, false),
-            Err(_) => (unreadable(&text.sql), true),
-        };
-        let plan = Arc::new(Plan { script, epoch: catalog.0, scope: scope.clone(), unreadable });
+        let shape = shape(self.dialect, &text.sql);
+        let known =
+            shape.as_ref().and_then(|shape| self.shapes.plan(shape, text, catalog.0, scope));
+        let plan = known.unwrap_or_else(|| {
+            let (script, unreadable) = match catalog.1.judge(&text.sql, scope) {
+                Ok(script) => (script, false),
+                Err(_) => (unreadable(&text.sql), true),
+            };
+            let plan = Plan { script, epoch: catalog.0, scope: scope.clone(), unreadable };
+            let plan = Arc::new(plan);
+            if let Some(shape) = shape {
+                self.shapes.note(shape, text, &plan);
+            }
+            plan
+        });
         text.plan.store(Some(plan.clone()));
         plan
+    }
+}
+
+/// Reads by their shape, with the length of the text that was parsed.
+#[derive(Debug, Default)]
+struct Shapes(Mutex<HashMap<String, (Arc<Plan>, usize)>>);
+
+impl Shapes {
+    /// How many are remembered. Programs have fewer queries; who makes them up as it goes gains nothing
+    /// here, and must not fill the memory.
+    const MOST: usize = 5000;
+
+    /// The plan of a text, made of that of another one of its shape.
+    fn plan(&self, shape: &str, text: &Text, epoch: u64, scope: &Arc<Scope>) -> Option<Arc<Plan>> {
+        let (like, length) = self.lock().get(shape).cloned()?;
+        if like.epoch != epoch || !(Arc::ptr_eq(&like.scope, scope) || like.scope == *scope) {
+            return None;
+        }
+        if length == text.sql.len() {
+            return Some(like);
+        }
+        let mut statement = like.script.statements.first()?.clone();
+        // What follows the statement has no values in it, so its end is as far from the text's.
+        statement.range.end = (text.sql.len() + statement.range.end).checked_sub(length)?;
+        let script = Script { statements: vec![statement] };
+        let (epoch, scope, unreadable) = (like.epoch, like.scope.clone(), false);
+        Some(Arc::new(Plan { script, epoch, scope, unreadable }))
+    }
+
+    /// Remembers what a text was found to be, if that holds for all of its shape.
+    fn note(&self, shape: String, text: &Text, plan: &Arc<Plan>) {
+        if !plan.is_plain_read() {
+            return;
+        }
+        let mut known = self.lock();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(shape, (plan.clone(), text.sql.len()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Arc<Plan>, usize)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,4 +255,35 @@ fn unreadable(sql: &str) -> Script {
         returned: None,
     };
     Script { statements: vec![statement] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_the_same_shape_fits_its_own_text() {
+        let catalogs = Catalogs::new(Dialect::Postgres);
+        let scope = Arc::new(Scope::default());
+        let said = |sql: &str| {
+            let text = Text::new(sql.to_owned());
+            let plan = catalogs.plan(&text, &scope);
+            let statements = plan.script.statements.iter();
+            statements.map(|s| (s.class.clone(), text.sql[s.range.clone()].to_owned())).collect()
+        };
+        let read = |sql: &str| vec![(Class::Read, sql.to_owned())];
+        for _ in 0..2 {
+            let found: [Vec<(Class, String)>; 3] =
+                ["select 1 + 2", "select 12345 + 'x';", "select 1 + '' ; "].map(said);
+            let wanted = ["select 1 + 2", "select 12345 + 'x'", "select 1 + ''"].map(read);
+            assert_eq!(found.map(trimmed), wanted);
+        }
+        assert_eq!(catalogs.shapes.lock().len(), 3, "each text has a shape of its own");
+        assert_eq!(trimmed(said("select 77 + 'abc';")), read("select 77 + 'abc'"));
+        assert_eq!(catalogs.shapes.lock().len(), 3, "a text of a known shape has none");
+    }
+
+    fn trimmed(statements: Vec<(Class, String)>) -> Vec<(Class, String)> {
+        statements.into_iter().map(|(class, sql)| (class, sql.trim().to_owned())).collect()
+    }
 }

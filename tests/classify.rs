@@ -15,7 +15,9 @@ use std::sync::LazyLock;
 
 use lockstep::sql::{
     Catalog, Class, Hold, Maintenance, Scope, Sequences, SetOp, Statement, Touched, TxOp, analyze,
+    shape,
 };
+use lockstep_protocol::Dialect;
 use proptest::prelude::*;
 
 use server::Server;
@@ -29,10 +31,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/classify")
 }
 
-static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
-    let text = fs::read_to_string(folder().join("catalog.txt")).unwrap();
-    Catalog::from_rows(&parse_catalog(&text)).unwrap()
-});
+static CATALOG_TEXT: LazyLock<String> =
+    LazyLock::new(|| fs::read_to_string(folder().join("catalog.txt")).unwrap());
+
+static CATALOG: LazyLock<Catalog> =
+    LazyLock::new(|| Catalog::from_rows(&parse_catalog(&CATALOG_TEXT)).unwrap());
 
 /// COPY's text format, each query's rows under a line with its name.
 fn parse_catalog(text: &str) -> BTreeMap<&str, Vec<Vec<Option<String>>>> {
@@ -99,6 +102,75 @@ fn every_statement_has_the_class_that_it_must_have() {
     }
     assert!(count >= 150, "only {count} cases were found");
     assert!(update || wrong.is_empty(), "{wrong}");
+}
+
+/// Values that would mean something where a rule looked at them.
+const TELLING: [&str; 8] = [
+    "'x'",
+    "'plain'",
+    "'pg_class'",
+    "'lockstep.token'",
+    "'session_authorization'",
+    "'on'",
+    "'2024-05-06'",
+    "''",
+];
+
+/// Whether a query has its class for all texts of its shape.
+fn is_plain_read(described: &str) -> bool {
+    described.starts_with("select READ")
+        && !described.contains(" clock")
+        && !described.contains(" currval")
+        && !described.contains(" set_config")
+}
+
+/// Texts of the same shape, with other values.
+fn alike(shape: &str) -> Vec<String> {
+    let one = |number: &str, string: &str| shape.replace('\u{1}', number).replace('\u{2}', string);
+    let mut texts: Vec<String> = TELLING.iter().map(|string| one("1", string)).collect();
+    texts.extend(["9", "77", "999999999"].map(|number| one(number, "'y'")));
+    texts
+}
+
+#[test]
+fn reads_of_one_shape_are_judged_alike() {
+    let mut queries: Vec<String> = Vec::new();
+    for path in case_files() {
+        let text = fs::read_to_string(&path).unwrap();
+        let inputs = text.split("\n\n").filter_map(|block| block.trim().split_once("\n----"));
+        queries.extend(inputs.map(|(input, _)| input.to_owned()));
+    }
+    let names = CATALOG_TEXT.lines().flat_map(|line| line.split('\t').take(3));
+    let names: BTreeSet<&str> =
+        names.filter(|name| name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase())).collect();
+    for name in names {
+        queries.push(format!("SELECT {name}('a', 'b', 1, 'c') = 'd'"));
+        queries.push(format!("SELECT id FROM plain WHERE id = 5 AND {name}(1, 'plain') > 'x'"));
+        queries.push(format!(
+            "SELECT cast(id AS {name}) FROM plain WHERE {name} = 'a' OR {name} 'b' = 'c'"
+        ));
+    }
+    let mut compared = 0;
+    for input in queries {
+        let (session, sql): (Vec<&str>, Vec<&str>) =
+            input.lines().partition(|line| line.starts_with('@'));
+        let Some(shape) = shape(Dialect::Postgres, &sql.join("\n")) else { continue };
+        let judged: BTreeMap<String, String> = alike(&shape)
+            .into_iter()
+            .map(|sql| {
+                assert_eq!(lockstep::sql::shape(Dialect::Postgres, &sql).as_ref(), Some(&shape));
+                let found = judge(&[session.join("\n"), sql.clone()].join("\n"));
+                (sql, found)
+            })
+            .collect();
+        let classes: BTreeSet<&String> = judged.values().collect();
+        compared += 1;
+        assert!(
+            classes.len() == 1 || !classes.iter().any(|found| is_plain_read(found)),
+            "{input}: {judged:#?}"
+        );
+    }
+    assert!(compared > 500, "only {compared} queries have a shape");
 }
 
 fn case_files() -> Vec<PathBuf> {

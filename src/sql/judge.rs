@@ -47,6 +47,16 @@ pub fn questions(dialect: Dialect) -> &'static [(&'static str, &'static str)] {
     }
 }
 
+/// What texts have in common that differ in nothing but values, where a query that is a
+/// [`Read`](super::Class::Read) in one of them is the same in all. `None`: this text has nothing of the
+/// kind.
+pub fn shape(dialect: Dialect, sql: &str) -> Option<String> {
+    match dialect {
+        Dialect::Postgres => pg::shape(sql),
+        Dialect::MySql => None,
+    }
+}
+
 /// The judge who knows these answers.
 ///
 /// # Errors

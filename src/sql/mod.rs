@@ -19,7 +19,7 @@ mod schema;
 mod scope;
 mod statement;
 
-pub use judge::{Answers, Entry, Judge, ignorant, informed, questions};
+pub use judge::{Answers, Entry, Judge, ignorant, informed, questions, shape};
 pub use mysql::assignment_of;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Drawn, DrawnFrom, Own, Question};

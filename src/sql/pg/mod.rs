@@ -7,7 +7,7 @@
 //! From top to bottom, each file importing only files that come later: `analyze`; `ddl`,
 //! `relations`, `alter`, `create`, `role`, `copy`, `session`, `returned`, `keyed`; `steps`, `fills`, `trees`;
 //! `build`, `facts`, `rows`; `dml`, `functions`, `walk`; `determine`; `piece`, `drawn`, `resolve`, `catalog`,
-//! `queries`, `effects`, `tokens`, `value`, `own`, `names`.
+//! `queries`, `effects`, `tokens`, `value`, `own`, `shape`, `names`.
 
 mod alter;
 mod analyze;
@@ -34,6 +34,7 @@ mod returned;
 mod role;
 mod rows;
 mod session;
+mod shape;
 mod steps;
 mod tokens;
 mod trees;
@@ -45,4 +46,5 @@ use super::{judge, question, scope, statement};
 pub use analyze::analyze;
 pub use catalog::Catalog;
 pub use names::mentions_clock;
+pub(super) use shape::shape;
 pub use value::value_reads_clock;
