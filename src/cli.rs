@@ -132,7 +132,12 @@ pub fn run() -> ExitCode {
 }
 
 fn runtime(limits: &Limits) -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_multi_thread()
+    // One thread needs none of what several owe each other.
+    let mut builder = match limits.threads() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder
         .worker_threads(limits.threads())
         .enable_all()
         .build()

@@ -12,6 +12,7 @@ pub mod control;
 pub mod demo;
 pub mod durable;
 pub mod encoding;
+pub mod ending;
 pub mod error;
 pub mod exchange;
 pub mod keeper;

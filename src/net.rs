@@ -79,20 +79,32 @@ impl Stream {
     /// # Errors
     /// When the peer has closed, or sends without end.
     pub fn take_arrived(&mut self, incoming: &mut BytesMut) -> io::Result<()> {
-        let mut context = Context::from_waker(Waker::noop());
-        let mut chunk = [0; 512];
         while incoming.len() < READ_CHUNK {
-            let mut read = ReadBuf::new(&mut chunk);
-            match Pin::new(&mut *self).poll_read(&mut context, &mut read) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(())) if read.filled().is_empty() => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Poll::Ready(Ok(())) => incoming.extend_from_slice(read.filled()),
-                Poll::Ready(Err(error)) => return Err(error),
+            match self.read_arrived(incoming) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, "the peer says too much unasked"))
+    }
+
+    fn read_arrived(&mut self, incoming: &mut BytesMut) -> io::Result<usize> {
+        let stream = match self {
+            Self::Plain(stream) => return stream.try_read_buf(incoming),
+            Self::Tls(stream) => Pin::new(stream),
+        };
+        let mut chunk = [0; 512];
+        let mut read = ReadBuf::new(&mut chunk);
+        match stream.poll_read(&mut Context::from_waker(Waker::noop()), &mut read) {
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) => {
+                incoming.extend_from_slice(read.filled());
+                Ok(read.filled().len())
+            }
+        }
     }
 
     /// Reads what is there into `incoming`; pending when there is nothing.

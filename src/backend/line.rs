@@ -1,8 +1,8 @@
 //! Bytes to and from a server, for as long as its backend is not given up.
 
 use bytes::BytesMut;
-use tokio_util::sync::CancellationToken;
 
+use crate::ending::Ending;
 use crate::exchange::Broken;
 use crate::net::Stream;
 
@@ -17,14 +17,14 @@ pub(super) async fn send(
     stream: &mut Stream,
     outgoing: &mut BytesMut,
     incoming: &mut BytesMut,
-    gone: &CancellationToken,
+    gone: &mut Ending,
 ) -> Result<(), Broken> {
     tokio::select! {
         biased;
         sent = stream.write_while_reading(outgoing, incoming) => {
             sent.map_err(|e| Broken::Lost(e.to_string()))
         }
-        () = gone.cancelled() => Err(Broken::Lost(GIVEN_UP.into())),
+        () = gone.comes() => Err(Broken::Lost(GIVEN_UP.into())),
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn send(
 pub(super) async fn receive(
     stream: &mut Stream,
     incoming: &mut BytesMut,
-    gone: &CancellationToken,
+    gone: &mut Ending,
 ) -> Result<(), Broken> {
     tokio::select! {
         biased;
@@ -44,6 +44,6 @@ pub(super) async fn receive(
             Ok(_) => Ok(()),
             Err(e) => Err(Broken::Lost(e.to_string())),
         },
-        () = gone.cancelled() => Err(Broken::Lost(GIVEN_UP.into())),
+        () = gone.comes() => Err(Broken::Lost(GIVEN_UP.into())),
     }
 }

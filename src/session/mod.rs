@@ -52,6 +52,7 @@ pub use tables::Tables;
 
 use crate::backend::{Lease, Pool};
 use crate::config::Consistency;
+use crate::ending::Ending;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
 use crate::metrics::StatementMetrics;
@@ -139,7 +140,9 @@ pub struct Session<P: Protocol> {
     /// SQL-level prepared statements: name and body, with its classification.
     prepared: std::collections::HashMap<String, crate::sql::Statement>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
-    stop: CancellationToken,
+    /// It has to end, and the proxy stops.
+    ended: Ending,
+    stop: Ending,
     /// Its right to write, where that depends on a lease.
     pass: Option<Pass>,
     /// Sessions with the same user and settings.
@@ -188,8 +191,9 @@ impl<P: Protocol> Session<P> {
             figures: std::collections::HashMap::new(),
             completion: 0,
             prepared: std::collections::HashMap::new(),
+            ended: Ending::of(cancel.ended().clone()),
             cancel,
-            stop,
+            stop: Ending::of(stop),
             pass: None,
             company: None,
         };
@@ -234,8 +238,7 @@ impl<P: Protocol> Session<P> {
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
     async fn next_batch(&mut self) -> Result<Option<Batch<P::Work>>, Gone> {
         loop {
-            let Self { shared, client, held, stop, tx, cancel, .. } = &mut *self;
-            let ended = cancel.ended();
+            let Self { shared, client, held, stop, tx, ended, .. } = &mut *self;
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
                 let patience = shared.settings().idle_in_transaction.filter(|_| !idle);
@@ -247,9 +250,9 @@ impl<P: Protocol> Session<P> {
                 };
                 tokio::select! {
                     biased;
-                    () = ended.cancelled() => return Ok(None),
+                    () = ended.comes() => return Ok(None),
                     batch = client.next() => return batch.map(Some),
-                    () = stop.cancelled(), if idle => return Ok(None),
+                    () = stop.comes(), if idle => return Ok(None),
                     () = silence => {}
                 }
                 client.close(&fell_silent()).await;
@@ -258,9 +261,9 @@ impl<P: Protocol> Session<P> {
             let mut said = Unasked::default();
             tokio::select! {
                 biased;
-                () = ended.cancelled() => return Ok(None),
+                () = ended.comes() => return Ok(None),
                 batch = client.next() => return batch.map(Some),
-                () = stop.cancelled() => return Ok(None),
+                () = stop.comes() => return Ok(None),
                 heard = lease.idle(&mut said) => {
                     if let Err(broken) = heard {
                         self.held_lost(&broken.to_string()).await;

@@ -116,12 +116,13 @@ impl<P: Protocol> Session<P> {
             let backend = lease.backend().clone();
             backend.request_begins();
             let ran = self.attempt(lease, work).await;
-            backend.request_ends(started.elapsed());
+            let ended = Instant::now();
+            backend.request_ends(ended - started);
             let Some((lease, outcome)) = ran? else {
                 continue;
             };
             backend.metrics.reads.inc();
-            lease.release();
+            lease.release_at(ended);
             let tag = statements.first().map_or("none", |statement| statement.tag);
             let figures = self.figures(tag);
             let Some(error) = outcome.error else {

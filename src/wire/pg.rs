@@ -21,10 +21,20 @@ use crate::store::journal::Effect;
 pub struct Prepared {
     /// Unique in this process.
     pub id: u64,
+    /// Its name on the servers.
+    pub name: String,
     /// The SQL text, with its classification.
     pub text: Arc<Text>,
     /// Parameter types given with Parse.
     pub types: Vec<u32>,
+}
+
+impl Prepared {
+    /// A statement with a number that no other one has.
+    #[must_use]
+    pub fn new(id: u64, text: String, types: Vec<u32>) -> Self {
+        Self { id, name: format!("ls_{id}"), text: Arc::new(Text::new(text)), types }
+    }
 }
 
 /// The identity of statements that are run once, and under no name.
@@ -103,11 +113,9 @@ impl Work for PgWork {
                     _ => None,
                 })?;
                 // Never shared and never kept: a rewritten text is run once.
-                let prepared = Arc::new(Prepared {
-                    id: old.prepared.id | REWRITTEN,
-                    text: Arc::new(Text::new(text.to_owned())),
-                    types: old.prepared.types.clone(),
-                });
+                let id = old.prepared.id | REWRITTEN;
+                let types = old.prepared.types.clone();
+                let prepared = Arc::new(Prepared::new(id, text.to_owned(), types));
                 let reference = Reference { prepared, named: false };
                 let swap = |step: &Step| match step {
                     Step::Parse(_) => Step::Parse(reference.clone()),
@@ -378,11 +386,7 @@ impl Statements {
             inner.prepared.retain(|_, prepared| Arc::strong_count(prepared) > 1);
         }
         inner.next += 1;
-        let prepared = Arc::new(Prepared {
-            id: inner.next,
-            text: Arc::new(Text::new(sql.to_owned())),
-            types: types.to_vec(),
-        });
+        let prepared = Arc::new(Prepared::new(inner.next, sql.to_owned(), types.to_vec()));
         if inner.prepared.len() < self.limit {
             inner.prepared.insert(key, prepared.clone());
         }

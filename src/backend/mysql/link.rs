@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::line;
 use super::connect::{Login, Route};
+use crate::ending::Ending;
 use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::mysql::{Prepared, Statements};
@@ -119,7 +120,7 @@ pub struct MyLink {
     outgoing: BytesMut,
     pub(super) shared: Arc<Shared>,
     pub(super) canceller: Canceller,
-    gone: CancellationToken,
+    gone: Ending,
     pub(super) settings: Settings,
     /// What the server reports of its session: nothing that a client would have to be told.
     pub(super) parameters: std::collections::BTreeMap<String, String>,
@@ -153,7 +154,7 @@ impl MyLink {
             outgoing: BytesMut::with_capacity(4096),
             shared,
             canceller,
-            gone,
+            gone: Ending::of(gone),
             settings: Settings::default(),
             parameters: std::collections::BTreeMap::new(),
             in_transaction: false,

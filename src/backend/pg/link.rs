@@ -6,12 +6,13 @@
 //! share one request: the server then answers all of them in one piece, and after an error in one it
 //! passes over the rest.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use foldhash::HashSet;
 use lockstep_protocol::pg::{client, frame, server};
 use siphasher::sip::SipHasher13;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use super::row::read_error;
 use super::rules;
 use super::written::{SETTING, written};
 use crate::encoding::Encoding;
+use crate::ending::Ending;
 use crate::exchange::{Broken, Mishap, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::pg::{Prepared, Reference, Statements, Step};
@@ -64,7 +66,7 @@ pub struct PgLink {
     /// In which encoding the server reads what is queued next, and in which one it did at first.
     pub(super) encoding: Encoding,
     pub(super) own_encoding: Encoding,
-    pub(super) gone: CancellationToken,
+    pub(super) gone: Ending,
     pub(super) settings: Settings,
     pub(super) tx: u8,
     /// Not to be used by anybody else.
@@ -87,6 +89,8 @@ pub struct PgLink {
     sent: usize,
     /// The request that is being put together.
     open: Request,
+    /// One that has been answered, whose room is used again.
+    spare: Request,
     first_error: Option<Mishap>,
     /// Statements the server knows, and those whose Parse is under way.
     prepared: HashSet<u64>,
@@ -117,7 +121,7 @@ impl PgLink {
             shared,
             canceller,
             parameters,
-            gone,
+            gone: Ending::of(gone),
             settings: Settings::default(),
             tx: b'I',
             spent: false,
@@ -131,8 +135,9 @@ impl PgLink {
             expected: VecDeque::new(),
             sent: 0,
             open: Request::default(),
+            spare: Request::default(),
             first_error: None,
-            prepared: HashSet::new(),
+            prepared: HashSet::default(),
             unnamed: None,
         }
     }
@@ -146,7 +151,8 @@ impl PgLink {
     pub(super) fn close_request(&mut self) {
         if !self.open.parts.is_empty() || !self.open.fates.is_empty() {
             client::sync(&mut self.outgoing);
-            self.expected.push_back(std::mem::take(&mut self.open));
+            let next = std::mem::take(&mut self.spare);
+            self.expected.push_back(std::mem::replace(&mut self.open, next));
         }
     }
 
@@ -196,7 +202,7 @@ impl PgLink {
     /// Queues a statement with the application's own Bind, for a follower.
     pub(super) fn queue_bound(&mut self, prepared: &Prepared, bind: &[u8], rows: Option<u64>) {
         let name = self.ensure_prepared(prepared);
-        self.queue_execution(&name, bind, "effect", rows);
+        self.queue_execution(name, bind, "effect", rows);
     }
 
     fn queue_execution(&mut self, name: &str, bind: &[u8], what: &'static str, rows: Option<u64>) {
@@ -205,14 +211,13 @@ impl PgLink {
         self.open.parts.push_back(Part { rows, digest: None, what });
     }
 
-    fn ensure_prepared(&mut self, prepared: &Prepared) -> String {
-        let name = server_name(prepared.id);
+    fn ensure_prepared<'p>(&mut self, prepared: &'p Prepared) -> &'p str {
         if self.prepared.insert(prepared.id) {
             let text = written(self.encoding, &prepared.text.sql);
-            client::parse(&mut self.outgoing, &name, text, &prepared.types);
+            client::parse(&mut self.outgoing, &prepared.name, text, &prepared.types);
             self.open.fates.push_back((ParseFate::Swallow, prepared.id));
         }
-        name
+        &prepared.name
     }
 
     /// Forgets what the server has prepared: after DISCARD ALL, or when it is too much.
@@ -245,11 +250,11 @@ impl PgLink {
                 Step::Parse(reference) => self.queue_parse(reference),
                 Step::Bind { portal, statement, rest } => {
                     let name = self.statement_name(statement);
-                    client::bind(&mut self.outgoing, portal, &name, rest);
+                    client::bind(&mut self.outgoing, portal, name, rest);
                 }
                 Step::DescribeStatement(statement) => {
                     let name = self.statement_name(statement);
-                    client::describe(&mut self.outgoing, b'S', &name);
+                    client::describe(&mut self.outgoing, b'S', name);
                 }
                 Step::DescribePortal(portal) => {
                     client::describe(&mut self.outgoing, b'P', portal);
@@ -280,9 +285,8 @@ impl PgLink {
                 self.open.fates.push_back((ParseFate::Invent, UNNAMED));
                 return;
             }
-            let name = server_name(prepared.id);
             let text = written(self.encoding, &prepared.text.sql);
-            client::parse(&mut self.outgoing, &name, text, &prepared.types);
+            client::parse(&mut self.outgoing, &prepared.name, text, &prepared.types);
             self.open.fates.push_back((ParseFate::HandOn, prepared.id));
         } else {
             let text = written(self.encoding, &prepared.text.sql);
@@ -292,7 +296,7 @@ impl PgLink {
         }
     }
 
-    fn statement_name(&mut self, reference: &Reference) -> String {
+    fn statement_name<'r>(&mut self, reference: &'r Reference) -> &'r str {
         if reference.named {
             return self.ensure_prepared(&reference.prepared);
         }
@@ -303,7 +307,7 @@ impl PgLink {
             self.unnamed = Some(prepared.id);
             self.open.fates.push_back((ParseFate::Swallow, UNNAMED));
         }
-        String::new()
+        ""
     }
 
     /// Sends what is queued.
@@ -430,12 +434,12 @@ impl PgLink {
     }
 
     pub(super) fn end_request(&mut self) {
-        let Some(ended) = self.expected.pop_front() else {
+        let Some(mut ended) = self.expected.pop_front() else {
             return;
         };
         self.sent = self.sent.saturating_sub(1);
         // What is left was skipped after an error: the server does not know these statements.
-        for (fate, id) in ended.fates {
+        for (fate, id) in ended.fates.drain(..) {
             if matches!(fate, ParseFate::HandOn | ParseFate::Swallow) {
                 self.prepared.remove(&id);
                 if id == UNNAMED {
@@ -443,6 +447,8 @@ impl PgLink {
                 }
             }
         }
+        ended.parts.clear();
+        self.spare = ended;
     }
 
     /// A Parse has succeeded: the fate of its answer.
@@ -472,8 +478,4 @@ impl PgLink {
             _ => TxState::Failed,
         }
     }
-}
-
-fn server_name(id: u64) -> String {
-    format!("ls_{id}")
 }

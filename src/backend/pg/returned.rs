@@ -13,7 +13,6 @@ use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::{client, server};
 
 use super::link::PgLink;
-use crate::catalog::Text;
 use crate::exchange::{Broken, Outcome, Sink, Watch};
 use crate::sql::{Draw, Returned};
 use crate::store::journal::Effect;
@@ -137,7 +136,7 @@ impl PgLink {
 
 /// A statement that is run once, and under no name.
 fn unshared(text: String) -> Arc<Prepared> {
-    Arc::new(Prepared { id: UNSHARED, text: Arc::new(Text::new(text)), types: Vec::new() })
+    Arc::new(Prepared::new(UNSHARED, text, Vec::new()))
 }
 
 /// An answer on its way, of which a part is ours.

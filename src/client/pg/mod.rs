@@ -4,12 +4,13 @@
 //! application's own and stay here; what goes on is the shared statement behind the name.
 
 mod login;
+mod names;
 mod texts;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use foldhash::HashMap;
 use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use login::{
     Door, Greeting, Knock, Known, Passage, Signpost, Whither, forwarded_cancel, not_here,
 };
+use names::Names;
 use texts::fields;
 
 use crate::encoding::Encoding;
@@ -26,7 +28,7 @@ use crate::exchange::{
     Batch, BulkPiece, Client, End, Gone, Item, ServerError, Sink, Table, TxState,
 };
 use crate::net::{Line, Stream};
-use crate::wire::pg::{PgWork, Prepared, Reference, Statements, Step};
+use crate::wire::pg::{PgWork, Statements, Step};
 
 /// Bounds on what one client may make us keep.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +49,7 @@ pub struct PgClient {
     outgoing: BytesMut,
     statements: Arc<Statements>,
     bounds: Bounds,
-    named: HashMap<String, Arc<Prepared>>,
-    unnamed: Option<Arc<Prepared>>,
-    portals: HashMap<String, Reference>,
-    /// Names given in the batch under way: an error takes them back.
-    fresh: Vec<String>,
+    names: Names,
     steps: Vec<Step>,
     items: Vec<Item<PgWork>>,
     /// After an error in an extended query: everything up to the next Sync is passed over.
@@ -86,10 +84,7 @@ impl PgClient {
             outgoing: BytesMut::with_capacity(8192),
             statements,
             bounds,
-            named: HashMap::new(),
-            unnamed: None,
-            portals: HashMap::new(),
-            fresh: Vec::new(),
+            names: Names::default(),
             steps: Vec::new(),
             items: Vec::new(),
             skipping: false,
@@ -97,7 +92,7 @@ impl PgClient {
             end: End::Ready,
             sync_owed: false,
             flushes: 0,
-            told: HashMap::new(),
+            told: HashMap::default(),
             reports: Vec::new(),
             encoding: Encoding::Utf8,
             pushed_back: None,
@@ -172,15 +167,15 @@ impl PgClient {
             }
             client::BIND => {
                 let bind = client::Bind::decode(body).map_err(bad)?;
-                let statement = self.reference(bind.statement)?;
+                let statement = self.names.reference(bind.statement)?;
                 let rest = frame.bytes.slice_ref(bind.rest);
-                self.portals.insert(bind.portal.to_owned(), statement.clone());
+                self.names.bind(bind.portal, &statement);
                 self.steps.push(Step::Bind { portal: bind.portal.to_owned(), statement, rest });
             }
             client::DESCRIBE => {
                 let describe = client::Describe::decode(body).map_err(bad)?;
                 if describe.kind == client::STATEMENT {
-                    let statement = self.reference(describe.name)?;
+                    let statement = self.names.reference(describe.name)?;
                     self.steps.push(Step::DescribeStatement(statement));
                 } else {
                     self.steps.push(Step::DescribePortal(describe.name.to_owned()));
@@ -189,7 +184,7 @@ impl PgClient {
             client::EXECUTE => {
                 let execute = client::Execute::decode(body).map_err(bad)?;
                 // A portal we do not know may be a cursor that SQL has declared: the server knows.
-                let text = self.portals.get(execute.portal).map(|p| p.prepared.text.clone());
+                let text = self.names.bound(execute.portal).map(|p| p.prepared.text.clone());
                 let (portal, max_rows) = (execute.portal.to_owned(), execute.max_rows);
                 self.steps.push(Step::Execute { portal, max_rows });
                 let steps = std::mem::take(&mut self.steps);
@@ -201,7 +196,7 @@ impl PgClient {
                     self.forget_prepared(Some(close.name));
                     self.steps.push(Step::CloseStatement);
                 } else {
-                    self.portals.remove(close.name);
+                    self.names.close(close.name);
                     self.steps.push(Step::ClosePortal(close.name.to_owned()));
                 }
             }
@@ -222,45 +217,32 @@ impl PgClient {
 
     fn parse(&mut self, name: &str, text: &str, types: &[u32]) -> Result<(), Failure> {
         let prepared = self.statements.intern(text, types, self.encoding);
-        let named = !name.is_empty();
-        if named {
-            if self.named.contains_key(name) {
-                let what = format!("prepared statement \"{name}\" already exists");
-                return Err(Failure::new(Kind::Protocol, what).code("42P05"));
-            }
-            if self.named.len() >= self.bounds.prepared {
-                return Err(Failure::new(Kind::TooManyConnections, "too many prepared statements")
-                    .code("53400")
-                    .hint("close some, or raise `[limits] max_prepared_per_client`"));
-            }
-            self.named.insert(name.to_owned(), prepared.clone());
-            self.fresh.push(name.to_owned());
-        } else {
-            self.unnamed = Some(prepared.clone());
-        }
-        self.steps.push(Step::Parse(Reference { prepared, named }));
+        let reference = self.names.keep(name, prepared, self.bounds.prepared)?;
+        self.steps.push(Step::Parse(reference));
         Ok(())
     }
 
-    fn reference(&self, name: &str) -> Result<Reference, Failure> {
-        let named = !name.is_empty();
-        let found = if named { self.named.get(name) } else { self.unnamed.as_ref() };
-        let prepared = found.cloned().ok_or_else(|| {
-            let what = if named {
-                format!("prepared statement \"{name}\" does not exist")
-            } else {
-                "unnamed prepared statement does not exist".to_owned()
-            };
-            Failure::new(Kind::Protocol, what).code("26000")
-        })?;
-        Ok(Reference { prepared, named })
+    /// Tells what is new of the server's session.
+    fn tell_reports(&mut self) {
+        if self.reports.is_empty() {
+            return;
+        }
+        // The last word counts, and they come in the order in which a server tells them.
+        let last: HashMap<_, _> = std::mem::take(&mut self.reports).into_iter().collect();
+        let mut reports: Vec<(String, String)> = last.into_iter().collect();
+        reports.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+        for (name, value) in reports {
+            if self.told.get(&name) != Some(&value) {
+                server::parameter_status(&mut self.outgoing, &name, &value);
+                self.told.insert(name, value);
+            }
+        }
+        self.note_encoding();
     }
 
     fn after_error(&mut self) {
         self.skipping = self.extended && self.end == End::Flush;
-        for name in std::mem::take(&mut self.fresh) {
-            self.named.remove(&name);
-        }
+        self.names.settle(false);
     }
 }
 
@@ -312,7 +294,7 @@ impl Client for PgClient {
                         Err(error) => return Err(self.broken(&error.to_string()).await),
                     };
                     self.extended = false;
-                    self.unnamed = None;
+                    self.names.forget(Some(""));
                     let shared = self.statements.intern(&text, &[], self.encoding).text.clone();
                     let work = PgWork::Query(text);
                     self.end_steps();
@@ -414,21 +396,11 @@ impl Client for PgClient {
     }
 
     fn ready(&mut self, state: TxState) {
-        self.fresh.clear();
+        self.names.settle(true);
         if state == TxState::Idle {
-            self.portals.clear();
+            self.names.end_portals();
         }
-        // The last word counts, and they come in the order in which a server tells them.
-        let last: HashMap<_, _> = std::mem::take(&mut self.reports).into_iter().collect();
-        let mut reports: Vec<(String, String)> = last.into_iter().collect();
-        reports.sort_by_key(|(name, _)| name.to_ascii_lowercase());
-        for (name, value) in reports {
-            if self.told.get(&name) != Some(&value) {
-                server::parameter_status(&mut self.outgoing, &name, &value);
-                self.told.insert(name, value);
-            }
-        }
-        self.note_encoding();
+        self.tell_reports();
         if std::mem::take(&mut self.sync_owed) {
             return;
         }
@@ -476,13 +448,7 @@ impl Client for PgClient {
     }
 
     fn forget_prepared(&mut self, name: Option<&str>) -> bool {
-        match name {
-            Some("") => return self.unnamed.take().is_some(),
-            Some(name) => return self.named.remove(name).is_some(),
-            None => self.named.clear(),
-        }
-        self.unnamed = None;
-        true
+        self.names.forget(name)
     }
 
     fn hang_up_on(&mut self, hangup: CancellationToken) {

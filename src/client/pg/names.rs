@@ -1,0 +1,110 @@
+//! What an application calls its statements and portals: these names go no further than here.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::error::{Failure, Kind};
+use crate::wire::pg::{Prepared, Reference};
+
+/// The statements and portals of one application, by their names. Those without a name stand apart,
+/// since they are made anew for each query.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    statements: HashMap<String, Arc<Prepared>>,
+    unnamed: Option<Arc<Prepared>>,
+    portals: HashMap<String, Reference>,
+    unnamed_portal: Option<Reference>,
+    /// Names given in the batch under way: an error takes them back.
+    fresh: Vec<String>,
+}
+
+impl Names {
+    /// Keeps a statement under a name that none has.
+    pub(super) fn keep(
+        &mut self,
+        name: &str,
+        prepared: Arc<Prepared>,
+        most: usize,
+    ) -> Result<Reference, Failure> {
+        let named = !name.is_empty();
+        if !named {
+            self.unnamed = Some(prepared.clone());
+            return Ok(Reference { prepared, named });
+        }
+        if self.statements.contains_key(name) {
+            let what = format!("prepared statement \"{name}\" already exists");
+            return Err(Failure::new(Kind::Protocol, what).code("42P05"));
+        }
+        if self.statements.len() >= most {
+            return Err(Failure::new(Kind::TooManyConnections, "too many prepared statements")
+                .code("53400")
+                .hint("close some, or raise `[limits] max_prepared_per_client`"));
+        }
+        self.statements.insert(name.to_owned(), prepared.clone());
+        self.fresh.push(name.to_owned());
+        Ok(Reference { prepared, named })
+    }
+
+    /// The statement of a name.
+    pub(super) fn reference(&self, name: &str) -> Result<Reference, Failure> {
+        let named = !name.is_empty();
+        let found = if named { self.statements.get(name) } else { self.unnamed.as_ref() };
+        let prepared = found.cloned().ok_or_else(|| {
+            let what = if named {
+                format!("prepared statement \"{name}\" does not exist")
+            } else {
+                "unnamed prepared statement does not exist".to_owned()
+            };
+            Failure::new(Kind::Protocol, what).code("26000")
+        })?;
+        Ok(Reference { prepared, named })
+    }
+
+    /// Forgets statements: all, or one by name. False when there is none of that name.
+    pub(super) fn forget(&mut self, name: Option<&str>) -> bool {
+        match name {
+            Some("") => return self.unnamed.take().is_some(),
+            Some(name) => return self.statements.remove(name).is_some(),
+            None => self.statements.clear(),
+        }
+        self.unnamed = None;
+        true
+    }
+
+    /// Statements that were given a name since the last batch keep it, or lose it.
+    pub(super) fn settle(&mut self, keep: bool) {
+        for name in self.fresh.drain(..).filter(|_| !keep) {
+            self.statements.remove(&name);
+        }
+    }
+
+    /// Notes what a portal was made of.
+    pub(super) fn bind(&mut self, portal: &str, statement: &Reference) {
+        if portal.is_empty() {
+            self.unnamed_portal = Some(statement.clone());
+        } else {
+            self.portals.insert(portal.to_owned(), statement.clone());
+        }
+    }
+
+    /// What a portal was made of.
+    pub(super) fn bound(&self, portal: &str) -> Option<&Reference> {
+        if portal.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(portal) }
+    }
+
+    /// A portal is closed.
+    pub(super) fn close(&mut self, portal: &str) {
+        if portal.is_empty() {
+            self.unnamed_portal = None;
+        } else {
+            self.portals.remove(portal);
+        }
+    }
+
+    /// Portals end with their transaction.
+    pub(super) fn end_portals(&mut self) {
+        self.portals.clear();
+        self.unnamed_portal = None;
+    }
+}
