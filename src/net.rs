@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::ending::Ending;
+
 /// How much room a read asks for.
 const READ_CHUNK: usize = 16 * 1024;
 
@@ -129,24 +131,25 @@ impl Stream {
 #[derive(Debug)]
 pub struct Line {
     stream: Stream,
-    hangup: CancellationToken,
+    /// Whoever may be cut off is few: the others wait for nothing but their bytes.
+    hangup: Option<Ending>,
 }
 
 impl Line {
     /// A line that nobody cuts yet.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, hangup: CancellationToken::new() }
+        Self { stream, hangup: None }
     }
 
     /// From when on nothing passes any more.
     pub fn hang_up_on(&mut self, hangup: CancellationToken) {
-        self.hangup = hangup;
+        self.hangup = Some(Ending::of(hangup));
     }
 
     /// As [`Stream::read_more`].
     pub async fn read_more(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
         let Self { stream, hangup } = self;
-        hangup.run_until_cancelled(stream.read_more(buf)).await.unwrap_or_else(|| Err(cut()))
+        unless_cut(hangup, stream.read_more(buf)).await
     }
 
     /// As [`Stream::write_while_reading`].
@@ -156,13 +159,23 @@ impl Line {
         incoming: &mut BytesMut,
     ) -> io::Result<()> {
         let Self { stream, hangup } = self;
-        let written = hangup.run_until_cancelled(stream.write_while_reading(out, incoming)).await;
-        written.unwrap_or_else(|| Err(cut()))
+        unless_cut(hangup, stream.write_while_reading(out, incoming)).await
     }
 }
 
-fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "cut off")
+/// Waits for bytes to pass, as long as they may.
+async fn unless_cut<T>(
+    hangup: &mut Option<Ending>,
+    passing: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let Some(hangup) = hangup else {
+        return passing.await;
+    };
+    tokio::select! {
+        biased;
+        () = hangup.comes() => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut off")),
+        passed = passing => passed,
+    }
 }
 
 impl AsyncRead for Stream {

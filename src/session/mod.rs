@@ -198,7 +198,6 @@ impl<P: Protocol> Session<P> {
             company: None,
         };
         session.scope = session.initial_scope();
-        session.client.hang_up_on(session.cancel.hangup().clone());
         // A connection that served somebody with the same settings is known at a glance.
         session.company();
         session
@@ -207,6 +206,9 @@ impl<P: Protocol> Session<P> {
     /// The session ends when its pass is taken away.
     #[must_use]
     pub fn under(mut self, pass: Option<Pass>) -> Self {
+        if pass.is_some() {
+            self.client.hang_up_on(self.cancel.hangup().clone());
+        }
         self.pass = pass;
         self
     }
