@@ -155,7 +155,9 @@ pub(super) fn run(command: Command) -> Result<(), String> {
             let config = load(&node.file)?;
             trace::init(&config.log).map_err(|error| error.to_string())?;
             let name = name(node.node);
-            super::runtime(&Limits::default())?.block_on(run::run(config, &name))
+            // Whatever takes long on one thread must not keep the lease from being renewed.
+            let limits = Limits { worker_threads: 2, ..Limits::default() };
+            super::runtime(&limits)?.block_on(run::run(config, &name))
         }
         Command::Check(node) => {
             let config = load(&node.file)?;
