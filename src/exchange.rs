@@ -375,6 +375,12 @@ pub trait Link: Send + 'static {
     fn begin_share(&mut self, settings: &Settings);
     /// These settings, apart from what limits how long a statement may take.
     fn unlimited(settings: &Settings) -> Settings;
+    /// These settings, with a bound on how long a change of the schema waits for reads that are under way
+    /// on the same tables, where those are not kept away otherwise.
+    fn bounded(settings: &Settings, wait: std::time::Duration) -> Settings {
+        let _ = wait;
+        settings.clone()
+    }
     /// Whether an error says that what was asked for is there already, or gone already.
     fn is_done_already(error: &ServerError) -> bool;
     /// Turns a follower's part of a transaction into the leader's.

@@ -26,6 +26,8 @@ mod operations;
 mod replicate;
 #[path = "mysql/returned.rs"]
 mod returned;
+#[path = "mysql/scenarios.rs"]
+mod scenarios;
 #[path = "mysql/schema.rs"]
 mod schema;
 #[path = "mysql/server.rs"]

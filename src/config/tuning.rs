@@ -122,6 +122,10 @@ pub struct Timeouts {
     /// way.
     #[serde(with = "units::duration")]
     pub group_wait: Duration,
+    /// How long a change of the schema waits, on each server, for reads of the same tables that are under
+    /// way there.
+    #[serde(with = "units::duration")]
+    pub schema_lock: Duration,
     /// How long a write waits for a table that another session has locked (LOCK TABLES), and such a lock
     /// for writes that are under way.
     #[serde(with = "units::duration")]
@@ -150,6 +154,7 @@ impl Default for Timeouts {
             idle_in_transaction: None,
             group_wait: Duration::from_millis(50),
             table_lock: Duration::from_secs(50),
+            schema_lock: Duration::from_secs(30),
             gate: Duration::from_secs(5),
             fence: Duration::from_secs(5),
         }

@@ -307,6 +307,7 @@ fn times(config: &Config) -> Vec<Bound> {
         ("timeouts.probe_interval", timeouts.probe_interval.is_zero(), POSITIVE),
         ("timeouts.probe_timeout", timeouts.probe_timeout.is_zero(), POSITIVE),
         ("timeouts.follower_lock", timeouts.follower_lock.is_zero(), POSITIVE),
+        ("timeouts.schema_lock", timeouts.schema_lock.is_zero(), POSITIVE),
         ("timeouts.table_lock", timeouts.table_lock.is_zero(), POSITIVE),
         ("timeouts.group_wait", timeouts.group_wait.is_zero(), POSITIVE),
         ("timeouts.gate", timeouts.gate.is_zero(), POSITIVE),

@@ -367,7 +367,7 @@ impl Control for MyControl {
         })
     }
 
-    /// The schema in one word. Accounts are no part of it: each server may have its own.
+    /// What the statement could change, in one word. Accounts are no part of it: each server may have its own.
     fn remains(&self, task: Task) -> Answer<'_, Vec<Remain>> {
         Box::pin(async move {
             if task.kind == Kind::Account {
@@ -375,7 +375,9 @@ impl Control for MyControl {
             }
             // A connection of its own: with many tables it takes longer than a question may.
             let mut conn = self.connect().await?;
-            let read = tokio::time::timeout(self.limit * 10, compare::schema_word(&mut conn)).await;
+            let former = task.before.first().map(String::as_str);
+            let word = compare::schema_word(&mut conn, &task.sql, former);
+            let read = tokio::time::timeout(self.limit * 10, word).await;
             let word = read.map_err(|_| "the schema takes too long to read".to_owned())?;
             let name = word.map_err(|error| error.to_string())?;
             let whole = task.before.contains(&name);

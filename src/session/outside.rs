@@ -183,7 +183,11 @@ impl<P: Protocol> Session<P> {
                 self.answered(step, "")?;
                 return Ok((leader, Outcome::default()));
             }
-            lease.adopt(&self.settings);
+            // Everybody waits for one that must be alone: it waits for no read without end.
+            lease.adopt(&match job.task.is_implicit() {
+                true => P::Link::bounded(&self.settings, self.shared.settings().schema_lock),
+                false => self.settings.clone(),
+            });
             if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
                 self.give_back(lease);
                 return Ok((leader, outcome));
@@ -416,7 +420,11 @@ async fn execute<P: Protocol>(
 ) -> Result<Option<ServerError>, String> {
     let mut lease = patient_lease(shared, backend, &job.user).await?;
     let settings = Settings::new(job.settings.iter().cloned().collect());
-    lease.adopt(&P::Link::unlimited(&settings));
+    let mut settings = P::Link::unlimited(&settings);
+    if job.task.is_implicit() {
+        settings = P::Link::bounded(&settings, shared.settings().schema_lock);
+    }
+    lease.adopt(&settings);
     match lease.ask(&job.task.sql, &[]).await {
         Ok(Ok(_)) => {
             lease.release();

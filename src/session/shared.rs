@@ -34,6 +34,8 @@ pub struct SharedSettings {
     pub group_commit: usize,
     /// How long these wait together for somebody's lock.
     pub group_wait: Duration,
+    /// How long a change of the schema waits for reads of the same tables.
+    pub schema_lock: Duration,
     /// How long a write waits for tables that another session has locked, and their lock for writes.
     pub table_lock: Duration,
     /// How long the change of a lease waits for sessions that it ends.
@@ -60,6 +62,7 @@ impl From<&Config> for SharedSettings {
             group_commit: config.limits.group_commit,
             group_wait: config.timeouts.group_wait,
             table_lock: config.timeouts.table_lock,
+            schema_lock: config.timeouts.schema_lock,
             fence: config.timeouts.fence,
             gate: config.timeouts.gate,
             shutdown_grace: config.timeouts.shutdown_grace,

@@ -6,9 +6,9 @@
 //! everything on each backend, an invalid index among it; whoever finds an intent without an outcome
 //! looks at what is there, decides, and brings every backend to the same.
 //!
-//! Where the server commits by itself before and after each change of the schema, what is there is the
-//! schema as a whole, in one word: nobody else changes it meanwhile, so that every difference is the
-//! statement's.
+//! Where the server commits by itself before and after each change of the schema, what is there is one
+//! word for all that the statement could change: nobody else changes it meanwhile, so that every
+//! difference is the statement's.
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Error};

@@ -28,7 +28,16 @@ impl Cluster {
 
     /// The same, with more sections in its configuration.
     pub(crate) async fn start_with(count: usize, more: &str) -> Self {
-        let servers: Vec<Server> = (0..count).map(|_| Server::launch()).collect();
+        Self::start_on(count, &[], more).await
+    }
+
+    /// The same on servers that are started with options of their own.
+    pub(crate) async fn start_on(
+        count: usize,
+        options: &'static [&'static str],
+        more: &str,
+    ) -> Self {
+        let servers: Vec<Server> = (0..count).map(|_| Server::launch_with(options)).collect();
         let folder = tempfile::tempdir().unwrap();
         let cluster =
             Self { servers, port: free_port(), http: free_port(), folder, proxy: Mutex::new(None) };

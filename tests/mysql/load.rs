@@ -290,7 +290,9 @@ impl Outcome {
         assert_eq!(there.len(), tokens.len(), "a transaction happened twice");
         for book in &self.books {
             for token in &book.acknowledged {
-                assert!(there.contains(token), "{token} was acknowledged and is missing");
+                if !there.contains(token) {
+                    panic!("{token} was acknowledged and is missing; {}", who_has(cluster, token));
+                }
             }
             for token in &book.refused {
                 assert!(!there.contains(token), "{token} failed and is there");
@@ -303,4 +305,15 @@ impl Outcome {
         let unknown: usize = self.books.iter().map(|book| book.unknown.len()).sum();
         println!("{} acknowledged, {unknown} in doubt", self.acknowledged());
     }
+}
+
+/// What each server knows of a token, and how far its journal is: to find out who lost it.
+fn who_has(cluster: &Cluster, token: &str) -> String {
+    let ask = format!(
+        "select (select count(*) from app.ledger where token = '{token}'), \
+         (select group_concat(seq) from lockstep.journal where entry like '%{token}%'), \
+         (select max(seq) from lockstep.journal), (select complete_to from lockstep.control)"
+    );
+    let each = cluster.servers.iter().map(|server| server.root(&ask));
+    format!("by server, rows, records, newest, complete: {:?}", each.collect::<Vec<_>>())
 }

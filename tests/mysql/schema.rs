@@ -131,3 +131,27 @@ async fn changes_are_alike_where_they_fail_and_where_a_server_was_away() {
         assert_eq!(refused(&mut conn, exchange).await, 1235, "{exchange}");
     }
 }
+
+/// Who reads without end on one server holds up no change of the schema for long, and so nobody who writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_read_holds_up_a_change_for_a_while_only() {
+    let cluster = Cluster::start_with(3, "[timeouts]\nschema_lock = \"1s\"\n").await;
+    let mut conn = cluster.connect().await;
+    for table in ["s1", "s2"] {
+        run(&mut conn, &format!("create table {table}(id int primary key)")).await;
+    }
+    let leader = cluster.leader();
+    let holder = in_the_way(&cluster, leader).await;
+    // On the leader the statement fails, and nothing has happened.
+    assert_eq!(refused(&mut conn, "alter table s1 add column a int").await, 1205);
+    run(&mut conn, "insert into s1 values(2)").await;
+    drop(holder);
+    let mut holder = in_the_way(&cluster, (leader + 1) % 3).await;
+    run(&mut conn, "alter table s1 add column b int").await;
+    run(&mut conn, "insert into s1 values(3, 3)").await;
+    assert!(cluster.log().contains("did not take DDL"), "{}", cluster.log());
+    // It comes back when nobody is in the way any more.
+    run(&mut holder, "rollback").await;
+    cluster.wait_active(3).await;
+    cluster.assert_all_equal().await;
+}

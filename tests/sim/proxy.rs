@@ -160,6 +160,7 @@ impl World {
                 group_commit: 8,
                 group_wait: GROUP_WAIT,
                 table_lock: GROUP_WAIT,
+                schema_lock: GROUP_WAIT,
                 fence: HOLD,
                 gate: Duration::from_secs(5),
                 shutdown_grace: Duration::from_secs(30),

@@ -82,6 +82,16 @@ impl Link for MyLink {
         Settings::new(settings)
     }
 
+    fn bounded(settings: &Settings, wait: std::time::Duration) -> Settings {
+        if settings.contains_key(settings::METADATA_WAIT) {
+            return settings.clone();
+        }
+        let (key, seconds) = (settings::METADATA_WAIT, wait.as_secs().max(1));
+        let mut settings = (**settings).clone();
+        settings.insert(key.to_owned(), format!("SET SESSION {key}={seconds}"));
+        Settings::new(settings)
+    }
+
     fn is_done_already(error: &ServerError) -> bool {
         let number = response::Err::decode(&error.wire).map_or(0, |error| error.number);
         DONE_ALREADY.contains(&number)

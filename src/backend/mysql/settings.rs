@@ -6,9 +6,11 @@ use crate::sql::Isolation;
 
 /// The setting that bounds a wait for a row.
 const LOCK_WAIT: &str = "innodb_lock_wait_timeout";
+/// The setting that bounds a wait for a table's definition.
+pub(super) const METADATA_WAIT: &str = "lock_wait_timeout";
 /// The settings that limit how long a statement may take.
 pub(super) const TIME_LIMITS: &[&str] =
-    &["max_statement_time", "max_execution_time", "lock_wait_timeout", LOCK_WAIT];
+    &["max_statement_time", "max_execution_time", METADATA_WAIT, LOCK_WAIT];
 /// The setting that chooses an isolation level.
 const ISOLATION: &str = "default_transaction_isolation";
 /// The setting that makes transactions read only.

@@ -59,16 +59,78 @@ pub async fn content(conn: &mut Conn) -> Result<Content> {
     Ok(content)
 }
 
-/// All definitions in one word, which is another after each change of them.
-pub async fn schema_word(conn: &mut Conn) -> Result<String> {
-    let (content, _) = definitions(conn).await?;
+/// How a word begins that is made of the definitions that a statement names. Older ones are made of all.
+const NAMED: &str = "named ";
+
+/// Names of all tables, routines, triggers and events, with what is quickly said of them.
+const NAMES: [(&str, &str); 4] = [
+    (
+        "TABLE",
+        "SELECT TABLE_SCHEMA, TABLE_NAME, '' FROM information_schema.TABLES WHERE TABLE_SCHEMA",
+    ),
+    (
+        "",
+        "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_TYPE FROM information_schema.ROUTINES \
+         WHERE ROUTINE_SCHEMA",
+    ),
+    (
+        "TRIGGER",
+        "SELECT TRIGGER_SCHEMA, TRIGGER_NAME, '' FROM information_schema.TRIGGERS \
+         WHERE TRIGGER_SCHEMA",
+    ),
+    (
+        "EVENT",
+        "SELECT EVENT_SCHEMA, EVENT_NAME, '' FROM information_schema.EVENTS WHERE EVENT_SCHEMA",
+    ),
+];
+
+/// What is there of a statement that changes the schema, in one word, which is another after each change
+/// that it makes: what exists at all, and the definitions of whatever bears a name that stands in its
+/// text. To read all definitions would take long where there are hundreds of tables, on each server
+/// several times. `former` is the word that was read before, if there was one.
+pub async fn schema_word(conn: &mut Conn, sql: &str, former: Option<&str>) -> Result<String> {
+    if former.is_some_and(|former| !former.starts_with(NAMED)) {
+        let (content, _) = definitions(conn).await?;
+        return Ok(word(content.schema.iter().flat_map(|(key, text)| [key, text])));
+    }
+    let mut parts = Vec::new();
+    let databases: Vec<(String, String, String)> = conn.query(DATABASES).await?;
+    parts.extend(databases.into_iter().flat_map(|(a, b, c)| [a, b, c]));
+    let sql = sql.to_lowercase();
+    for (kind, names) in NAMES {
+        let query = format!(
+            "{names} NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys', \
+             'lockstep') ORDER BY 1, 2, 3"
+        );
+        let found: Vec<(String, String, String)> = conn.query(query).await?;
+        for (database, name, routine) in found {
+            let kind = if kind.is_empty() { &*routine } else { kind };
+            if is_named(&sql, &name) {
+                let whole = format!("{kind} {}.{}", quoted(&database), quoted(&name));
+                parts.push(definition(conn, &whole).await?);
+            }
+            parts.extend([kind.to_owned(), database, name]);
+        }
+    }
+    Ok(format!("{NAMED}{}", word(parts.iter())))
+}
+
+/// Whether a name may stand in a text (in lower case), however it is quoted there.
+fn is_named(sql: &str, name: &str) -> bool {
+    let name = name.to_lowercase();
+    let doubled = |quote: char| name.replace(quote, &format!("{quote}{quote}"));
+    sql.contains(&name) || sql.contains(&doubled('`')) || sql.contains(&doubled('"'))
+}
+
+/// Some texts in one word.
+fn word<'t>(parts: impl Iterator<Item = &'t String>) -> String {
     let mut digest = Sha256::new();
-    for part in content.schema.iter().flat_map(|(key, text)| [key, text]) {
+    for part in parts {
         // With their lengths no two lists run into the same bytes.
         digest.update(part.len().to_le_bytes());
         digest.update(part);
     }
-    Ok(format!("{:x}", digest.finalize()))
+    format!("{:x}", digest.finalize())
 }
 
 /// Reads all definitions, and which tables have rows: database and name.
@@ -111,8 +173,12 @@ async fn definition(conn: &mut Conn, what: &str) -> Result<String> {
     let text = |at: usize| {
         row.get_opt::<Option<String>, _>(at).and_then(std::result::Result::ok).flatten()
     };
-    // Routines have their mode between name and definition.
-    let at = if what.starts_with("TABLE") { 1 } else { 2 };
+    // Routines and triggers have their mode between name and definition, events also their time zone.
+    let at = match () {
+        () if what.starts_with("TABLE") => 1,
+        () if what.starts_with("EVENT") => 3,
+        () => 2,
+    };
     let text = text(at).unwrap_or_default();
     let mut kept = String::with_capacity(text.len());
     for (index, part) in text.split(" AUTO_INCREMENT=").enumerate() {
@@ -149,4 +215,19 @@ pub fn diff(wanted: &Content, found: &Content) -> Vec<String> {
         }
     }
     differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named;
+
+    #[test]
+    fn a_name_is_found_however_it_is_written() {
+        for sql in ["alter table t add x int", "alter table `T` add x int", "drop table a,T,b"] {
+            assert!(is_named(&sql.to_lowercase(), "t"), "{sql}");
+        }
+        assert!(is_named("drop table `a``b`", "A`b"));
+        assert!(is_named("drop table \"a\"\"b\"", "a\"b"));
+        assert!(!is_named("drop table orders", "items"));
+    }
 }
