@@ -181,7 +181,10 @@ impl Client {
             Some(1213 | 1205 | 1467) if !self.strict() => {}
             Some(_) => self.book.failures.push(format!("client {}: {error}", self.number)),
         }
-        if self.simple("rollback").await.is_err() {
+        // What comes next must not find itself in a transaction that this one has left open: it would
+        // be taken for committed, and go with whatever fails after it.
+        let left = self.simple("rollback").await.is_err();
+        if left || self.simple("set autocommit = 1").await.is_err() {
             self.conn = None;
         }
     }
