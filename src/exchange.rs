@@ -42,6 +42,8 @@ pub struct Manners {
     pub batch_is_transaction: bool,
     /// A savepoint outside of a transaction is no mistake: it is gone with its statement.
     pub lone_savepoints: bool,
+    /// The settings that the session keeps when it begins anew as it was after the login.
+    pub kept_by_reset: &'static [&'static str],
     /// The settings that choose the isolation level of transactions that do not choose one.
     pub isolation_keys: &'static [&'static str],
     /// The level where they choose none.
@@ -154,6 +156,11 @@ pub trait Client: Sink {
     /// From when on nothing is said to the application any more, nor heard from it, not even the rest of what is being
     /// said: it may take nothing.
     fn hang_up_on(&mut self, hangup: tokio_util::sync::CancellationToken);
+    /// What only this end knows of the statements before. `None`: the server that ran them does.
+    fn recall(&self, what: crate::sql::Recall) -> Option<i64> {
+        let _ = what;
+        None
+    }
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
 }

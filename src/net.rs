@@ -146,6 +146,11 @@ impl Line {
         self.hangup = Some(Ending::of(hangup));
     }
 
+    /// What it goes over, for whoever begins another conversation there.
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
     /// As [`Stream::read_more`].
     pub async fn read_more(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
         let Self { stream, hangup } = self;

@@ -4,12 +4,16 @@
 // A test fails by panicking.
 #![allow(clippy::unwrap_used)]
 
+#[path = "mysql/alike.rs"]
+mod alike;
 #[path = "mysql/clients.rs"]
 mod clients;
 #[path = "mysql/cluster.rs"]
 mod cluster;
 #[path = "mysql/faults.rs"]
 mod faults;
+#[path = "mysql/full.rs"]
+mod full;
 #[path = "mysql/lease.rs"]
 mod lease;
 #[path = "mysql/link.rs"]
@@ -20,8 +24,12 @@ mod load;
 mod load_data;
 #[path = "mysql/locks.rs"]
 mod locks;
+#[path = "mysql/logins.rs"]
+mod logins;
 #[path = "mysql/operations.rs"]
 mod operations;
+#[path = "mysql/prepared.rs"]
+mod prepared;
 #[path = "mysql/replicate.rs"]
 mod replicate;
 #[path = "mysql/returned.rs"]
@@ -36,3 +44,5 @@ mod server;
 mod sessions;
 #[path = "mysql/through.rs"]
 mod through;
+#[path = "mysql/wire.rs"]
+mod wire;

@@ -113,25 +113,27 @@ impl Reply {
     }
 }
 
-/// Serves a client of the console until it leaves, or until the proxy stops.
+/// Serves a client of the console until it leaves, or until the proxy stops. Gives the client back:
+/// it may have left to begin another session.
 pub async fn serve<P: Protocol>(
     shared: Arc<Shared<P>>,
     levers: Arc<Levers>,
     mut client: P::Client,
     stop: CancellationToken,
-) {
+) -> P::Client {
     loop {
         let batch = tokio::select! {
             biased;
             () = stop.cancelled() => {
                 let farewell = Failure::new(Kind::Shutdown, "the proxy is shutting down");
-                return client.close(&farewell).await;
+                client.close(&farewell).await;
+                return client;
             }
             batch = client.next() => batch,
         };
-        let Ok(batch) = batch else { return };
+        let Ok(batch) = batch else { return client };
         if answer(&shared, &levers, &mut client, batch).await.is_err() {
-            return;
+            return client;
         }
     }
 }

@@ -16,14 +16,14 @@ use crate::backend::mysql::{
     Login as LinkLogin, Logins, MyDial, MyLink, Route, Shared as LinkShared,
 };
 use crate::catalog::Catalogs;
-use crate::client::mysql::{Bounds, Door, Greeting, Known, MyClient, charset_settings};
+use crate::client::mysql::{Bounds, Door, Greeting, Known, MyClient, Who, charset_settings};
 use crate::config::{self, AuthMethod, Config};
 use crate::console;
 use crate::control::mysql::{Address, MyControl};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Manners, Protocol, Settings};
+use crate::exchange::{Client, Link, Manners, Protocol, Settings};
 use crate::keeper::{Control, now_ms};
-use crate::session::{Login, Said, Session, SessionInfo};
+use crate::session::{CancelSlot, Login, Pass, Said, Session, SessionInfo};
 use crate::sql::Isolation;
 use crate::store::agents::AgentTables;
 use crate::store::mysql::schema::RECORD_SQL;
@@ -41,6 +41,7 @@ impl Protocol for MySql {
         error_fails_transaction: false,
         batch_is_transaction: false,
         lone_savepoints: true,
+        kept_by_reset: &["use"],
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::RepeatableRead,
     };
@@ -183,65 +184,130 @@ fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, Link
     logins
 }
 
-async fn enter(house: &Arc<House<MySql>>, mut greeting: Greeting, number: u32) {
-    let database = greeting.database.clone();
-    let wanted = database.as_deref().unwrap_or(&house.config.load().cluster.database).to_owned();
-    let mut settings = match charset_settings(greeting.collation) {
+/// Serves a client to the end, also where it goes on as somebody else in between.
+async fn enter(house: &Arc<House<MySql>>, greeting: Greeting, number: u32) {
+    let Greeting { mut client, mut who, found_rows, peer } = greeting;
+    let mut settings = match admitted(house, &who) {
         Ok(settings) => settings,
-        Err(what) => {
-            let failure = Failure::new(Kind::Refused, format!("{what} is not supported"))
-                .number(1115)
-                .hint("connect with the character set utf8mb4");
-            return greeting.client.close(&failure).await;
-        }
-    };
-    if let Err(refusal) = admit(house, &greeting.user, &wanted) {
-        house.shared.metrics.client_rejections.inc();
-        greeting.client.close(&refusal).await;
-        return;
-    }
-    house.shared.metrics.client_connections.inc();
-    let info = SessionInfo {
-        user: greeting.user.clone(),
-        database: wanted.clone(),
-        address: greeting.peer.to_string(),
-        application: greeting.application.clone(),
-        since_ms: now_ms(),
-    };
-    let slot = house.shared.registry.enter(number, Vec::new(), info);
-    let pass = if wanted == CONSOLE {
-        Ok(None)
-    } else {
-        let said = said(&greeting.attributes);
-        let claim = house.shared.leases.claim(&greeting.user, greeting.peer.ip(), &said);
-        house.pass(number, claim).await
-    };
-    let Greeting { mut client, user, found_rows, .. } = greeting;
-    let pass = match pass {
-        Ok(pass) => pass,
         Err(refusal) => {
             house.shared.metrics.client_rejections.inc();
             return client.close(&refusal).await;
         }
     };
-    if client.welcome(number).await.is_err() {
-        return;
+    house.shared.metrics.client_connections.inc();
+    let mut greeted = false;
+    loop {
+        let slot = house.shared.registry.enter(number, Vec::new(), info(house, &who, peer));
+        let database = database_of(house, &who);
+        let pass = match pass_of(house, number, &who, peer).await {
+            Ok(pass) => pass,
+            Err(refusal) => {
+                house.shared.metrics.client_rejections.inc();
+                return client.close(&refusal).await;
+            }
+        };
+        let told = std::mem::replace(&mut greeted, true);
+        if !told && client.welcome(number, &database).await.is_err() {
+            return;
+        }
+        let user = identity::of(&who.user, found_rows);
+        let login = Login { user, name: who.user.clone(), settings };
+        let ends = (slot.ended().clone(), slot.hangup().clone());
+        client = serve(house, client, (login, pass), slot, &database).await;
+        if ends.0.is_cancelled() || ends.1.is_cancelled() {
+            return;
+        }
+        let Some(parting) = client.parting() else { return };
+        house.shared.registry.vacate(number);
+        let door = house.door.load_full();
+        let Some((next, wanted)) = door.change(parting, peer).await else { return };
+        client = next;
+        let wanted = wanted.and_then(|wanted| {
+            let settings = admitted(house, &wanted)?;
+            Ok((wanted, settings))
+        });
+        // Whoever may not be whom it wants to be stays whom it was, in a session without a past.
+        match wanted {
+            Ok(other) => {
+                (who, settings) = other;
+                greeted = false;
+            }
+            Err(refusal) => {
+                house.shared.metrics.client_rejections.inc();
+                let stays = admitted(house, &who);
+                if client.keep(number, &refusal).await.is_err() {
+                    return;
+                }
+                settings = match stays {
+                    Ok(settings) => settings,
+                    Err(refusal) => return client.close(&refusal).await,
+                };
+            }
+        }
     }
-    if wanted == CONSOLE {
-        console::serve(house.shared.clone(), house.levers.clone(), client, house.stop.clone())
-            .await;
-        return;
-    }
-    settings.push(("use".to_owned(), format!("USE `{}`", wanted.replace('`', "``"))));
+}
+
+/// The settings that a client's session begins with.
+///
+/// # Errors
+/// With what it is told, when it may not come in.
+fn admitted(house: &House<MySql>, who: &Who) -> Result<Settings, Failure> {
+    let mut settings = charset_settings(who.collation).map_err(|what| {
+        Failure::new(Kind::Refused, format!("{what} is not supported"))
+            .number(1115)
+            .hint("connect with the character set utf8mb4")
+    })?;
+    let database = database_of(house, who);
+    admit(house, &who.user, &database)?;
+    settings.push(("use".to_owned(), format!("USE `{}`", database.replace('`', "``"))));
     let settings: BTreeMap<String, String> = settings.into_iter().collect();
-    let login = Login {
-        user: identity::of(&user, found_rows),
-        name: user,
-        settings: Settings::new(settings),
-    };
+    Ok(Settings::new(settings))
+}
+
+/// The database that a client begins in.
+fn database_of(house: &House<MySql>, who: &Who) -> String {
+    who.database.clone().unwrap_or_else(|| house.config.load().cluster.database.clone())
+}
+
+fn info(house: &House<MySql>, who: &Who, peer: SocketAddr) -> SessionInfo {
+    SessionInfo {
+        user: who.user.clone(),
+        database: database_of(house, who),
+        address: peer.to_string(),
+        application: who.application.clone(),
+        since_ms: now_ms(),
+    }
+}
+
+async fn serve(
+    house: &Arc<House<MySql>>,
+    client: MyClient,
+    (login, pass): (Login, Option<Pass>),
+    slot: Arc<CancelSlot<<MyLink as Link>::Canceller>>,
+    database: &str,
+) -> MyClient {
+    if database == CONSOLE {
+        let (shared, levers) = (house.shared.clone(), house.levers.clone());
+        return console::serve(shared, levers, client, house.stop.clone()).await;
+    }
     let stop = house.shared.keeper.reign();
     let session = Session::new(house.shared.clone(), client, login, slot, stop);
-    session.under(pass).serve().await;
+    session.under(pass).serve().await
+}
+
+/// A client's right to be there, where that depends on a lease; nothing on the console.
+async fn pass_of(
+    house: &House<MySql>,
+    number: u32,
+    who: &Who,
+    peer: SocketAddr,
+) -> Result<Option<Pass>, Failure> {
+    if database_of(house, who) == CONSOLE {
+        return Ok(None);
+    }
+    let said = said(&who.attributes);
+    let claim = house.shared.leases.claim(&who.user, peer.ip(), &said);
+    house.pass(number, claim).await
 }
 
 /// To which resource and node a client says that it belongs.

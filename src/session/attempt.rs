@@ -15,10 +15,11 @@ impl<P: Protocol> Session<P> {
         &mut self,
         mut lease: Lease<P::Link>,
         work: &P::Work,
+        watch: Watch<'_>,
     ) -> Result<Option<(Lease<P::Link>, Outcome)>, Stop> {
         let mark = (self.client.buffer().len(), self.client.flushes());
         self.cancel.set(lease.canceller());
-        let ran = lease.run(work, Watch::default(), &mut self.client).await;
+        let ran = lease.run(work, watch, &mut self.client).await;
         self.cancel.clear();
         let broken = match ran {
             Ok(outcome) => return Ok(Some((lease, outcome))),

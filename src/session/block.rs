@@ -51,7 +51,8 @@ impl<P: Protocol> Session<P> {
     pub(super) fn open_unasked(&mut self, statements: &[Statement]) {
         let runs = |s: &Statement| match &s.class {
             Class::Tx(op) => matches!(op, TxOp::Savepoint(_)),
-            Class::Set(_) => false,
+            // What these run in the end is looked at by itself.
+            Class::Set(_) | Class::Indirect(_) | Class::Recall(_) => false,
             _ => !s.commits,
         };
         if !self.autocommit && self.tx.is_none() && statements.iter().any(runs) {

@@ -204,7 +204,7 @@ impl<P: Protocol> Session<P> {
             // The server says that it cannot run inside a transaction block.
             return self.leader_read(step, Hold::Statement).await;
         }
-        let outcome = self.leader_alone(step.work).await?;
+        let outcome = self.leader_alone(step.work, Watch::default()).await?;
         self.settle_last();
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));

@@ -24,6 +24,7 @@ mod kill;
 mod leader;
 pub(crate) mod outside;
 mod own;
+mod prepared;
 mod presence;
 mod read;
 mod registry;
@@ -137,8 +138,8 @@ pub struct Session<P: Protocol> {
     figures: std::collections::HashMap<&'static str, StatementMetrics>,
     /// The length of the message that said the last statement was complete.
     completion: usize,
-    /// SQL-level prepared statements: name and body, with its classification.
-    prepared: std::collections::HashMap<String, crate::sql::Statement>,
+    /// SQL-level prepared statements, by name.
+    prepared: std::collections::HashMap<String, prepared::Prepared>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
     /// It has to end, and the proxy stops.
     ended: Ending,
@@ -214,7 +215,8 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Serves the client until it leaves, or until the proxy stops and it has no transaction open.
-    pub async fn serve(mut self) {
+    /// Gives the client back: it may have left to begin another session.
+    pub async fn serve(mut self) -> P::Client {
         loop {
             let batch = match self.next_batch().await {
                 Ok(Some(batch)) => batch,
@@ -235,6 +237,7 @@ impl<P: Protocol> Session<P> {
             }
         }
         self.undo().await;
+        self.client
     }
 
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.

@@ -18,7 +18,7 @@ use super::{Session, Shared, Stop};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::cluster::Phase;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Link, Outcome, Protocol, ServerError, Settings};
+use crate::exchange::{Link, Outcome, Protocol, ServerError, Settings, Watch};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 use crate::sql::{Hold, Implicit, Outside, Touched};
@@ -188,7 +188,8 @@ impl<P: Protocol> Session<P> {
                 true => P::Link::bounded(&self.settings, self.shared.settings().schema_lock),
                 false => self.settings.clone(),
             });
-            if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
+            if let Some((lease, outcome)) = self.attempt(lease, step.work, Watch::default()).await?
+            {
                 self.give_back(lease);
                 return Ok((leader, outcome));
             }

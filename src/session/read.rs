@@ -80,7 +80,7 @@ impl<P: Protocol> Session<P> {
                     break;
                 }
             };
-            if let Some((lease, outcome)) = self.attempt(lease, work).await? {
+            if let Some((lease, outcome)) = self.attempt(lease, work, Watch::default()).await? {
                 if let Some(tx) = &mut self.tx {
                     tx.place = Place::Reading(lease);
                 }
@@ -100,7 +100,7 @@ impl<P: Protocol> Session<P> {
         work: &P::Work,
     ) -> Result<(), Stop> {
         if self.held.is_some() {
-            let outcome = self.leader_alone(work).await;
+            let outcome = self.leader_alone(work, Watch::default()).await;
             self.settle_last();
             let outcome = outcome?;
             return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
@@ -115,7 +115,7 @@ impl<P: Protocol> Session<P> {
             let started = Instant::now();
             let backend = lease.backend().clone();
             backend.request_begins();
-            let ran = self.attempt(lease, work).await;
+            let ran = self.attempt(lease, work, Watch::default()).await;
             let ended = Instant::now();
             backend.request_ends(ended - started);
             let Some((lease, outcome)) = ran? else {
@@ -210,7 +210,7 @@ impl<P: Protocol> Session<P> {
 
     /// A reader may refuse even to prepare a write: the leader does not.
     async fn unexecuted_on_leader(&mut self, work: &P::Work) -> Result<(), Stop> {
-        let outcome = self.leader_alone(work).await;
+        let outcome = self.leader_alone(work, Watch::default()).await;
         self.settle_last();
         outcome?.error.map_or(Ok(()), |error| Err(Stop::Server(error)))
     }

@@ -132,6 +132,11 @@ impl<C: Clone> Registry<C> {
         slot
     }
 
+    /// Removes a client and keeps its number, under which it may come again.
+    pub fn vacate(&self, number: u32) {
+        self.lock().insert(number, None);
+    }
+
     /// Removes a client.
     pub fn remove(&self, number: u32) {
         self.lock().remove(&number);

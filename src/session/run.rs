@@ -9,7 +9,10 @@ use super::{Session, Stop, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, Client, Item, Link, Outcome, Protocol, TxMode, TxState, Watch, Work};
+use crate::exchange::{
+    AUTOCOMMIT, Batch, Client, Item, Link, Outcome, Protocol, Settings, Sink, TxMode, TxState,
+    Watch, Work,
+};
 use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
 
 /// One statement on its way: its text, its class, and what to send.
@@ -165,7 +168,7 @@ impl<P: Protocol> Session<P> {
         done
     }
 
-    async fn run_step(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+    pub(super) async fn run_step(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
         if step.statement.commits {
             self.commit_before().await?;
         }
@@ -215,7 +218,7 @@ impl<P: Protocol> Session<P> {
             .into())
     }
 
-    async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+    pub(super) async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
         match &step.statement.class {
             Class::Read => self.read(step).await,
             Class::LeaderRead { .. } if step.statement.set_config.is_some() => {
@@ -236,6 +239,8 @@ impl<P: Protocol> Session<P> {
             Class::Discard(Discard::Plans) => self.answered(step, "DISCARD PLANS"),
             Class::Discard(Discard::Sequences) => self.answered(step, "DISCARD SEQUENCES"),
             Class::Execute(name) => self.execute(step, name).await,
+            Class::Recall(calls) => self.recalled(step, calls).await,
+            Class::Indirect(indirect) => self.indirect(step, indirect).await,
             Class::PrepareSql { name, body } => self.prepare(step, name, body).await,
             Class::Listen(channel) => {
                 self.leader_read(step, Hold::Statement).await?;
@@ -351,7 +356,7 @@ impl<P: Protocol> Session<P> {
     ) -> Result<(), Stop> {
         let statement = step.statement;
         let outcome = if self.tx.is_some() {
-            let watch = Watch { digest: statement.locks_rows, ..Watch::default() };
+            let watch = Watch { digest: statement.locks_rows, ..leaves(statement) };
             let outcome = self.on_leader(step.work, watch).await?;
             if let Some(error) = outcome.error {
                 return Err(Stop::Server(error));
@@ -365,8 +370,9 @@ impl<P: Protocol> Session<P> {
             }
             outcome
         } else {
-            self.leader_alone(step.work).await?
+            self.leader_alone(step.work, leaves(statement)).await?
         };
+        self.note_left(&outcome);
         if let Some(error) = outcome.error {
             return Err(Stop::Server(error));
         }
@@ -390,11 +396,15 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Runs a statement on the leader outside a transaction.
-    pub(super) async fn leader_alone(&mut self, work: &P::Work) -> Result<Outcome, Stop> {
+    pub(super) async fn leader_alone(
+        &mut self,
+        work: &P::Work,
+        watch: Watch<'_>,
+    ) -> Result<Outcome, Stop> {
         for _ in 0..ATTEMPTS {
             let mut lease = self.leader_lease().await?;
             lease.adopt(&self.settings);
-            if let Some((lease, outcome)) = self.attempt(lease, work).await? {
+            if let Some((lease, outcome)) = self.attempt(lease, work, watch).await? {
                 self.last = Some(lease);
                 return Ok(outcome);
             }
@@ -421,43 +431,6 @@ impl<P: Protocol> Session<P> {
         self.stays.other |= !statement.creates_temp.is_empty();
     }
 
-    async fn deallocate(
-        &mut self,
-        step: &Step<'_, P::Work>,
-        name: Option<&str>,
-    ) -> Result<(), Stop> {
-        let Some(name) = name else {
-            for name in std::mem::take(&mut self.prepared).into_keys() {
-                self.drop_prepared(&name);
-            }
-            self.client.forget_prepared(None);
-            return self.answered(step, "DEALLOCATE ALL");
-        };
-        if self.prepared.remove(name).is_some() {
-            self.drop_prepared(name);
-            return self.answered(step, "DEALLOCATE");
-        }
-        if self.client.forget_prepared(Some(name)) {
-            return self.answered(step, "DEALLOCATE");
-        }
-        self.leader_read(step, Hold::Statement).await
-    }
-
-    async fn execute(&mut self, step: &Step<'_, P::Work>, name: &str) -> Result<(), Stop> {
-        let Some(body) = self.prepared.get(name).cloned() else {
-            return self.leader_read(step, Hold::Statement).await;
-        };
-        let step = Step { statement: &body, ..*step };
-        match &body.class {
-            // The text that a follower would get is EXECUTE: rows travel instead.
-            Class::Keyed => self.write(&step, false, Hold::Statement).await,
-            Class::Captured { hold } => self.write(&step, false, *hold).await,
-            Class::Refused(_) => Box::pin(self.dispatch(&step)).await,
-            Class::Read => self.read(&step).await,
-            _ => self.leader_read(&step, Hold::Statement).await,
-        }
-    }
-
     async fn discard_all(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
         if self.tx.is_some() {
             // The server says that it cannot run inside a transaction block.
@@ -473,13 +446,25 @@ impl<P: Protocol> Session<P> {
         self.held = None;
         self.stays = super::Stays::default();
         self.locked = None;
-        self.autocommit = true;
+        if !std::mem::replace(&mut self.autocommit, true) {
+            self.client.report(AUTOCOMMIT, "on");
+        }
         self.prepared.clear();
         self.client.forget_prepared(None);
-        self.settings = self.initial.clone();
+        let mut settings = (*self.initial).clone();
+        for key in P::MANNERS.kept_by_reset {
+            settings.extend(self.settings.get_key_value(*key).map(|(k, v)| (k.clone(), v.clone())));
+        }
+        self.settings = Settings::new(settings);
         self.scope = self.initial_scope();
         self.report_settings().await
     }
+}
+
+/// What is looked at around a read that may leave something in the server's session.
+fn leaves(statement: &Statement) -> Watch<'_> {
+    let context = Some(&statement.context).filter(|context| context.last_insert_id);
+    Watch { context, ..Watch::default() }
 }
 
 /// Statements that are allowed in a transaction that has failed.

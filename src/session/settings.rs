@@ -9,9 +9,8 @@ use super::transaction::Place;
 use super::{Session, Stop};
 use crate::config::Consistency;
 use crate::error::{Failure, Kind};
-use crate::exchange::PREPARED;
 use crate::exchange::{Link, Manners, Outcome, Protocol, Settings, Sink, Watch};
-use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Statement, Told};
+use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Told};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
@@ -162,34 +161,6 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    /// SQL's own PREPARE: it follows the session like a setting.
-    pub(super) async fn prepare(
-        &mut self,
-        step: &Step<'_, P::Work>,
-        name: &str,
-        body: &Statement,
-    ) -> Result<(), Stop> {
-        self.establish(step).await?;
-        self.keep(&prepared_key(name), Some(step.sql.to_owned()), None, &[]);
-        if self.tx.is_none() {
-            self.note_context(step.sql);
-        }
-        self.prepared.insert(name.to_owned(), body.clone());
-        // Not even a rollback takes a prepared statement back.
-        if let Some(tx) = &mut self.tx {
-            let mut before = (*tx.before.0).clone();
-            before.insert(prepared_key(name), step.sql.to_owned());
-            tx.before.0 = Settings::new(before);
-            tx.sets = true;
-        }
-        Ok(())
-    }
-
-    /// Forgets one of SQL's prepared statements.
-    pub(super) fn drop_prepared(&mut self, name: &str) {
-        self.keep(&prepared_key(name), None, None, &[]);
-    }
-
     /// `SELECT set_config(…)` with constants: a SET in other clothes.
     pub(super) async fn set_config(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
         let Some((key, value, local)) = &step.statement.set_config else {
@@ -237,7 +208,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Has a server judge the statement: where the transaction is, or on any connection.
-    async fn establish(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+    pub(super) async fn establish(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
         if self.tx.is_some() {
             let outcome = match self.tx.as_ref().map(|tx| &tx.place) {
                 Some(Place::Leading { .. }) => self.on_leader(step.work, Watch::default()).await?,
@@ -252,7 +223,8 @@ impl<P: Protocol> Session<P> {
                 None => self.read_lease().await?,
             };
             lease.adopt(&settings);
-            if let Some((lease, outcome)) = self.attempt(lease, step.work).await? {
+            if let Some((lease, outcome)) = self.attempt(lease, step.work, Watch::default()).await?
+            {
                 self.last = Some(lease);
                 return outcome.error.map_or(Ok(()), |error| Err(Stop::Server(error)));
             }
@@ -261,7 +233,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// In a transaction: whoever joins it later runs the statement too.
-    fn note_context(&mut self, sql: &str) {
+    pub(super) fn note_context(&mut self, sql: &str) {
         if let Some(tx) = &mut self.tx {
             tx.add_context(sql);
             tx.sets = true;
@@ -284,7 +256,13 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Notes a setting; a transaction that is undone takes it back.
-    fn keep(&mut self, key: &str, statement: Option<String>, value: Option<&str>, list: &[String]) {
+    pub(super) fn keep(
+        &mut self,
+        key: &str,
+        statement: Option<String>,
+        value: Option<&str>,
+        list: &[String],
+    ) {
         let mut settings = (*self.settings).clone();
         match statement {
             Some(statement) => settings.insert(key.to_owned(), statement),
@@ -387,11 +365,6 @@ fn follows(sql: &str, key: &str, value: Option<&str>, local: bool) -> String {
         }
         _ => sql.to_owned(),
     }
-}
-
-/// Under which key a prepared statement follows its session.
-fn prepared_key(name: &str) -> String {
-    format!("{PREPARED}{}", quoted(name))
 }
 
 /// What a setting means for reading statements.

@@ -26,6 +26,8 @@ pub struct SharedSettings {
     pub consistency: Consistency,
     /// The most bytes of effects of one transaction.
     pub max_effects: usize,
+    /// How many prepared statements one client may have.
+    pub max_prepared: usize,
     /// Backends come back by themselves.
     pub automatic: bool,
     /// How long a client may say nothing in an open transaction.
@@ -57,6 +59,7 @@ impl From<&Config> for SharedSettings {
             balancer: config.reads.balancer,
             consistency: config.reads.consistency,
             max_effects: config.limits.max_transaction_effects_bytes,
+            max_prepared: config.limits.max_prepared_per_client,
             automatic: config.cluster.reactivate == Reactivate::Auto,
             idle_in_transaction: config.timeouts.idle_in_transaction,
             group_commit: config.limits.group_commit,

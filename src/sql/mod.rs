@@ -10,6 +10,7 @@
 //! is each one's own (a folder a dialect), behind one trait (`judge`). The whole folder is pure: no clock, no randomness, no I/O.
 
 mod control;
+mod indirect;
 mod judge;
 mod mysql;
 mod pg;
@@ -19,6 +20,7 @@ mod schema;
 mod scope;
 mod statement;
 
+pub use indirect::{Around, Indirect, Source};
 pub use judge::{Answers, Entry, Judge, ignorant, informed, questions, shape};
 pub use mysql::assignment_of;
 pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
@@ -26,6 +28,6 @@ pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Bulk, Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys,
-    Maintenance, Modes, Outside, Password, Pin, Refusal, Returned, Script, Sequences, SetOp,
-    Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
+    Maintenance, Modes, Outside, Password, Pin, Recall, Recalled, Refusal, Returned, Script,
+    Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
 };

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
+pub(super) use super::indirect::{Around, Indirect, Source};
 use super::question::{Drawn, Own};
 pub use super::refusal::Refusal;
 pub use super::schema::{Ddl, DdlStep, Implicit, Maintenance, Outside, Password, Split};
@@ -278,6 +279,28 @@ pub enum Hold {
     Session,
 }
 
+/// What only the session itself knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// How many rows the statement before changed; -1 where it was not about that.
+    Changed,
+    /// How many rows the last statement that gave any gave back.
+    Shown,
+    /// The number that the client was told at its login.
+    Number,
+}
+
+/// A call that the session answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recalled {
+    /// Where it stands in the client's string.
+    pub range: Range<usize>,
+    /// What it asks for.
+    pub what: Recall,
+    /// What follows the value, where a column gets its name from the call.
+    pub name: String,
+}
+
 /// How a statement has to be run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Class {
@@ -320,6 +343,11 @@ pub enum Class {
         /// The statement that EXECUTE will run. Its range lies in the client's string.
         body: Box<Statement>,
     },
+    /// A statement with calls in it that only the session itself can answer: it is judged again with the
+    /// answers in their places.
+    Recall(Vec<Recalled>),
+    /// A statement about another one, whose text has to be looked up first.
+    Indirect(Box<Indirect>),
     /// LISTEN channel.
     Listen(String),
     /// UNLISTEN channel, or `*` when there is none.

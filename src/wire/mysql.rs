@@ -196,6 +196,8 @@ impl Work for MyWork {
 /// The statements that sessions share, by text.
 #[derive(Debug)]
 pub struct Statements {
+    /// Since when the proxy has known any.
+    pub since: tokio::time::Instant,
     catalogs: Arc<Catalogs>,
     inner: Arc<Mutex<Inner>>,
 }
@@ -211,7 +213,8 @@ impl Statements {
     /// Keeps at most `limit` statements; beyond it, those that no session uses are forgotten.
     pub fn new(limit: usize, catalogs: Arc<Catalogs>) -> Self {
         let inner = Inner { limit, ..Inner::default() };
-        Self { catalogs, inner: Arc::new(Mutex::new(inner)) }
+        let since = tokio::time::Instant::now();
+        Self { since, catalogs, inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// The one shared copy of a statement.

@@ -53,7 +53,11 @@ fn script(name: &str) {
         let cluster = Cluster::start(3).await;
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(name);
         let mut script = command(As::Myself, python);
-        script.arg(&path).env("DATABASE_URL", cluster.url()).env("PYTHONDONTWRITEBYTECODE", "1");
+        script
+            .arg(&path)
+            .arg("postgres")
+            .env("DATABASE_URL", cluster.url())
+            .env("PYTHONDONTWRITEBYTECODE", "1");
         script.env("PGHOST", "127.0.0.1").env("PGPORT", cluster.port.to_string());
         script.env("PGUSER", "app").env("PGPASSWORD", "app").env("PGDATABASE", "app");
         let output = output(name, script, secs(150));

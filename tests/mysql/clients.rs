@@ -4,22 +4,46 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
 use crate::cluster::{Cluster, refused, run, value};
 use crate::replicate::python;
 use crate::server::{PASSWORD, USER};
 
-/// Runs one script on a cluster of its own and compares the servers afterwards.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs one of Python's scripts.
 async fn script(name: &str) {
+    let mut command = Command::new(python());
+    command.arg(root().join("tests/drivers").join(name)).arg("mysql");
+    driver(name, command).await;
+}
+
+/// Runs a driver's program on a cluster of its own and compares the servers afterwards. Where it says so, the
+/// server that leads is killed under it, and comes back when the program has ended.
+async fn driver(name: &str, mut command: Command) {
     let cluster = Cluster::start(3).await;
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(name);
-    let ran = Command::new(python())
-        .arg(path)
-        .env("MYSQL_PORT", cluster.port.to_string())
-        .env("MYSQL_PWD", PASSWORD)
-        .output()
-        .unwrap();
-    let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(said[0].trim_end().ends_with("done"), "{name}: {}", said.concat());
+    command.env("MYSQL_PORT", cluster.port.to_string()).env("MYSQL_PWD", PASSWORD);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut killed, mut last) = (None, String::new());
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line == "kill" {
+            let leader = cluster.leader();
+            cluster.servers[leader].kill();
+            killed = Some(leader);
+            child.stdin.as_mut().unwrap().write_all(b"\n").await.unwrap();
+        }
+        last = line;
+    }
+    let ended = child.wait_with_output().await.unwrap();
+    assert!(last == "done", "{name}: {last}: {}", String::from_utf8_lossy(&ended.stderr));
+    if let Some(server) = killed {
+        cluster.servers[server].start();
+    }
     cluster.wait_active(3).await;
     assert!(!cluster.log().contains("differs from the leader"), "{}", cluster.log());
     cluster.assert_all_equal().await;
@@ -31,8 +55,43 @@ async fn pymysql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mysqlclient() {
+    script("mysqlclient_client.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql2_for_node() {
+    let modules = root().join("target/node-mysql");
+    // The package's own folder is there last: an installation without it was interrupted.
+    if !modules.join("node_modules/mysql2/package.json").exists() {
+        std::fs::create_dir_all(&modules).unwrap();
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&modules);
+        let made = npm.arg("mysql2@^3").output().expect("npm: install what .ci/setup names");
+        assert!(made.status.success(), "npm: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    let mut node = Command::new("node");
+    node.arg(root().join("tests/drivers/mysql2_client.js"));
+    node.env("NODE_PATH", modules.join("node_modules"));
+    driver("mysql2", node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connector_j() {
+    const DEBIAN: &str = "/usr/share/java/mariadb-java-client.jar";
+    let archive = std::env::var("LOCKSTEP_CONNECTOR_J").unwrap_or_else(|_| DEBIAN.into());
+    assert!(
+        std::path::Path::new(&archive).exists(),
+        "{archive}: install the package libmariadb-java"
+    );
+    let mut java = Command::new("java");
+    java.args(["-cp", &archive]).arg(root().join("tests/drivers/ConnectorClient.java"));
+    driver("Connector/J", java).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn django_migrations_and_orm() {
-    script("django_mysql_client.py").await;
+    script("django_client.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,5 +197,5 @@ async fn sysbench_leaves_all_servers_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlalchemy_with_alembic_migrations() {
-    script("sqlalchemy_mysql_client.py").await;
+    script("sqlalchemy_client.py").await;
 }

@@ -61,7 +61,8 @@ impl Cluster {
         format!(
             "database = \"{DATABASE}\"\nlisten = \"127.0.0.1:{}\"\n\
              admin = {{ user = \"admin\", password = \"admin\" }}\n\
-             user = [{{ name = \"{USER}\", password = \"{PASSWORD}\" }}]\n\
+             user = [{{ name = \"{USER}\", password = \"{PASSWORD}\" }}, \
+             {{ name = \"guest\", password = \"welcome\" }}]\n\
              [cluster]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n{}",
             self.port,
             self.folder.path().join("state").display(),

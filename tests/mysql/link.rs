@@ -22,15 +22,8 @@ pub(crate) fn statements() -> Arc<Statements> {
     Arc::new(Statements::new(1000, Arc::new(Catalogs::new(Dialect::MySql))))
 }
 
-pub(crate) fn dial(server: &Server, statements: &Arc<Statements>) -> MyDial {
-    let route = Arc::new(Route {
-        host: "127.0.0.1".into(),
-        port: server.port,
-        tls: None,
-        timeout: Duration::from_secs(5),
-        user_timeout: Duration::from_secs(10),
-    });
-    let shared = Arc::new(Shared {
+pub(crate) fn shared(statements: &Arc<Statements>) -> Arc<Shared> {
+    Arc::new(Shared {
         statements: statements.clone(),
         record: statements.intern("select ?, ?, ?, ?, ?"),
         token: "token".into(),
@@ -39,7 +32,18 @@ pub(crate) fn dial(server: &Server, statements: &Arc<Statements>) -> MyDial {
         max_prepared: 10,
         follower_lock: Duration::from_secs(1),
         dead_after: Duration::from_secs(10),
+    })
+}
+
+pub(crate) fn dial(server: &Server, statements: &Arc<Statements>) -> MyDial {
+    let route = Arc::new(Route {
+        host: "127.0.0.1".into(),
+        port: server.port,
+        tls: None,
+        timeout: Duration::from_secs(5),
+        user_timeout: Duration::from_secs(10),
     });
+    let shared = shared(statements);
     let login = Login {
         user: USER.into(),
         password: Secret::new(PASSWORD),

@@ -85,11 +85,19 @@ pub(crate) fn python() -> PathBuf {
     let _one = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let venv = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv-mysql");
     let python = venv.join("bin/python");
-    let knows = Command::new(&python).args(["-c", "import pymysql, django, alembic"]).output();
+    let knows = Command::new(&python)
+        .args(["-c", "import pymysql, MySQLdb, django, alembic, greenlet"])
+        .output();
     if !knows.is_ok_and(|asked| asked.status.success()) {
         let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv).status();
         assert!(made.unwrap().success(), "python3 -m venv: is python3-venv installed?");
-        let wanted = ["pymysql>=1.1,<2", "django>=5.0,<6", "sqlalchemy>=2.0,<3", "alembic>=1.13"];
+        let wanted = [
+            "pymysql>=1.1,<2",
+            "mysqlclient>=2.2,<3",
+            "django>=5.0,<6",
+            "sqlalchemy[asyncio]>=2.0,<3",
+            "alembic>=1.13",
+        ];
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(wanted);
         assert!(pip.status().unwrap().success(), "pip");

@@ -15,6 +15,8 @@ pub(crate) const DATABASE: &str = "app";
 const PREPARE: &str = "drop user if exists ''@localhost; create database app;
     create user app@'%' identified by 'secret'; create user app@localhost identified by 'secret';
     grant all on app.* to app@'%'; grant all on app.* to app@localhost; flush privileges;
+    create user guest@'%' identified by 'welcome'; grant select on app.* to guest@'%';
+    create user guest@localhost identified by 'welcome'; grant select on app.* to guest@localhost;
     create user admin@'%' identified by 'admin'; grant all on *.* to admin@'%' with grant option;
     create user admin@localhost identified by 'admin';
     grant all on *.* to admin@localhost with grant option";

@@ -46,9 +46,9 @@ async fn serve(server: &Server, method: Option<Method>, tls: Option<ServerTls>) 
             let (dial, door) = (dial.clone(), door.clone());
             tokio::spawn(async move {
                 let Some(mut greeting) = door.open(tcp, peer, 7).await else { return };
-                let user = identity::of(&greeting.user, greeting.found_rows);
+                let user = identity::of(&greeting.who.user, greeting.found_rows);
                 let link = dial.dial(&user, Purpose::Write, CancellationToken::new()).await;
-                greeting.client.welcome(7).await.ok();
+                greeting.client.welcome(7, "app").await.ok();
                 relay(greeting.client, link.expect("a connection")).await;
             });
         }

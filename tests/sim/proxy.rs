@@ -155,6 +155,7 @@ impl World {
                 balancer: Balancer::Random,
                 consistency: Consistency::Strong,
                 max_effects: 1 << 20,
+                max_prepared: 100,
                 automatic: true,
                 idle_in_transaction: None,
                 group_commit: 8,
@@ -237,7 +238,7 @@ impl World {
                 };
                 let (shared, stop) = (running.shared.clone(), running.stop.clone());
                 let session = Session::<Sim>::new(shared, client, login, Arc::default(), stop);
-                running.tasks.push(tokio::spawn(session.serve()));
+                running.tasks.push(tokio::spawn(async { drop(session.serve().await) }));
                 return Line { say, hear };
             }
             changed.await;

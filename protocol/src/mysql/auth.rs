@@ -3,8 +3,9 @@
 //! Two methods are known. `mysql_native_password` (SHA-1) is what MariaDB and older MySQL ask for,
 //! `caching_sha2_password` (SHA-256) is the default of MySQL 8. In both the password never travels,
 //! with one exception: a MySQL server that has not seen a user since its start has no hash to check
-//! a proof against, and asks for the password itself. It gets it inside TLS only; the exchange of
-//! RSA keys in clear, which nobody vouches for, is not taken part in.
+//! a proof against, and asks for the password itself. Inside TLS it gets it as it is; over a line in
+//! clear it is asked for its RSA key, and gets the password encrypted with that. Nobody vouches for that
+//! key: whoever stands in the way could give his own, as he could read and change all that follows.
 //!
 //! The server's side here always has the hash, so it never needs to ask for more than a proof.
 
@@ -24,6 +25,10 @@ pub const MORE: u8 = 0x01;
 const FAST: u8 = 3;
 /// Of `caching_sha2_password`: the server needs the password itself.
 const FULL: u8 = 4;
+/// Of `caching_sha2_password`: the client asks for the server's RSA key.
+const KEY: u8 = 2;
+/// The longest key that is read: one of 16384 bits has about 2800 bytes.
+const LONGEST_KEY: usize = 4096;
 
 /// How a password is proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +168,15 @@ impl Server {
         }
     }
 
+    /// Asks whoever is in already for a proof, by the wanted method or by the client's own. What came
+    /// with the command is not looked at: drivers differ in what they make it of.
+    pub fn ask(&mut self, plugin: Option<&str>) -> Method {
+        let named = plugin.and_then(Method::of);
+        let method = self.wanted.or(named).unwrap_or(Method::Native);
+        self.asked = Some(method);
+        method
+    }
+
     /// The proof that was asked for. One that was not asked for is denied.
     pub fn second(&mut self, proof: &[u8]) -> Verdict {
         match self.asked.take() {
@@ -201,8 +215,13 @@ pub enum Next {
     Send(Vec<u8>),
     /// Wait for the next packet.
     Wait,
-    /// Give up: the server wants the password in clear over a line in clear.
-    NeedsTls,
+    /// Encrypt the secret with this RSA key (PEM, padded by OAEP with SHA-1), and send that.
+    Encrypt {
+        /// The server's key.
+        key: Vec<u8>,
+        /// The password, mixed with the challenge.
+        secret: Vec<u8>,
+    },
     /// Give up: the method is not known here.
     Unknown(String),
 }
@@ -213,6 +232,9 @@ pub struct Client<'a> {
     /// The line is encrypted.
     tls: bool,
     method: Method,
+    challenge: [u8; CHALLENGE],
+    /// The server's key comes next.
+    wants_key: bool,
 }
 
 impl std::fmt::Debug for Client<'_> {
@@ -225,7 +247,8 @@ impl<'a> Client<'a> {
     /// Begins with the method that the greeting names, or with the older one, from which the
     /// server will switch.
     pub fn new(password: &'a str, tls: bool, plugin: &str) -> Self {
-        Self { password, tls, method: Method::of(plugin).unwrap_or(Method::Native) }
+        let method = Method::of(plugin).unwrap_or(Method::Native);
+        Self { password, tls, method, challenge: [0; CHALLENGE], wants_key: false }
     }
 
     /// The method it follows now.
@@ -234,7 +257,8 @@ impl<'a> Client<'a> {
     }
 
     /// The proof that goes with the login.
-    pub fn first(&self, challenge: &[u8; CHALLENGE]) -> Vec<u8> {
+    pub fn first(&mut self, challenge: &[u8; CHALLENGE]) -> Vec<u8> {
+        self.challenge = *challenge;
         self.method.prove(self.password, challenge)
     }
 
@@ -252,19 +276,40 @@ impl<'a> Client<'a> {
                     return Ok(Next::Unknown(name));
                 };
                 self.method = method;
-                let challenge = read.array("challenge")?;
-                Ok(Next::Send(method.prove(self.password, &challenge)))
+                self.challenge = read.array("challenge")?;
+                Ok(Next::Send(method.prove(self.password, &self.challenge)))
+            }
+            MORE if std::mem::take(&mut self.wants_key) => {
+                let key = read.rest();
+                if key.len() > LONGEST_KEY {
+                    return Err(DecodeError::TooLong {
+                        announced: u32::try_from(key.len()).unwrap_or(u32::MAX),
+                        max: LONGEST_KEY,
+                    });
+                }
+                Ok(Next::Encrypt { key: key.to_vec(), secret: self.secret() })
             }
             MORE => match (self.method, read.u8("step")?) {
                 (Method::CachingSha2, FAST) => Ok(Next::Wait),
                 (Method::CachingSha2, FULL) if self.tls => {
                     Ok(Next::Send([self.password.as_bytes(), &[0]].concat()))
                 }
-                (Method::CachingSha2, FULL) => Ok(Next::NeedsTls),
+                (Method::CachingSha2, FULL) => {
+                    self.wants_key = true;
+                    Ok(Next::Send(vec![KEY]))
+                }
                 _ => Err(DecodeError::Invalid("a step that the method does not have")),
             },
             _ => Err(DecodeError::Invalid("a packet that has no place in a log-in")),
         }
+    }
+}
+
+impl Client<'_> {
+    /// The password and its end, mixed with the challenge over and over.
+    fn secret(&self) -> Vec<u8> {
+        let bytes = self.password.bytes().chain([0]);
+        bytes.zip(self.challenge.iter().cycle()).map(|(a, b)| a ^ b).collect()
     }
 }
 
@@ -352,10 +397,38 @@ mod tests {
     }
 
     #[test]
-    fn the_password_itself_goes_over_an_encrypted_line_only() {
+    fn whoever_is_in_proves_itself_by_its_own_method_or_the_wanted_one() {
+        for (wanted, named, method) in [
+            (None, Some("caching_sha2_password"), Method::CachingSha2),
+            (None, Some("dialog"), Method::Native),
+            (None, None, Method::Native),
+            (Some(Method::Native), Some("caching_sha2_password"), Method::Native),
+        ] {
+            let mut server = Server::new(Verifier::new("pencil"), *RECORDED, wanted);
+            assert_eq!(server.ask(named), method);
+            let told = method == Method::CachingSha2;
+            let proof = method.prove("pencil", RECORDED);
+            assert_eq!(server.second(&proof), Verdict::Welcome { told });
+        }
+    }
+
+    #[test]
+    fn the_password_itself_never_goes_over_a_line_in_clear() {
         let full = [MORE, FULL];
-        let mut open = Client::new("pencil", false, "caching_sha2_password");
-        assert_eq!(open.on(&full), Ok(Next::NeedsTls));
+        let password = "a pencil that is longer than the challenge";
+        let mut open = Client::new(password, false, "caching_sha2_password");
+        open.first(RECORDED);
+        assert_eq!(open.on(&full), Ok(Next::Send(vec![KEY])));
+        let asked = open.on(b"\x01-----BEGIN PUBLIC KEY-----");
+        let Ok(Next::Encrypt { key, secret }) = asked else { panic!("{asked:?}") };
+        assert_eq!(key, b"-----BEGIN PUBLIC KEY-----");
+        let plain: Vec<u8> =
+            secret.iter().zip(RECORDED.iter().cycle()).map(|(a, b)| a ^ b).collect();
+        assert_eq!(plain, [password.as_bytes(), &[0]].concat());
+        // A key comes once, when it was asked for, and is none without end.
+        assert!(open.on(b"\x01-----BEGIN PUBLIC KEY-----").is_err());
+        open.on(&full).unwrap();
+        assert!(open.on(&[&[MORE][..], &[b'x'; LONGEST_KEY + 1]].concat()).is_err());
         let mut hidden = Client::new("pencil", true, "caching_sha2_password");
         assert_eq!(hidden.on(&full), Ok(Next::Send(b"pencil\0".to_vec())));
         let mut native = Client::new("pencil", true, "mysql_native_password");

@@ -36,6 +36,8 @@ pub mod status {
     pub const LAST_ROW: u16 = 1 << 7;
     /// Backslashes in literals are ordinary characters.
     pub const NO_BACKSLASH_ESCAPES: u16 = 1 << 9;
+    /// `"` quotes names, not strings: MariaDB says so.
+    pub const ANSI_QUOTES: u16 = 1 << 15;
     /// The packet tells what changed in the session.
     pub const SESSION_CHANGED: u16 = 1 << 14;
     /// In a transaction that only reads.
@@ -51,6 +53,21 @@ pub enum Change {
     Database(String),
     /// Something else: the kind's number.
     Other(u8),
+}
+
+impl Change {
+    /// Appends the change as it travels. What cannot be read is not written.
+    pub fn encode(&self, buf: &mut BytesMut) {
+        let (kind, texts) = match self {
+            Self::Variable(name, value) => (0, vec![name, value]),
+            Self::Database(name) => (1, vec![name]),
+            Self::Other(_) => return,
+        };
+        let mut data = BytesMut::new();
+        texts.iter().for_each(|text| put_lenenc_bytes(&mut data, text.as_bytes()));
+        buf.put_u8(kind);
+        put_lenenc_bytes(buf, &data);
+    }
 }
 
 /// An OK packet.
@@ -188,6 +205,13 @@ pub fn eof(buf: &mut BytesMut, warnings: u16, status: u16) {
     buf.put_u16_le(status);
 }
 
+/// Rows changed or found, and the first number that AUTO_INCREMENT gave, of an OK packet: whatever else it
+/// says.
+pub fn counts(payload: &[u8]) -> Option<(u64, u64)> {
+    let mut read = Reader::new(payload.get(1..)?);
+    Some((read.lenenc("affected rows").ok()?, read.lenenc("insert id").ok()?))
+}
+
 /// Where the status stands in an OK or EOF packet.
 pub fn status_at(payload: &[u8]) -> Option<usize> {
     let at = if is_eof(payload) {
@@ -207,6 +231,11 @@ pub fn warnings_of(payload: &[u8]) -> u16 {
     let at = if is_eof(payload) { Some(1) } else { status_at(payload).map(|at| at + 2) };
     let found = at.and_then(|at| payload.get(at..at + 2));
     found.map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+/// The number of columns in the packet that begins a result; 0 for any other packet.
+pub fn count(payload: &[u8]) -> u64 {
+    Reader::new(payload).lenenc("column count").unwrap_or_default()
 }
 
 /// A column of a result.
@@ -328,6 +357,13 @@ mod tests {
         assert_eq!(&again(&ok)[..], names);
         let used = Ok::decode(b"\x00\x00\x00\x02@\x00\x00\x00\x06\x01\x04\x03app").unwrap();
         assert_eq!(used.changes(), [Change::Database("app".into())]);
+        let off = b"\x00\x00\x00\x00@\x00\x00\x00\x11\x00\x0f\nautocommit\x03OFF";
+        for packet in [&b"\x00\x00\x00\x02@\x00\x00\x00\x06\x01\x04\x03app"[..], off] {
+            let ok = Ok::decode(packet).unwrap();
+            let mut again = BytesMut::new();
+            ok.changes().iter().for_each(|change| change.encode(&mut again));
+            assert_eq!(&again[..], ok.changes);
+        }
     }
 
     #[test]
@@ -352,6 +388,8 @@ mod tests {
         assert_eq!(warnings_of(b"\xfe\x07\x00\x0a\x00"), 7);
         assert_eq!(warnings_of(b"\x00\x02\x01\x01\x00\x05\x00"), 5);
         assert_eq!(warnings_of(b"\x00\x02"), 0);
+        assert_eq!(counts(b"\x00\xfc\x00\x01\x07\x01\x00\x00\x00\xff"), Some((256, 7)));
+        assert_eq!(counts(b"\x00\x02"), None);
         assert_eq!(status_at(b"\x00\x02"), None);
         assert_eq!(status_at(b""), None);
     }

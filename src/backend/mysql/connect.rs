@@ -22,6 +22,7 @@ const WANTED: u32 = cap::LONG_PASSWORD
     | cap::LONG_FLAG
     | cap::TRANSACTIONS
     | cap::LOCAL_FILES
+    | cap::SESSION_TRACK
     | cap::MULTI_RESULTS
     | cap::PS_MULTI_RESULTS;
 
@@ -207,10 +208,9 @@ impl Conversation {
                     self.say(|buf| buf.extend_from_slice(&proof)).await?;
                 }
                 Next::Wait => {}
-                Next::NeedsTls => {
-                    let what = "the server asks for the password itself, which is sent over TLS \
-                                only: set `tls` for this backend";
-                    return Err(refused(what.into()));
+                Next::Encrypt { key, secret } => {
+                    let sealed = sealed(&key, &secret).map_err(broken)?;
+                    self.say(|buf| buf.extend_from_slice(&sealed)).await?;
                 }
                 Next::Unknown(method) => {
                     return Err(refused(format!(
@@ -220,6 +220,17 @@ impl Conversation {
             }
         }
     }
+}
+
+/// A secret for whoever has the key to this one, which comes from outside: whatever is wrong with it is
+/// an error.
+fn sealed(key: &[u8], secret: &[u8]) -> Result<Vec<u8>, String> {
+    use rsa::pkcs8::DecodePublicKey;
+    let pem = std::str::from_utf8(key).map_err(|_| "the server's RSA key is no text")?;
+    let key = rsa::RsaPublicKey::from_public_key_pem(pem)
+        .map_err(|error| format!("the server's RSA key cannot be read: {error}"))?;
+    key.encrypt(&mut rsa::rand_core::OsRng, rsa::Oaep::new::<sha1::Sha1>(), secret)
+        .map_err(|error| format!("the password does not fit the server's RSA key: {error}"))
 }
 
 fn lost(error: std::io::Error) -> ConnectError {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use lockstep_protocol::mysql::answer::Event;
 use lockstep_protocol::mysql::{cut, packet, response};
 
-use super::link::{MyLink, Request, read_error};
+use super::errors::read_error;
+use super::link::{MyLink, Request};
 use super::refused;
 use super::relay::Relay;
 use super::returned::unreadable;

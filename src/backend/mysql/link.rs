@@ -20,13 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::line;
 use super::connect::{Login, Route};
+use super::errors::{TOO_LONG, number_of, read_error};
 use crate::ending::Ending;
-use crate::exchange::{Broken, Mishap, ServerError, Settings, TxState};
+use crate::exchange::{Broken, Mishap, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::mysql::{Prepared, Statements};
-
-/// Errors with which a server says goodbye: shutdown, and the end of this session.
-const FATAL: [u16; 3] = [1053, 1927, 4031];
 
 /// How much of a file travels in one packet.
 const FILE_PART: usize = 1 << 20;
@@ -382,6 +380,9 @@ impl MyLink {
                 }
                 // After a deadlock the transaction is gone as a whole; else what is asked next knows.
                 self.in_transaction &= error.code != DEADLOCK;
+                if number_of(payload) == TOO_LONG {
+                    (self.in_transaction, self.spent) = (false, true);
+                }
                 true
             }
             Event::Infile if expected.file => false,
@@ -477,24 +478,5 @@ pub(super) fn told(payload: &[u8]) -> Option<(u64, u64)> {
     if response::is_eof(payload) {
         return None;
     }
-    response::Ok::decode(payload).ok().map(|ok| (ok.affected, ok.insert_id))
-}
-
-/// Reads an error as far as it can be read: a server that breaks the rules gets no panic for it.
-pub(super) fn read_error(payload: &[u8]) -> ServerError {
-    let wire = Bytes::copy_from_slice(payload);
-    match response::Err::decode(payload) {
-        Ok(error) => ServerError {
-            code: String::from_utf8_lossy(error.state).into_owned(),
-            message: format!("{} [{}]", String::from_utf8_lossy(error.message), error.number),
-            fatal: FATAL.contains(&error.number),
-            wire,
-        },
-        Err(_) => ServerError {
-            code: "HY000".into(),
-            message: "unreadable error".into(),
-            fatal: false,
-            wire,
-        },
-    }
+    response::counts(payload)
 }

@@ -6,7 +6,8 @@ use lockstep_protocol::mysql::answer::Event;
 use lockstep_protocol::mysql::packet;
 
 use super::context::{Fixed, LAST_INSERT_ID, is_asked};
-use super::link::{MyLink, Request, read_error};
+use super::errors::read_error;
+use super::link::{MyLink, Request};
 use super::refused;
 use super::relay::{Relay, put};
 use crate::exchange::{Broken, BulkPiece, Discard, Outcome, Sink, UNDO, Watch};

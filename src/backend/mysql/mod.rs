@@ -3,6 +3,7 @@
 mod connect;
 mod context;
 mod dial;
+mod errors;
 mod keys;
 mod link;
 mod load;

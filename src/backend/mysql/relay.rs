@@ -11,7 +11,8 @@ use lockstep_protocol::mysql::packet::{self, HEADER};
 use lockstep_protocol::mysql::response;
 use lockstep_protocol::mysql::stmt::PrepareOk;
 
-use super::link::{MyLink, Seen, read_error, told};
+use super::errors::{TOO_LONG, number_of, read_error};
+use super::link::{MyLink, Seen, told};
 use crate::exchange::{Broken, Outcome, ServerError, Sink, TextRows};
 use crate::wire::mysql::Mark;
 
@@ -59,10 +60,12 @@ impl MyLink {
                     Event::Prepared { .. } => self.renumber(at, how.number),
                     Event::Error => {
                         let payload = packet::first_part(&self.incoming[at..]);
+                        let number = number_of(payload);
                         outcome.error = Some(read_error(payload));
                         self.hand_on(at, sink);
                         self.pass(&seen);
-                        all.warns = true;
+                        // Whoever has closed the connection has nothing more to say.
+                        all.warns = number != TOO_LONG;
                         return Ok((outcome, all));
                     }
                     Event::Result { .. } => {

@@ -11,7 +11,8 @@ use lockstep_protocol::mysql::answer::Event;
 use lockstep_protocol::mysql::{cut, packet, response};
 
 use super::context::LAST_INSERT_ID;
-use super::link::{MyLink, Request, Seen, read_error};
+use super::errors::read_error;
+use super::link::{MyLink, Request, Seen};
 use super::refused;
 use super::relay::{Relay, Told, put};
 use crate::exchange::{Broken, Discard, Outcome, Sink, UNDO};

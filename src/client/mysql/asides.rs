@@ -102,6 +102,7 @@ impl MyClient {
         };
         match aside {
             Aside::Messages { errors, skip, most } => {
+                self.past.keeps();
                 let rows = self.messages.iter().filter(|row| !errors || is_error(row));
                 let rows: Vec<_> = rows.skip(*skip).take(*most).cloned().collect();
                 let columns = &["Level", "Code", "Message"];

@@ -9,6 +9,7 @@ use lockstep_protocol::mysql::command::{self, LongData};
 use lockstep_protocol::mysql::stmt::Execute;
 
 use super::asides::{Aside, without_socket};
+use super::binary;
 use super::{Mark, MyClient, Own};
 use crate::catalog::Text;
 use crate::error::{Failure, Kind};
@@ -21,8 +22,13 @@ type Taken = Result<Option<Item<MyWork>>, Failure>;
 impl MyClient {
     /// Takes a command. `None` when it is answered here, be it with nothing.
     pub(super) fn command(&mut self, payload: &Bytes) -> Result<Option<Item<MyWork>>, Gone> {
-        if command::kind(payload) == Some(command::QUIT) {
-            return Err(Gone);
+        match command::kind(payload) {
+            Some(command::QUIT) => return Err(Gone),
+            Some(command::CHANGE_USER) if self.may_leave() => {
+                self.leaving = Some(payload.clone());
+                return Err(Gone);
+            }
+            _ => {}
         }
         match self.take(payload) {
             Ok(item) => Ok(item),
@@ -35,7 +41,13 @@ impl MyClient {
 
     fn take(&mut self, payload: &Bytes) -> Taken {
         match command::kind(payload) {
-            Some(command::QUERY) => self.query(command::text_of(payload, "statement")),
+            Some(command::QUERY) => match command::text_of(payload, "statement") {
+                Err(_) => {
+                    let text = binary::in_hexadecimal(command::rest(payload), self.reading);
+                    self.query(text.as_deref().ok_or(DecodeError::NotUtf8("statement")))
+                }
+                text => self.query(text),
+            },
             Some(command::INIT_DB) => {
                 let name = command::text_of(payload, "database name").map_err(unreadable)?;
                 let text = format!("USE `{}`", name.replace('`', "``"));
@@ -84,7 +96,8 @@ impl MyClient {
                 Ok(None)
             }
             Some(command::STATISTICS) => {
-                let line = format!("lockstep  Prepared statements: {}", self.own.len());
+                let uptime = self.statements.since.elapsed().as_secs();
+                let line = format!("Uptime: {uptime}  Prepared statements: {}", self.own.len());
                 self.put(Mark::Middle, |buf| buf.extend_from_slice(line.as_bytes()));
                 Ok(None)
             }
@@ -111,6 +124,7 @@ impl MyClient {
             return Ok(None);
         }
         let shared: Arc<Text> = self.statements.intern(text).text.clone();
+        self.past.runs(&shared);
         Ok(Some(Item { text: Some(shared), work }))
     }
 
@@ -165,14 +179,15 @@ impl MyClient {
         own.kinds = complete.kinds;
         let prepared = own.prepared.clone();
         self.drop_long(execute.statement);
-        let text = Some(prepared.text.clone());
+        let text = prepared.text.clone();
         let aside = Aside::of(&prepared.text.sql);
         let work = MyWork::Execute { prepared, parameters: complete.parameters };
+        self.past.runs(&text);
         if let Some(aside) = aside {
             self.answer_aside(&work, &aside);
             return Ok(None);
         }
-        Ok(Some(Item { text, work }))
+        Ok(Some(Item { text: Some(text), work }))
     }
 
     /// Keeps a piece of a long parameter. There is no answer, so what is wrong shows at EXECUTE.
@@ -204,8 +219,6 @@ fn unreadable(error: DecodeError) -> Failure {
 fn unknown(kind: Option<u8>) -> Failure {
     let failure = |what: &str| Failure::new(Kind::Refused, what).number(1047).code("08S01");
     match kind {
-        Some(command::CHANGE_USER) => failure("changing the user of a connection is not supported")
-            .hint("open another connection"),
         Some(
             command::BINLOG_DUMP
             | command::BINLOG_DUMP_GTID

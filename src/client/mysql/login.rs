@@ -34,6 +34,7 @@ const OFFERED: u32 = cap::LONG_PASSWORD
     | cap::MULTI_RESULTS
     | cap::PS_MULTI_RESULTS
     | cap::PLUGIN_AUTH
+    | cap::SESSION_TRACK
     | cap::CONNECT_ATTRS
     | cap::PLUGIN_AUTH_LENENC_DATA;
 
@@ -72,32 +73,41 @@ pub struct Door {
     pub statements: Arc<Statements>,
 }
 
-/// A client that has proved who it is.
-#[derive(Debug)]
-pub struct Greeting {
-    /// The conversation.
-    pub client: MyClient,
+/// Who a client has proved to be, and what its session is to begin with.
+#[derive(Clone, Debug)]
+pub struct Who {
     /// The user.
     pub user: String,
     /// The database it asked for, if any.
     pub database: Option<String>,
     /// The collation that its session begins with.
     pub collation: u8,
-    /// Of an UPDATE it wants to know how many rows were found, not how many changed.
-    pub found_rows: bool,
     /// The name of the program.
     pub application: String,
     /// What else it says of itself.
     pub attributes: Vec<(String, String)>,
+}
+
+/// A client that has proved who it is.
+#[derive(Debug)]
+pub struct Greeting {
+    /// The conversation.
+    pub client: MyClient,
+    /// Who it is.
+    pub who: Who,
+    /// Of an UPDATE it wants to know how many rows were found, not how many changed.
+    pub found_rows: bool,
     /// Where it comes from.
     pub peer: SocketAddr,
 }
 
-struct Visitor {
-    stream: Stream,
-    incoming: BytesMut,
-    sequence: u8,
-    peer: SocketAddr,
+pub(super) struct Visitor {
+    pub(super) stream: Stream,
+    pub(super) incoming: BytesMut,
+    pub(super) sequence: u8,
+    pub(super) peer: SocketAddr,
+    /// What its proofs are about.
+    pub(super) challenge: [u8; CHALLENGE],
 }
 
 impl Door {
@@ -122,8 +132,8 @@ impl Door {
         number: u32,
     ) -> Result<Option<Greeting>, String> {
         let (stream, incoming) = (Stream::Plain(tcp), BytesMut::with_capacity(1024));
-        let mut visitor = Visitor { stream, incoming, sequence: 0, peer };
         let challenge = challenge();
+        let mut visitor = Visitor { stream, incoming, sequence: 0, peer, challenge };
         self.greet(&mut visitor, challenge, number).await?;
         let mut answer = visitor.answer(self.max_login).await?;
         if let handshake::Answer::Tls { .. } = answer {
@@ -187,55 +197,85 @@ impl Door {
         login: &Login,
         challenge: [u8; CHALLENGE],
     ) -> Result<bool, String> {
-        let known = self.users.get(&login.user);
-        if known.is_some_and(|known| known.trusted) {
+        if self.is_trusted(&login.user) {
             return Ok(true);
         }
-        let nobody = || Verifier::mock(&[&self.secret[..], login.user.as_bytes()].concat());
-        let verifier = known.map_or_else(nobody, |known| known.verifier.clone());
-        let mut server = auth::Server::new(verifier, challenge, self.method);
+        let mut server = self.judge(&login.user, challenge);
         let mut verdict = server.first(login.plugin.as_deref(), &login.proof);
         if let Verdict::Switch(method) = verdict {
             visitor.say(|buf| auth::switch(buf, method, &challenge)).await?;
             let proof = visitor.packet(self.max_login).await?;
             verdict = server.second(&proof);
         }
+        self.welcome(visitor, &login.user, verdict).await
+    }
+
+    pub(super) fn is_trusted(&self, user: &str) -> bool {
+        self.users.get(user).is_some_and(|known| known.trusted)
+    }
+
+    /// The judge of a user's proof.
+    pub(super) fn judge(&self, user: &str, challenge: [u8; CHALLENGE]) -> auth::Server {
+        let nobody = || Verifier::mock(&[&self.secret[..], user.as_bytes()].concat());
+        let verifier = self.users.get(user).map_or_else(nobody, |known| known.verifier.clone());
+        auth::Server::new(verifier, challenge, self.method)
+    }
+
+    /// Whether the verdict lets the user in; tells it where its method wants to hear that first.
+    pub(super) async fn welcome(
+        &self,
+        visitor: &mut Visitor,
+        user: &str,
+        verdict: Verdict,
+    ) -> Result<bool, String> {
         match verdict {
             Verdict::Welcome { told } => {
                 if told {
                     visitor.say(auth::fast_success).await?;
                 }
-                Ok(known.is_some())
+                Ok(self.users.contains_key(user))
             }
             Verdict::Switch(_) | Verdict::Deny => Ok(false),
         }
     }
 
-    fn greeting(&self, visitor: Visitor, login: Login) -> Greeting {
-        let has = |flag| login.capabilities & flag != 0;
-        let Visitor { stream, incoming, sequence, peer } = visitor;
-        let multi = has(cap::MULTI_STATEMENTS);
+    /// The conversation with somebody who has been let in.
+    pub(super) fn client(&self, visitor: Visitor, capabilities: u32) -> MyClient {
+        let Visitor { stream, incoming, sequence, challenge, .. } = visitor;
         let statements = self.statements.clone();
-        let mut client = MyClient::new(stream, incoming, sequence, multi, statements, self.bounds);
-        client.local_files = has(cap::LOCAL_FILES);
-        let found_rows = has(cap::FOUND_ROWS);
-        let attribute = |name: &str| login.attributes.iter().find(|(key, _)| key == name);
-        let application = attribute("program_name").or_else(|| attribute("_client_name"));
-        let application = application.map(|(_, value)| value.clone()).unwrap_or_default();
+        let mut client =
+            MyClient::new(stream, incoming, sequence, capabilities, statements, self.bounds);
+        client.challenge = challenge;
+        client
+    }
+
+    fn greeting(&self, visitor: Visitor, login: Login) -> Greeting {
+        let (peer, capabilities) = (visitor.peer, login.capabilities);
+        let client = self.client(visitor, capabilities);
+        let found_rows = capabilities & cap::FOUND_ROWS != 0;
+        let application = application(&login.attributes);
         let Login { user, database, collation, attributes, .. } = login;
-        Greeting { client, user, database, collation, found_rows, application, attributes, peer }
+        let who = Who { user, database, collation, application, attributes };
+        Greeting { client, who, found_rows, peer }
     }
 }
 
+/// The name that a program gives itself.
+pub(super) fn application(attributes: &[(String, String)]) -> String {
+    let attribute = |name: &str| attributes.iter().find(|(key, _)| key == name);
+    let application = attribute("program_name").or_else(|| attribute("_client_name"));
+    application.map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
 impl Visitor {
-    async fn say(&mut self, body: impl FnOnce(&mut BytesMut)) -> Result<(), String> {
+    pub(super) async fn say(&mut self, body: impl FnOnce(&mut BytesMut)) -> Result<(), String> {
         let mut out = BytesMut::new();
         self.sequence = packet::write(&mut out, self.sequence, body);
         self.stream.write_all(&out).await.map_err(|e| e.to_string())?;
         self.stream.flush().await.map_err(|e| e.to_string())
     }
 
-    async fn packet(&mut self, max: usize) -> Result<Bytes, String> {
+    pub(super) async fn packet(&mut self, max: usize) -> Result<Bytes, String> {
         loop {
             if let Some(packet) =
                 packet::take(&mut self.incoming, max).map_err(|e| e.to_string())?
@@ -265,7 +305,7 @@ impl Visitor {
     }
 }
 
-fn denied(user: &str, peer: SocketAddr, password: bool) -> Failure {
+pub(super) fn denied(user: &str, peer: SocketAddr, password: bool) -> Failure {
     let word = if password { "YES" } else { "NO" };
     let what = format!("Access denied for user '{user}'@'{}' (using password: {word})", peer.ip());
     Failure::new(Kind::Refused, what).number(1045).code("28000")

@@ -10,29 +10,35 @@
 //! the commit behind it succeeds.
 
 mod asides;
+mod binary;
 mod charset;
 mod commands;
 mod dress;
+mod leave;
 mod login;
+mod past;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use lockstep_protocol::mysql::handshake::{CHALLENGE, capability as cap};
 use lockstep_protocol::mysql::stmt::{Kind as ParameterKind, PrepareOk};
 use lockstep_protocol::mysql::value::kind;
 use lockstep_protocol::mysql::{packet, response};
 use tokio_util::sync::CancellationToken;
 
 pub use charset::charset_settings;
-pub use login::{Door, Greeting, Known};
+pub use login::{Door, Greeting, Known, Who};
 
 use crate::error::{Failure, Kind};
 use crate::exchange::{
     AUTOCOMMIT, Batch, BulkPiece, Client, End, Gone, ServerError, Sink, Table, TextRows, TxState,
 };
 use crate::net::{Line, Stream};
+use crate::sql::Recall;
 use crate::wire::mysql::{Mark, MyWork, Prepared, Statements};
+use past::Past;
 
 /// The number of a warning that has none of its own: `ER_UNKNOWN_ERROR`.
 const OUR_WARNING: &str = "1105";
@@ -73,12 +79,18 @@ pub struct MyClient {
     sequence: u8,
     statements: Arc<Statements>,
     bounds: Bounds,
+    /// What it has agreed on with us at its login.
+    capabilities: u32,
     /// Several statements may stand in one text.
     multi: bool,
-    /// It said that it sends files that are asked for.
-    local_files: bool,
-    /// It is sending one.
+    /// It is sending a file that was asked for.
     sends_file: bool,
+    /// It wants to go on as somebody else: the command that says as whom.
+    leaving: Option<Bytes>,
+    /// What its proofs are about.
+    challenge: [u8; CHALLENGE],
+    /// How often it could not prove to be whom it wanted to be.
+    denied: u8,
     own: HashMap<u32, Own>,
     /// The number of the statement that was prepared last.
     newest: u32,
@@ -92,6 +104,12 @@ pub struct MyClient {
     messages: TextRows,
     /// The number that the client was told at its login.
     number: u32,
+    /// How texts are read, as the last answer of a server has told.
+    reading: Option<u16>,
+    /// How the statements before have ended, for who asks.
+    past: Past,
+    /// What has changed in the session by an answer of our own.
+    change: Option<response::Change>,
     /// The answer is complete: nothing is held back.
     settled: bool,
     flushes: u64,
@@ -103,7 +121,7 @@ impl MyClient {
         stream: Stream,
         incoming: BytesMut,
         sequence: u8,
-        multi: bool,
+        capabilities: u32,
         statements: Arc<Statements>,
         bounds: Bounds,
     ) -> Self {
@@ -114,9 +132,12 @@ impl MyClient {
             sequence,
             statements,
             bounds,
-            multi,
-            local_files: false,
+            capabilities,
+            multi: capabilities & cap::MULTI_STATEMENTS != 0,
             sends_file: false,
+            leaving: None,
+            challenge: [0; CHALLENGE],
+            denied: 0,
             own: HashMap::new(),
             newest: 0,
             preparing: None,
@@ -125,17 +146,22 @@ impl MyClient {
             autocommit: true,
             messages: TextRows::new(),
             number: 0,
+            reading: None,
+            past: Past::default(),
+            change: None,
             settled: true,
             flushes: 0,
         }
     }
 
-    /// Tells the client that it is in, and remembers the number that it was greeted with.
+    /// Tells the client that it is in, and in which database; remembers the number that it was greeted
+    /// with.
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn welcome(&mut self, number: u32) -> Result<(), Gone> {
+    pub async fn welcome(&mut self, number: u32, database: &str) -> Result<(), Gone> {
         self.number = number;
+        self.change = Some(response::Change::Database(database.to_owned()));
         self.ok();
         self.settled = true;
         self.flush().await
@@ -174,7 +200,13 @@ impl MyClient {
     }
 
     fn ok(&mut self) {
-        self.put(Mark::Result, |buf| response::Ok::default().encode(buf));
+        let mut changes = BytesMut::new();
+        if let Some(change) = self.change.take() {
+            change.encode(&mut changes);
+        }
+        let changed = if changes.is_empty() { 0 } else { response::status::SESSION_CHANGED };
+        let ok = response::Ok { status: changed, changes: &changes, ..response::Ok::default() };
+        self.put(Mark::Result, |buf| ok.encode(buf));
     }
 
     fn eof(&mut self, mark: Mark) {
@@ -256,6 +288,8 @@ impl Sink for MyClient {
     fn report(&mut self, name: &str, value: &str) {
         if name == AUTOCOMMIT {
             self.autocommit = value == "on";
+            let told = if self.autocommit { "ON" } else { "OFF" };
+            self.change = Some(response::Change::Variable(name.to_owned(), told.to_owned()));
         }
     }
 
@@ -274,6 +308,7 @@ impl Client for MyClient {
         loop {
             let packet = self.packet().await?;
             self.settled = false;
+            self.past.begin();
             match self.command(&packet.payload)? {
                 Some(item) => {
                     return Ok(Batch { items: vec![item], end: End::Ready, failure: None });
@@ -289,6 +324,13 @@ impl Client for MyClient {
     fn answer(&mut self, work: &MyWork, _tag: &str) {
         match work {
             MyWork::Prepare { number, .. } => self.prepared(*number, &[]),
+            MyWork::Reset => {
+                // A server says nothing of what it has set back.
+                self.change = None;
+                self.reading = None;
+                self.past = Past::default();
+                self.ok();
+            }
             _ => self.ok(),
         }
     }
@@ -324,6 +366,7 @@ impl Client for MyClient {
         let message = text_of(failure);
         let error = response::Err { number, state: state.as_bytes(), message: message.as_bytes() };
         self.messages = vec![as_message(number, &message)];
+        self.past.failed();
         self.put(Mark::Middle, |buf| error.encode(buf));
         self.forget_preparing();
     }
@@ -336,6 +379,7 @@ impl Client for MyClient {
                 self.messages = vec![message];
             }
         }
+        self.past.failed();
         self.put(Mark::Middle, |buf| buf.put_slice(&error.wire));
         self.forget_preparing();
     }
@@ -352,7 +396,7 @@ impl Client for MyClient {
     }
 
     fn refuses_bulk(&self) -> Option<Failure> {
-        (!self.local_files).then(|| {
+        (self.capabilities & cap::LOCAL_FILES == 0).then(|| {
             let what = "the client does not send files: LOAD DATA LOCAL is switched off there";
             Failure::new(Kind::Refused, what)
                 .number(4166)
@@ -374,6 +418,14 @@ impl Client for MyClient {
     async fn skip_bulk(&mut self) -> Result<(), Gone> {
         while !matches!(self.next_bulk().await?, BulkPiece::Done) {}
         Ok(())
+    }
+
+    fn recall(&self, what: Recall) -> Option<i64> {
+        match what {
+            Recall::Changed => Some(self.past.changed()),
+            Recall::Shown => self.past.shown(),
+            Recall::Number => Some(self.number.into()),
+        }
     }
 
     fn forget_prepared(&mut self, name: Option<&str>) -> bool {

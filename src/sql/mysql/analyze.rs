@@ -6,12 +6,13 @@ use super::lexer::{Kind, Token, tokens};
 use super::names::{Names, names_reserved};
 use super::pins::pinned;
 use super::queries::QUERIES;
+use super::recalls::recalls;
 use super::returned::{Piece, returned};
 use super::scope::{ParseError, Scope};
 use super::statement::{Class, Context, Hold, Maintenance, Refusal, Script, Statement, Touched};
 use super::walk::{Facts, Walk};
 use super::write::{Written, write};
-use super::{body, ddl, load, settings, split, transaction};
+use super::{body, ddl, load, prepared, settings, split, transaction};
 
 impl Catalog {
     /// What to ask a server: name and text, to be run with an empty `sql_mode`.
@@ -60,12 +61,16 @@ fn one(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
     };
     // A comment with a version goes along as a whole, or the server would not see its start.
     let range = whole_comments(sql, range);
-    let statement = if names_reserved(tokens) && !transaction::is_consistency(tokens) {
+    Statement { range, ..judged(names, sql, tokens) }
+}
+
+/// Classifies one statement, wherever it stands.
+pub(super) fn judged(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
+    if names_reserved(tokens) && !transaction::is_consistency(tokens) {
         Statement::refused("other", Refusal::reserved("the database lockstep is the proxy's own"))
     } else {
-        classify(names, sql, tokens)
-    };
-    Statement { range, ..statement }
+        recalls(sql, tokens).unwrap_or_else(|| classify(names, sql, tokens))
+    }
 }
 
 /// The range with the comments around it that a server may run.
@@ -106,6 +111,10 @@ fn classify(names: Names<'_>, sql: &str, tokens: &[Token]) -> Statement {
         "show" | "help" => show(names, tokens),
         "set" => settings::set(names, sql, tokens),
         "use" => settings::use_database(tokens),
+        "prepare" => prepared::prepare(names, sql, tokens),
+        "execute" => prepared::execute(names, sql, tokens),
+        "deallocate" => prepared::deallocate(tokens),
+        "drop" if tokens.get(1).is_some_and(|t| t.is("prepare")) => prepared::deallocate(tokens),
         "begin" | "start" | "commit" | "rollback" | "savepoint" | "release" | "xa" => {
             transaction::control(tokens)
         }

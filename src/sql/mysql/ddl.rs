@@ -27,10 +27,6 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
         "lock" => super::lock::lock(names, tokens),
         "unlock" => Statement::new("unlock", Class::UnlockTables),
         "handler" => refused("handler", "HANDLER reads past every transaction", "SELECT."),
-        "prepare" | "execute" => {
-            refused("prepare", "PREPARE of SQL itself is not supported yet", PREPARE)
-        }
-        "deallocate" => refused("prepare", "there is no statement prepared by PREPARE", PREPARE),
         "kill" => kill(tokens),
         "install" | "uninstall" | "shutdown" | "change" | "stop" | "reset" | "purge" | "binlog"
         | "import" | "clone" | "cache" | "backup" | "restart" => refused(
@@ -41,8 +37,6 @@ pub(super) fn classify(names: Names<'_>, tokens: &[Token], word: &str) -> Option
         _ => return None,
     })
 }
-
-const PREPARE: &str = "Prepare it with the driver (COM_STMT_PREPARE).";
 
 fn refused(tag: &'static str, why: &str, instead: &str) -> Statement {
     Statement::refused(tag, Refusal::unsupported(why, instead))
@@ -319,12 +313,7 @@ fn fills_differently(names: Names<'_>, tokens: &[Token]) -> bool {
 
 fn drop(names: Names<'_>, tokens: &[Token]) -> Statement {
     let Some((at, what)) = kind(tokens, KINDS) else {
-        return match tokens.get(1) {
-            Some(token) if token.is("prepare") => {
-                refused("prepare", "there is no statement prepared by PREPARE", PREPARE)
-            }
-            _ => super::analyze::unreadable("what is to be dropped is not known"),
-        };
+        return super::analyze::unreadable("what is to be dropped is not known");
     };
     match what {
         "table" => {}

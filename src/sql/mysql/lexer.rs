@@ -231,6 +231,10 @@ impl Lexer<'_> {
             } else if byte == b'\\' && escapes {
                 let Some(next) = self.peek(0) else { break };
                 self.at += 1;
+                // These two keep their backslash, for LIKE.
+                if matches!(next, b'%' | b'_') {
+                    content.push(b'\\');
+                }
                 content.push(unescaped(next));
             } else {
                 content.push(byte);
@@ -353,6 +357,7 @@ mod tests {
             plain("SELECT 'it''s', \"a\\\"b\" -- x\n, `a``b`#y\n;"),
             "select|it's|,|a\"b|,|a`b|;"
         );
+        assert_eq!(plain(r"'\%\_\n\x'"), "\\%\\_\nx");
         assert_eq!(plain("a--1"), "a|-|-|1");
         assert_eq!(plain("'a\\'; DROP"), "unfinished 0");
         assert_eq!(plain("/* ; */1/**/2"), "1|2");

@@ -5,8 +5,9 @@
 //! a parenthesis calls a function. So nothing that a grammar of ours would not know can hide. Only
 //! proofs of harmlessness look at places: which table is written, whether a LIMIT is ordered by a key.
 //!
-//! From top to bottom, each file importing only files that come later: `analyze`; `ddl`, `settings`,
-//! `transaction`, `load`, `lock`, `returned`; `walk`, `body`, `write`, which call each other as routines call statements; `parts`,
+//! From top to bottom, each file importing only files that come later: `analyze` and `prepared`, which
+//! judges the statement in a string; `ddl`, `recalls`, `settings`, `transaction`, `load`, `lock`, `returned`; `walk`, `body`, `write`, which
+//! call each other as routines call statements; `parts`,
 //! `order`, `names`; `queries`, `catalog`, `functions`, `split`, `lexer`.
 
 mod analyze;
@@ -22,7 +23,9 @@ mod order;
 mod parts;
 mod picks;
 mod pins;
+mod prepared;
 mod queries;
+mod recalls;
 mod returned;
 mod settings;
 mod split;

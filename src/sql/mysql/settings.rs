@@ -27,10 +27,8 @@ const KEPT: &[&str] = &[
     "rand_seed2",
     "timestamp",
     "sql_auto_is_null",
-    "session_track_system_variables",
-    "session_track_schema",
-    "session_track_state_change",
     "session_track_transaction_info",
+    "session_track_gtids",
     "system_versioning_asof",
     "completion_type",
     "tx_read_only",
@@ -376,6 +374,12 @@ impl Assigned<'_, '_> {
             self.refuse(
                 "an assignment whose function writes is not replicated",
                 "CALL a procedure.",
+            );
+        }
+        if facts.sets_number {
+            self.refuse(
+                "LAST_INSERT_ID() is given a value in a SET",
+                "SELECT LAST_INSERT_ID(value), and SET the variable to LAST_INSERT_ID().",
             );
         }
         self.on_leader |= facts.reads_rows || facts.leaves_state || facts.temporary;

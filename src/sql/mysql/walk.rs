@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub leaves_state: bool,
     /// Asks about the statement before it, or about the session.
     pub about_session: bool,
+    /// Chooses what `LAST_INSERT_ID()` gives from now on.
+    pub sets_number: bool,
     /// Takes row locks.
     pub locks_rows: bool,
     /// Reads a table, of whatever kind.
@@ -62,6 +64,7 @@ impl Facts {
             temporary: false,
             leaves_state: false,
             about_session: false,
+            sets_number: false,
             locks_rows: false,
             reads_rows: false,
             approximate: false,
@@ -287,12 +290,12 @@ impl<'c> Walk<'c> {
             Nature::Dice => self.facts.context.rand_seeds |= arguments.is_empty(),
             Nature::LastNumber => {
                 // With an argument it is set: what it was left at has to be seen.
-                self.facts.context.last_insert_id = true;
-                if arguments.is_empty() {
-                    self.last_number();
-                }
+                self.last_number();
+                self.facts.sets_number |= !arguments.is_empty();
             }
             Nature::Different => {
+                // Locks are held on the leader.
+                self.facts.about_session |= what == "IS_FREE_LOCK()" || what == "IS_USED_LOCK()";
                 self.facts.differ(format!("{what} has another value on every server"), constant);
             }
             Nature::Previous => self.previous(what),
@@ -433,6 +436,7 @@ impl<'c> Walk<'c> {
         facts.temporary |= other.temporary;
         facts.leaves_state |= other.leaves_state;
         facts.about_session |= other.about_session;
+        facts.sets_number |= other.sets_number;
         facts.locks_rows |= other.locks_rows;
         facts.reads_rows |= other.reads_rows;
         facts.approximate |= other.approximate;
