@@ -45,7 +45,7 @@ async fn what_only_the_session_knows() {
     assert_eq!(value(&mut conn, "select count(*) from t").await, "2");
     snapshot(&cluster).await;
     assert_eq!(refused(&mut conn, "xa start 'x'").await, 1235);
-    assert_eq!(refused(&mut conn, "lock tables t write").await, 1235);
+    assert_eq!(refused(&mut conn, "handler t open").await, 1235);
     run(&mut conn, "set div_precision_increment = 9").await;
     assert_eq!(value(&mut conn, "select 1/3").await, "0.333333333");
     run(&mut conn, "set div_precision_increment = default").await;
@@ -74,8 +74,8 @@ async fn messages(conn: &mut Conn) {
     run(conn, "set sql_mode = default").await;
     assert_eq!(refused(conn, "select * from nowhere").await, 1146);
     assert_eq!(rows(conn, "show errors").await, ["Error|1146|Table 'app.nowhere' doesn't exist"]);
-    assert_eq!(refused(conn, "lock tables t read").await, 1235);
-    assert!(rows(conn, "show warnings").await[0].starts_with("Error|1235|LOCK TABLES"));
+    assert_eq!(refused(conn, "handler t open").await, 1235);
+    assert!(rows(conn, "show warnings").await[0].starts_with("Error|1235|HANDLER"));
 }
 
 /// The snapshot is what was there when the transaction began, not when it first read.
