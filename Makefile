@@ -1,6 +1,6 @@
 # The only door. `make` alone lists what is behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo mysqldemo test unit e2e sim lease takeover bench mysqlbench check
+.PHONY: help setup build demo mysqldemo test unit e2e sim lease takeover soak bench mysqlbench check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,10 +36,18 @@ lease: ## Simulate the election (SEEDS=20000; LOCKSTEP_LEASE_SEED=7 tells one st
 takeover: setup ## Measure for how long nobody serves, planned and after a crash (as root)
 	cargo test --locked --test agent takeover_times -- --ignored --nocapture
 
+SOAK ?= 1200
+soak: setup ## Machines with all parts under faults by chance (SOAK=3600; as root)
+	LOCKSTEP_SOAK=$(SOAK) cargo test --locked --test agent together::soak -- --ignored --nocapture
+
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
 	python3 -B benches/compare.py $(ARGS)
 
-mysqlbench: build ## The same for MariaDB, with sysbench and HAProxy (ARGS=--quick)
+mysqlSOAK ?= 1200
+soak: setup ## Machines with all parts under faults by chance (SOAK=3600; as root)
+	LOCKSTEP_SOAK=$(SOAK) cargo test --locked --test agent together::soak -- --ignored --nocapture
+
+bench: build ## The same for MariaDB, with sysbench and HAProxy (ARGS=--quick)
 	python3 -B benches/compare_mysql.py $(ARGS)
 
 check: ## Format, lints, documentation: warnings are errors

@@ -15,6 +15,9 @@
 
 mod addresses;
 mod failover;
+mod farm;
 mod operations;
 mod rig;
 mod stores;
+mod together;
+mod upkeep;

@@ -1,10 +1,10 @@
-//! One real database server inside of the hub.
+//! One real database server inside of a namespace.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use super::{net, postgres_programs, run, unique, wait_until};
+use super::{Environment, net, postgres_programs, run, unique, wait_until};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -13,42 +13,73 @@ pub(crate) enum Kind {
 }
 
 pub(crate) struct Database {
-    kind: Kind,
     space: String,
-    address: &'static str,
-    folder: PathBuf,
+    address: String,
+    clerk: Clerk,
+    environment: Environment,
     child: Mutex<Option<Child>>,
 }
 
+/// Asks a server as its administrator, by its socket, which no cut cable concerns.
+#[derive(Clone)]
+pub(crate) struct Clerk {
+    kind: Kind,
+    folder: PathBuf,
+    database: &'static str,
+}
+
 impl Database {
+    /// A server in the hub, with a table for everybody.
     pub(super) fn start(kind: Kind, net: &net::Net, world: &Path) -> Self {
-        Self::in_folder(kind, net, "10.77.0.1", &world.join(format!("db{}", unique())))
+        let folder = world.join(format!("db{}", unique()));
+        let mut server = Self::create(kind, net.space("hub"), "10.77.0.1", &folder, "trust");
+        server.up();
+        server.prepare();
+        server
     }
 
     /// Another server, under the hub's second address.
     pub(super) fn second(net: &net::Net, world: &Path) -> Self {
         let folder = world.join(format!("db{}", unique()));
-        Self::in_folder(Kind::Postgres, net, "10.77.0.2", &folder)
+        let mut server =
+            Self::create(Kind::Postgres, net.space("hub"), "10.77.0.2", &folder, "trust");
+        server.up();
+        server.prepare();
+        server
     }
 
-    fn in_folder(kind: Kind, net: &net::Net, address: &'static str, folder: &Path) -> Self {
-        std::fs::create_dir(folder).unwrap();
-        let server = Self {
-            kind,
-            space: net.space("hub"),
-            address,
-            folder: folder.to_owned(),
-            child: Mutex::new(None),
-        };
+    /// A PostgreSQL server of a machine, which asks for passwords; `small` is the size of its
+    /// filesystem, where that is one of its own.
+    pub(super) fn of_machine(
+        space: String,
+        address: &str,
+        folder: &Path,
+        small: Option<&str>,
+        environment: Environment,
+    ) -> Self {
+        if let Some(size) = small {
+            std::fs::create_dir(folder).unwrap();
+            let size = format!("size={size},mode=0755");
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder));
+        }
+        let mut server = Self::create(Kind::Postgres, space, address, folder, "scram-sha-256");
+        server.environment = environment;
+        server.up();
+        server
+    }
+
+    fn create(kind: Kind, space: String, address: &str, folder: &Path, auth: &str) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
         match kind {
             Kind::Postgres => {
                 run(Command::new("chown").arg("postgres").arg(folder));
                 let mut init = Command::new("setpriv");
                 init.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
                 init.arg(postgres_programs().join("initdb")).current_dir("/tmp");
-                init.args(["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N", "-D"]);
-                run(init.arg(folder.join("data")));
-                let hba = "local all all trust\nhost all all 10.77.0.0/24 trust\n";
+                init.args(["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]);
+                init.arg("--wal-segsize=1");
+                run(init.arg("-D").arg(folder.join("data")));
+                let hba = format!("local all all trust\nhost all all 10.77.0.0/24 {auth}\n");
                 std::fs::write(folder.join("data/pg_hba.conf"), hba).unwrap();
             }
             Kind::MariaDb => {
@@ -59,15 +90,16 @@ impl Database {
                 run(install.arg(format!("--datadir={}", folder.join("data").display())));
             }
         }
-        server.up();
-        server.prepare();
-        server
+        let database = if kind == Kind::Postgres { "postgres" } else { "mysql" };
+        let clerk = Clerk { kind, folder: folder.to_owned(), database };
+        let (address, environment) = (address.to_owned(), Environment::new());
+        Self { space, address, clerk, environment, child: Mutex::new(None) }
     }
 
-    fn prepare(&self) {
-        match self.kind {
+    fn prepare(&mut self) {
+        match self.clerk.kind {
             Kind::Postgres => {
-                self.ask("create table writes(id bigserial primary key, epoch bigint, node text)");
+                self.ask(WRITES_TABLE);
                 self.ask("create role app login");
                 self.ask("grant all on schema public to app");
                 self.ask("grant all on writes, writes_id_seq to app");
@@ -75,29 +107,59 @@ impl Database {
             Kind::MariaDb => {
                 self.ask("create database postgres");
                 self.ask("create user postgres@'%'; grant all on *.* to postgres@'%'");
+                self.clerk.database = "postgres";
                 self.ask(
-                    "create table postgres.writes(id bigint auto_increment primary key, \
-                     epoch bigint, node text)",
+                    "create table writes(id bigint auto_increment primary key, \
+                     epoch bigint, node text, n bigint)",
                 );
             }
         }
     }
 
+    /// What the page on high availability has an administrator do on each server, and the
+    /// application's table.
+    pub(super) fn prepare_as_documented(&mut self, sql: &str) {
+        for statement in sql.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            // What follows on the page goes into the new database.
+            match statement.strip_prefix("\\c ") {
+                Some(_) => self.clerk.database = "app",
+                None => drop(self.ask(statement)),
+            }
+        }
+        self.ask(WRITES_TABLE);
+        self.ask("alter table writes owner to app");
+    }
+
     /// Starts the server, and waits until it answers.
     pub(crate) fn up(&self) {
-        let data = self.folder.join("data");
-        let log = std::fs::File::create(self.folder.join("log")).unwrap();
+        self.spawn();
+        let log =
+            || std::fs::read_to_string(self.clerk.folder.with_extension("log")).unwrap_or_default();
+        wait_until(30, log, || self.clerk.try_ask("select 1").is_some());
+    }
+
+    /// Starts the server.
+    pub(crate) fn spawn(&self) {
+        let folder = &self.clerk.folder;
+        let data = folder.join("data");
+        // Beside its own filesystem, which may be full.
+        let log =
+            std::fs::File::options().create(true).append(true).open(folder.with_extension("log"));
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space]);
-        match self.kind {
+        match self.clerk.kind {
             Kind::Postgres => {
                 command.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+                // For the server alone: what it leaves in memory is to be its own user's.
+                command.arg("env").args(&self.environment);
                 command.arg(postgres_programs().join("postgres")).arg("-D").arg(&data);
                 for setting in [
                     &format!("listen_addresses={}", self.address),
-                    &format!("unix_socket_directories={}", self.folder.display()),
+                    &format!("unix_socket_directories={}", folder.display()),
                     "fsync=off",
                     "shared_buffers=16MB",
+                    "max_wal_size=8MB",
+                    "min_wal_size=2MB",
                 ] {
                     command.args(["-c", setting]);
                 }
@@ -105,25 +167,34 @@ impl Database {
             Kind::MariaDb => {
                 let program = Path::new("/usr/sbin/mariadbd");
                 command.arg(if program.exists() { program } else { Path::new("mariadbd") });
-                command.args(["--no-defaults", "--user=root", "--bind-address=10.77.0.1"]);
+                command.args(["--no-defaults", "--user=root"]);
+                command.arg(format!("--bind-address={}", self.address));
                 command.args(["--skip-log-bin", "--innodb-buffer-pool-size=16M"]);
                 command.args(["--innodb-log-file-size=8M", "--skip-name-resolve"]);
                 command.arg(format!("--datadir={}", data.display()));
-                command.arg(format!("--socket={}", self.folder.join("socket").display()));
+                command.arg(format!("--socket={}", folder.join("socket").display()));
                 command.arg("--port=5432");
             }
         }
-        let child = command.current_dir("/tmp").stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        *self.child.lock().unwrap() = Some(child);
-        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        wait_until(30, log, || self.try_ask("select 1").is_some());
+        command.current_dir("/tmp").stdout(Stdio::null()).stderr(log.unwrap());
+        let former = self.child.lock().unwrap().replace(command.spawn().unwrap());
+        if let Some(mut former) = former {
+            // It was killed from outside.
+            let _ = former.wait();
+        }
+    }
+
+    /// Whether its main process runs.
+    pub(crate) fn is_up(&self) -> bool {
+        let mut child = self.child.lock().unwrap();
+        child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Kills the server.
     pub(crate) fn down(&self) {
         let child = self.child.lock().unwrap().take();
         if let Some(mut child) = child {
-            match self.kind {
+            match self.clerk.kind {
                 Kind::Postgres => {
                     let _ = Command::new("kill").args(["-QUIT", &child.id().to_string()]).status();
                 }
@@ -135,41 +206,72 @@ impl Database {
         }
     }
 
+    /// The main process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.lock().unwrap().as_ref().expect("it runs").id()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.clerk.folder
+    }
+
     pub(crate) fn url(&self) -> String {
-        match self.kind {
-            Kind::Postgres => "postgresql://postgres@10.77.0.1:5432/postgres".into(),
-            Kind::MariaDb => "mariadb://postgres@10.77.0.1:5432/postgres".into(),
-        }
+        let scheme = match self.clerk.kind {
+            Kind::Postgres => "postgresql",
+            Kind::MariaDb => "mariadb",
+        };
+        format!("{scheme}://postgres@{}:5432/postgres", self.address)
     }
 
     /// A client as the service uses it, from a node.
     pub(super) fn client_command(&self) -> String {
-        match self.kind {
+        match self.clerk.kind {
             Kind::Postgres => {
-                "psql -q -h 10.77.0.1 -U postgres -d postgres -v ON_ERROR_STOP=0".into()
+                format!("psql -qtA -h {} -U postgres -d postgres", self.address)
             }
-            Kind::MariaDb => {
-                "mariadb --no-defaults -u postgres -h 10.77.0.1 -P 5432 postgres".into()
-            }
+            Kind::MariaDb => format!(
+                "mariadb --no-defaults -N --batch --unbuffered -u postgres -h {} -P 5432 postgres",
+                self.address
+            ),
         }
+    }
+
+    pub(super) const fn clerk(&self) -> &Clerk {
+        &self.clerk
     }
 
     /// Runs a statement as the administrator; what it answers.
     pub(crate) fn ask(&self, sql: &str) -> String {
+        self.clerk.ask(sql)
+    }
+}
+
+const WRITES_TABLE: &str =
+    "create table writes(id bigserial primary key, epoch bigint, node text, n bigint)";
+
+impl Clerk {
+    pub(super) fn ask(&self, sql: &str) -> String {
         self.try_ask(sql).unwrap_or_else(|| panic!("{sql}"))
     }
 
-    fn try_ask(&self, sql: &str) -> Option<String> {
-        let mut client;
+    pub(super) fn try_ask(&self, sql: &str) -> Option<String> {
+        // One that is frozen answers nobody.
+        let mut client = Command::new("timeout");
+        client.arg("10");
         match self.kind {
             Kind::Postgres => {
-                client = Command::new("psql");
-                client.arg("-h").arg(&self.folder).args(["-U", "postgres", "-tAqc", sql]);
+                client.arg("psql").arg("-h").arg(&self.folder).args([
+                    "-U",
+                    "postgres",
+                    "-d",
+                    self.database,
+                ]);
+                client.args(["-tAqc", sql]);
             }
             Kind::MariaDb => {
-                client = Command::new("mariadb");
-                client.args(["--no-defaults", "-u", "root", "-N", "--batch", "-e", sql]);
+                client.args(["mariadb", "--no-defaults", "-u", "root", "-N", "--batch", "-e", sql]);
                 client.arg(format!("--socket={}", self.folder.join("socket").display()));
+                client.args(["-D", self.database]);
             }
         }
         let output = client.output().unwrap();
@@ -181,5 +283,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.down();
+        // Only one with a filesystem of its own has something there; the others say so.
+        let _ = Command::new("umount").arg("-q").arg(self.folder()).stderr(Stdio::null()).status();
     }
 }

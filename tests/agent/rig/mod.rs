@@ -1,11 +1,15 @@
 //! The world of one test: a bridge, a database, nodes with agents, and the judge.
 
+mod daemon;
 mod database;
 mod judge;
 mod net;
 mod node;
 mod proxy;
+mod service;
+mod site;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +17,12 @@ use std::time::{Duration, Instant};
 
 pub(crate) use database::{Database, Kind};
 pub(crate) use node::Node;
+pub(crate) use site::{Part, Site, Want};
+
+use judge::Evidence;
+
+/// Variables of a process's environment, as `env` takes them.
+type Environment = Vec<String>;
 
 /// The address that follows the master, in both families.
 pub(crate) const VIP: &str = "10.77.0.100";
@@ -65,16 +75,10 @@ impl World {
     /// A world with a running database and nodes whose agents do not run yet. `None` where there can
     /// be no namespaces, and that is known.
     pub(crate) fn build(plan: &Plan) -> Option<Self> {
-        if std::env::var_os("LOCKSTEP_NO_NETNS").is_some() {
-            eprintln!("NOT TESTED: LOCKSTEP_NO_NETNS says that there are no namespaces here");
+        if has_no_namespaces() {
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("lsa").tempdir_in("/tmp").unwrap();
-        std::fs::set_permissions(
-            folder.path(),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
+        let folder = world_folder();
         let net = net::Net::build(plan.nodes);
         let database = Database::start(plan.kind, &net, folder.path());
         let proxy = plan.through_proxy.then(|| proxy::Proxy::start(&net, &database, folder.path()));
@@ -82,10 +86,13 @@ impl World {
         std::fs::write(&config, file(plan, &database, folder.path())).unwrap();
         let client =
             if plan.through_proxy { proxy::CLIENT.into() } else { database.client_command() };
-        write_service(folder.path(), &client);
+        service::write(folder.path(), &client);
         let nodes: Vec<Node> =
             (1..=plan.nodes).map(|n| Node::new(n, &net, folder.path())).collect();
-        let judge = judge::Judge::watch(net.node_spaces(), folder.path());
+        let second = proxy.as_ref().map(|proxy| &proxy.second);
+        let databases = std::iter::once(&database).chain(second);
+        let clerks = databases.map(|database| database.clerk().clone()).collect();
+        let judge = judge::Judge::watch(net.node_spaces(), clerks);
         Some(Self { nodes, judge, proxy, database, net, folder })
     }
 
@@ -152,12 +159,16 @@ impl World {
 
     /// For how long nobody served between two terms that follow each other, in seconds.
     pub(crate) fn gaps(&self) -> Vec<f64> {
-        judge::gaps(self.path())
+        self.evidence().gaps()
     }
 
     /// How the service's terms went so far: (epoch, node), in order.
     pub(crate) fn terms(&self) -> Vec<(i64, String)> {
-        judge::terms(self.path())
+        self.evidence().terms()
+    }
+
+    fn evidence(&self) -> Evidence {
+        Evidence::gather(self.path(), &BTreeMap::new())
     }
 
     /// The verdict over the whole test.
@@ -165,7 +176,15 @@ impl World {
         for node in &self.nodes {
             node.thaw();
         }
-        self.judge.verdict(self.folder.path());
+        let mut evidence = self.evidence();
+        let second = self.proxy.as_ref().map(|proxy| &proxy.second);
+        for database in std::iter::once(&self.database).chain(second).filter(|d| d.is_up()) {
+            evidence.ask("the database", database.clerk());
+        }
+        let mut wrong = self.judge.end();
+        wrong.extend(evidence.wrong_services());
+        wrong.extend(evidence.wrong_writes());
+        assert_eq!(wrong, Vec::<String>::new());
     }
 
     /// Everything the agents logged, for messages.
@@ -207,19 +226,21 @@ fn file(plan: &Plan, database: &Database, folder: &Path) -> String {
     )
 }
 
-/// The application: it writes down that it runs, with the kernel's clock, and writes to the database.
-fn write_service(folder: &Path, client: &str) {
-    let script = format!(
-        "#!/bin/bash\ncd {folder}\nme=\"$LOCKSTEP_NODE $LOCKSTEP_EPOCH\"\n\
-         (while :; do echo \"{insert}\"; sleep 0.1; done) | {client} >/dev/null 2>&1 &\n\
-         while :; do read up _ < /proc/uptime; echo \"$up $me\" >> beats; sleep 0.02; done\n",
-        folder = folder.display(),
-        insert = "insert into writes(epoch, node) values ($LOCKSTEP_EPOCH, '$LOCKSTEP_NODE');",
-    );
-    let path = folder.join("service");
-    std::fs::write(&path, script).unwrap();
+/// Whether there can be no namespaces, and that is known.
+fn has_no_namespaces() -> bool {
+    let known = std::env::var_os("LOCKSTEP_NO_NETNS").is_some();
+    if known {
+        eprintln!("NOT TESTED: LOCKSTEP_NO_NETNS says that there are no namespaces here");
+    }
+    known
+}
+
+/// A folder of a test, which servers that are somebody else may read.
+fn world_folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("lsa").tempdir_in("/tmp").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&path, mode).unwrap();
+    std::fs::set_permissions(folder.path(), mode).unwrap();
+    folder
 }
 
 /// Waits until something is so; else fails with the words.

@@ -67,6 +67,21 @@ impl Net {
             .args([&format!("p{node}"), "down"]));
     }
 
+    /// What one node sends to another is lost, and only that: links need not be cut in both directions.
+    pub(crate) fn deafen(&self, to: usize, from: usize) {
+        self.route(from, to, "add");
+    }
+
+    /// It arrives again.
+    pub(crate) fn listen(&self, to: usize, from: usize) {
+        self.route(from, to, "del");
+    }
+
+    fn route(&self, from: usize, to: usize, what: &str) {
+        let (space, to) = (self.space(&format!("n{from}")), format!("10.77.0.{}/32", 10 + to));
+        run(Command::new("ip").args(["-n", &space, "route", what, "blackhole", &to]));
+    }
+
     /// Puts it in again.
     pub(crate) fn mend(&self, node: usize) {
         run(Command::new("ip")

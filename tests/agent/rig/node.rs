@@ -4,29 +4,52 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
-use super::{VIP, VIP6, lockstep, net, wait_until};
+use super::{Environment, VIP, VIP6, lockstep, net, wait_until};
 
 pub(crate) struct Node {
     pub(crate) name: String,
     space: String,
     folder: PathBuf,
+    /// By how many seconds its kernel's clock is ahead of the others'.
+    ahead: u32,
+    environment: Environment,
     child: Mutex<Option<Child>>,
 }
 
 impl Node {
     pub(super) fn new(number: usize, net: &net::Net, world: &Path) -> Self {
         let name = format!("n{number}");
-        let folder = world.join(&name);
+        Self::named(&name, net.space(&name), world, 0, Environment::new())
+    }
+
+    /// A node of that name in any namespace, whose machine has been running for so much longer.
+    pub(super) fn named(
+        name: &str,
+        space: String,
+        world: &Path,
+        ahead: u32,
+        environment: Environment,
+    ) -> Self {
+        let folder = world.join(name);
         std::fs::create_dir(&folder).unwrap();
         let config = world.join("agent.toml");
         std::os::unix::fs::symlink(config, folder.join("agent.toml")).unwrap();
-        Self { space: net.space(&name), name, folder, child: Mutex::new(None) }
+        let name = name.to_owned();
+        Self { space, name, folder, ahead, environment, child: Mutex::new(None) }
     }
 
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.space, lockstep(), "agent", "run", "--node", name]);
+        command.args(["netns", "exec", &self.space]);
+        if self.ahead > 0 {
+            // Does not fork: the agent keeps the number of this process.
+            command.args(["unshare", "--time", &format!("--boottime={}", self.ahead)]);
+            command.arg(format!("--monotonic={}", self.ahead));
+        }
+        command.arg("env").args(&self.environment);
+        command.args([lockstep(), "agent", "run", "--node", name]);
         // Relative paths begin at the link, so that each node has a folder of its own.
         command.arg("--config").arg(self.folder.join("agent.toml"));
         command
@@ -57,7 +80,7 @@ impl Node {
     }
 
     /// The agent's own process.
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.lock().unwrap().as_ref().expect("it runs").id()
     }
 
@@ -74,7 +97,8 @@ impl Node {
         pids.chain(self.all_pids()).find(is_guard).expect("a guard")
     }
 
-    fn all_pids(&self) -> Vec<u32> {
+    /// Every process in its namespace.
+    pub(super) fn all_pids(&self) -> Vec<u32> {
         let output = Command::new("ip").args(["netns", "pids", &self.space]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
@@ -87,6 +111,41 @@ impl Node {
         let pids = pids.iter().map(u32::to_string);
         let _ =
             Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
+    }
+
+    /// Starts the agent, unless it runs.
+    pub(super) fn restart(&self) {
+        let mut place = self.child.lock().unwrap();
+        if place.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
+            *place = None;
+            drop(place);
+            self.start();
+        }
+    }
+
+    /// Asks the agent to end, if it runs, and waits until it has.
+    pub(super) fn stop_if_running(&self) {
+        let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
+        if !self.child.lock().unwrap().as_mut().is_none_or(ended) {
+            self.stop();
+        }
+    }
+
+    /// Has the agent read again what it reads again.
+    pub(crate) fn hang_up(&self) {
+        self.signal("HUP", &[self.pid()]);
+    }
+
+    /// How much of a processor agent and guard have used so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let ticks = |pid: &u32| -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let rest = &stat[stat.rfind(')').unwrap() + 2..];
+            let words: Vec<&str> = rest.split(' ').collect();
+            words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap()
+        };
+        // A tick is a hundredth of a second on every Linux of today.
+        Duration::from_millis([self.pid(), self.guard()].iter().map(ticks).sum::<u64>() * 10)
     }
 
     /// Asks the agent to end, and waits until it has.
@@ -180,7 +239,7 @@ impl Node {
 
     pub(crate) fn wait_for_role(&self, role: &str) {
         let what = || format!("{} is {:?}, not {role}", self.name, self.status());
-        wait_until(40, what, || self.role() == role);
+        wait_until(60, what, || self.role() == role);
     }
 
     pub(crate) fn has_vip(&self) -> bool {
@@ -206,11 +265,16 @@ impl Node {
 
     /// Whether the toy service runs here.
     pub(crate) fn serves(&self) -> bool {
+        !self.service_pids().is_empty()
+    }
+
+    /// The toy service's processes.
+    pub(crate) fn service_pids(&self) -> Vec<u32> {
         let is_service = |pid: &u32| {
             let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&words).contains("/service\0")
         };
-        self.all_pids().iter().any(is_service)
+        self.all_pids().into_iter().filter(is_service).collect()
     }
 }
 

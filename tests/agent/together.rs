@@ -1,0 +1,242 @@
+//! Everything together: machines with a database, a proxy, an agent and the application each, started
+//! as the page on high availability says, and whatever can befall them. The judge looks at all of it.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::rig::{Part, Site, Want, wait_until};
+
+/// Longer than a lease, and than any of the proxies' patience.
+const LONG: Duration = Duration::from_secs(12);
+
+#[test]
+fn a_machine_loses_power_and_returns() {
+    let Some(site) = Site::start(&Want::default()) else { return };
+    let dies = site.master();
+    site.hand_writing_to(dies);
+    site.machine(dies).node.crash();
+    let survivor = site.other(dies);
+    site.machine(survivor).node.wait_for_role("master");
+    site.flows(10, 30);
+    site.mended();
+    assert_eq!(site.master(), survivor, "nobody asked it back");
+    site.judge(false);
+}
+
+#[test]
+fn cables_are_pulled_out() {
+    let Some(site) = Site::start(&Want::default()) else { return };
+    // The witness alone: nothing moves.
+    site.net.cut(3);
+    site.flows(30, 20);
+    assert_eq!(site.terms().len(), 1);
+    site.net.mend(3);
+    // A machine that reaches nobody stops, and the other goes on with the witness.
+    let cut = site.master();
+    site.hand_writing_to(cut);
+    let other = site.other(cut);
+    site.net.cut(cut);
+    site.machine(other).node.wait_for_role("master");
+    site.flows(10, 30);
+    assert!(!site.machine(cut).node.serves() && !site.machine(cut).writes());
+    site.net.mend(cut);
+    site.mended();
+    // Both see the witness and not each other: one of them serves, whichever.
+    site.net.deafen(1, 2);
+    site.net.deafen(2, 1);
+    std::thread::sleep(LONG);
+    site.flows(10, 30);
+    let serving = site.machines.iter().filter(|machine| machine.node.serves()).count();
+    assert_eq!(serving, 1);
+    site.net.listen(1, 2);
+    site.net.listen(2, 1);
+    site.mended();
+    // One way only.
+    let master = site.master();
+    site.net.deafen(master, site.other(master));
+    std::thread::sleep(LONG);
+    site.flows(10, 30);
+    site.net.listen(master, site.other(master));
+    site.judge(false);
+}
+
+#[test]
+fn each_process_is_killed_in_turn() {
+    let Some(site) = Site::start(&Want::default()) else { return };
+    let master = site.master();
+    // Databases and proxies die, and the application stays where it is: two levels.
+    for part in [Part::Database, Part::Proxy] {
+        for number in [master, site.other(master)] {
+            site.machine(number).signal("KILL", part);
+            site.flows(20, 30);
+            site.mended();
+        }
+    }
+    assert_eq!(site.terms().len(), 1, "the application moved: {:?}", site.terms());
+    for part in [Part::Service, Part::Guard, Part::Agent] {
+        let number = site.master();
+        site.machine(number).signal("KILL", part);
+        site.flows(10, 30);
+        // Without its guard an agent ends.
+        std::thread::sleep(Duration::from_secs(2));
+        site.mended();
+    }
+    site.judge(false);
+}
+
+#[test]
+fn each_process_freezes_and_wakes_up_late() {
+    let Some(site) = Site::start(&Want::default()) else { return };
+    let parts = [Part::Database, Part::Proxy, Part::Agent];
+    for part in parts {
+        let number = site.master();
+        site.hand_writing_to(number);
+        let frozen = site.machine(number).pids(part);
+        site.machine(number).node.signal("STOP", &frozen);
+        std::thread::sleep(LONG);
+        site.flows(10, 30);
+        site.machine(number).node.signal("CONT", &frozen);
+        site.mended();
+    }
+    site.judge(false);
+}
+
+#[test]
+fn a_whole_machine_freezes_and_wakes_up_late() {
+    let Some(site) = Site::start(&Want::default()) else { return };
+    for _ in 0..1 {
+        let number = site.master();
+        let other = site.other(number);
+        site.hand_writing_to(number);
+        site.flows(5, 20);
+        let machine = site.machine(number);
+        machine.signal("STOP", Part::All);
+        site.machine(other).node.wait_for_role("master");
+        site.flows(10, 30);
+        // In the worst order: what writes wakes before what would end it.
+        machine.signal("CONT", Part::Database);
+        machine.signal("CONT", Part::Proxy);
+        machine.node.signal("CONT", &machine.pids(Part::Service));
+        std::thread::sleep(Duration::from_millis(400));
+        machine.signal("CONT", Part::All);
+        site.mended();
+    }
+    site.judge(true);
+}
+
+#[test]
+fn a_disk_is_full() {
+    let want = Want { disk: Some("96m"), ..Want::default() };
+    let Some(site) = Site::start(&want) else { return };
+    let master = site.master();
+    for number in [master, site.other(master)] {
+        site.hand_writing_to(number);
+        let filler = site.machine(number).disk().join("filler");
+        // Until nothing more goes in.
+        let mut dd = Command::new("dd");
+        dd.args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display()));
+        let _ = dd.stderr(std::process::Stdio::null()).status();
+        site.flows(30, 40);
+        std::fs::remove_file(&filler).unwrap();
+        site.mended();
+    }
+    site.judge(false);
+}
+
+#[test]
+fn clocks_on_the_wall_jump() {
+    let want = Want { wall: true, ahead: 20_000_000, ..Want::default() };
+    let Some(site) = Site::start(&want) else { return };
+    let now = |number: usize| site.machine(number).database.ask("select now()::date");
+    let today = now(1);
+    for (jump, number) in [("+400d", 1), ("-300d", 2), ("-1h", 1), ("+2d", 2)] {
+        site.machine(number).set_wall_clock(jump);
+        site.flows(30, 20);
+    }
+    site.machine(1).set_wall_clock("-100d");
+    assert_ne!(now(1), today, "no clock has jumped");
+    assert_eq!(site.terms().len(), 1, "it moved for a clock");
+    let dies = site.master();
+    site.machine(dies).node.crash();
+    let took = wait_until(40, String::new, || site.terms().len() == 2);
+    assert!(took.as_secs_f64() < 30.0, "{took:?}");
+    site.judge(false);
+}
+
+#[test]
+fn with_three_databases_two_machines_die_one_after_the_other() {
+    let Some(site) = Site::start(&Want { three: true, ahead: 5_000_000, ..Want::default() }) else {
+        return;
+    };
+    let first = site.master();
+    site.machine(first).node.crash();
+    wait_until(40, || format!("{:?}", site.terms()), || site.terms().len() == 2);
+    site.flows(20, 30);
+    // Of two databases without a witness the one that leads goes on.
+    let last = site.leader();
+    let second = 6 - first - last;
+    site.machine(second).node.crash();
+    site.flows(20, 60);
+    assert!(site.machine(last).node.serves());
+    site.judge(false);
+}
+
+/// Faults by chance for as long as is wanted; `make soak` runs it, with LOCKSTEP_SOAK seconds and
+/// LOCKSTEP_SOAK_SEED.
+#[test]
+#[ignore = "a matter of many minutes: make soak"]
+fn soak() {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |n| n.parse().unwrap());
+    let seconds = number("LOCKSTEP_SOAK", 1200);
+    let seed = number("LOCKSTEP_SOAK_SEED", u64::from(std::process::id()));
+    println!("LOCKSTEP_SOAK_SEED={seed}");
+    let mut dice = StdRng::seed_from_u64(seed);
+    let want = Want { three: dice.random(), wall: true, ahead: 1_000_000, ..Want::default() };
+    let Some(site) = Site::start(&want) else { return };
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut faults, mut frozen) = (0, false);
+    while Instant::now() < end {
+        let at = dice.random_range(1..=site.machines.len());
+        let other = site.other(at);
+        let part = [Part::Database, Part::Proxy, Part::Agent, Part::Service, Part::All]
+            [dice.random_range(0..5)];
+        let lasts = Duration::from_millis(dice.random_range(100..12_000));
+        let machine = site.machine(at);
+        let kind = dice.random_range(0..6);
+        println!("{kind} at {} for {lasts:?} ({part:?})", machine.name);
+        match kind {
+            0 => machine.signal("KILL", part),
+            1 => {
+                let pids = machine.pids(part);
+                machine.node.signal("STOP", &pids);
+                std::thread::sleep(lasts);
+                machine.node.signal("CONT", &pids);
+                frozen |= matches!(part, Part::All | Part::Agent | Part::Service);
+            }
+            2 => {
+                site.net.cut(at);
+                std::thread::sleep(lasts);
+                site.net.mend(at);
+            }
+            3 => {
+                site.net.deafen(at, other);
+                std::thread::sleep(lasts);
+                site.net.listen(at, other);
+            }
+            4 => {
+                let jump = dice.random_range(-500..500);
+                machine.set_wall_clock(&format!("{jump:+}h"));
+            }
+            _ => site.ask_for_another_writer(),
+        }
+        faults += 1;
+        if dice.random_bool(0.7) {
+            site.mended();
+        }
+    }
+    println!("{faults} faults, terms {:?}", site.terms());
+    site.judge(frozen);
+}

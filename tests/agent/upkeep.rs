@@ -1,0 +1,100 @@
+//! What it costs, what an upgrade may change, and what helps people who look for a mistake.
+
+use std::time::Duration;
+
+use super::rig::{Plan, World, lockstep, wait_until};
+
+#[test]
+fn watching_costs_next_to_nothing() {
+    // The numbers of the sample: this is what everybody gets who changes nothing.
+    let usual = "ttl = \"10s\"\nrenew = \"2s\"\nwatch = \"1s\"\nstop_budget = \"3s\"\n";
+    let Some(world) = World::build(&Plan::default()) else { return };
+    let config = world.path().join("agent.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let short = "ttl = \"3s\"\nrenew = \"500ms\"\nwatch = \"250ms\"\nstop_budget = \"1s\"\n";
+    assert!(text.contains(short));
+    std::fs::write(&config, text.replace(short, usual)).unwrap();
+    world.tool("init");
+    world.nodes.iter().for_each(super::rig::Node::start);
+    world.wait_for_master(1);
+    world.wait_for_standbys(1, 1);
+    let spent = || -> Duration { world.nodes.iter().map(super::rig::Node::cpu).sum() };
+    let statements = || -> u64 {
+        let asked = "select sum(xact_commit) from pg_stat_database where datname = 'postgres'";
+        world.database.ask(asked).parse().unwrap()
+    };
+    // What the toy service writes is none of it.
+    world.node(1).signal("STOP", &world.node(1).service_pids());
+    std::thread::sleep(Duration::from_secs(2));
+    let (cpu, count) = (spent(), statements());
+    std::thread::sleep(Duration::from_secs(12));
+    let (cpu, count) = (spent() - cpu, statements() - count);
+    // Agents and guards of two nodes: one per cent of one processor for each node.
+    assert!(cpu < Duration::from_millis(240), "{cpu:?} of processor time in 12 s");
+    // A look each second, and each two seconds a renewal or none, a sign of life and a look at the others;
+    // and what the judge asks.
+    assert!(count < 12 * (2 * 4 + 3), "{count} statements in 12 s");
+    world.node(1).signal("CONT", &world.node(1).service_pids());
+    world.judge();
+}
+
+#[test]
+fn tables_and_nodes_of_a_newer_version_do_no_harm() {
+    let Some(world) = World::build(&Plan::default()) else { return };
+    world.tool("init");
+    // A newer one has more columns, words that this one does not know, and a node of its own.
+    for table in ["lockstep_lease", "lockstep_node", "lockstep_event"] {
+        world.database.ask(&format!("alter table {table} add more text not null default 'x'"));
+    }
+    let newer = "insert into lockstep_node (resource, node, incarnation, machine, seq, role, mode, priority, \
+                 healthy, maintenance, cleared, accepted, seen_epoch, addr, version, message) values \
+                 ('app', 'n9', 'i', 'm', 1, 'dancing', 'sometimes', 500, 1, 0, 0, 0, 0, '', '99.0', '')";
+    world.database.ask(newer);
+    let beat = || world.database.ask("update lockstep_node set seq = seq + 1 where node = 'n9'");
+    world.nodes.iter().for_each(super::rig::Node::start);
+    wait_until(
+        20,
+        || world.logs(),
+        || {
+            beat();
+            world.node(1).role() == "master"
+        },
+    );
+    world.node(2).wait_for_role("standby");
+    world.wait_for_standbys(1, 1);
+    world.tool("switchover");
+    world.node(2).crash();
+    world.wait_for_master(1);
+    assert!(world.tool("status").contains("99.0"));
+    world.judge();
+}
+
+#[test]
+fn a_bundle_has_what_helps_and_no_secret() {
+    let alert = "[[alert]]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\nattempts = 1\n\
+                 secret = \"opensesame\"\n";
+    let Some(world) = World::ready(&Plan { more: alert.into(), ..Plan::default() }) else { return };
+    let bundle = world.path().join("bundle.txt");
+    let mut command = world.net.inside("n1", lockstep());
+    command.args(["agent", "bundle", "--node", "n1", "--config"]);
+    command.arg(world.path().join("agent.toml")).arg("--out").arg(&bundle);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(&bundle).unwrap();
+    assert!(!text.contains("opensesame"), "{text}");
+    for what in
+        ["secret = \"***\"", "\"holder\":\"n1\"", "the services are up", "lockstep_agent_role"]
+    {
+        assert!(text.contains(what), "{what}: {text}");
+    }
+    assert!(!command.output().unwrap().status.success(), "it overwrites what is there");
+    // More is logged from now on, without a restart.
+    let config = world.path().join("agent.toml");
+    let before = std::fs::read_to_string(&config).unwrap();
+    let more = before.replace("info,lockstep::agent=debug", "trace");
+    std::fs::write(&config, more).unwrap();
+    world.node(1).hang_up();
+    wait_until(5, || world.logs(), || world.node(1).log().contains("log.level was read again"));
+    wait_until(5, || world.logs(), || world.node(1).log().contains("TRACE"));
+    world.judge();
+}
