@@ -248,6 +248,16 @@ pub struct Mishap {
     pub what: String,
 }
 
+impl Mishap {
+    /// Whether it tells of the server's machine, such as a full disk, and not of what was asked.
+    #[must_use]
+    pub fn is_of_the_server(&self) -> bool {
+        // Insufficient resources, and errors of the system below. Connections and memory are
+        // one session's matter.
+        matches!(self.code.as_str(), "53100" | "58000" | "58030")
+    }
+}
+
 impl std::fmt::Display for Mishap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.what)

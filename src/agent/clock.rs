@@ -35,3 +35,9 @@ pub fn wall() -> String {
     let millis = i128::from(time.tv_sec) * 1000 + i128::from(time.tv_nsec) / 1_000_000;
     crate::console::time::rfc3339(u64::try_from(millis).unwrap_or_default())
 }
+
+/// What the clock on the wall shows, in seconds since 1970: for times of the week, never for order.
+#[must_use]
+pub fn seconds() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or_default()
+}

@@ -130,7 +130,11 @@ fn is_replica(view: &View) -> bool {
 fn find(source: &Source, name: Option<&String>) -> Result<View, String> {
     let mut views = source.views.iter().map(|view| view.borrow().clone());
     let found = match name {
-        Some(name) => views.find(|view| view.resource == *name),
+        // What runs on all nodes has the node's name behind its own.
+        Some(name) => views.find(|view| {
+            let base = view.resource.strip_suffix(&view.node).and_then(|r| r.strip_suffix('@'));
+            view.resource == *name || base == Some(name)
+        }),
         None => views.next(),
     };
     found.ok_or_else(|| "there is no such resource".to_owned())

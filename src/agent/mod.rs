@@ -11,6 +11,7 @@
 //! does what it asks for. Everything else is a tool of the director's.
 
 pub mod alerts;
+pub mod bundle;
 pub mod checks;
 pub mod clock;
 pub mod director;

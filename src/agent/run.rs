@@ -42,12 +42,13 @@ struct Here {
     state_dir: PathBuf,
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT; SIGHUP calls `again`.
 ///
 /// # Errors
 /// What keeps it from running, or made it end.
-pub async fn run(config: AgentConfig, node: &str) -> Result<(), String> {
+pub async fn run(mut config: AgentConfig, node: &str, again: &dyn Fn()) -> Result<(), String> {
     let node = config.node(node).map_err(|error| error.to_string())?.clone();
+    config.resources.retain(|resource| resource.only.as_ref().is_none_or(|n| *n == node.name));
     let state_dir = prepare(&config.agent.state_dir)?;
     let _lock = only_one(&state_dir)?;
     former_guard_has_ended(&state_dir).await?;
@@ -73,7 +74,7 @@ pub async fn run(config: AgentConfig, node: &str) -> Result<(), String> {
         state_dir,
         node,
     };
-    perform(config, here, guard, reports).await
+    perform(config, here, guard, reports, again).await
 }
 
 async fn perform(
@@ -81,6 +82,7 @@ async fn perform(
     here: Here,
     guard: Guard,
     reports: Reports,
+    again: &dyn Fn(),
 ) -> Result<(), String> {
     let listener = match config.agent.http {
         None => None,
@@ -127,7 +129,7 @@ async fn perform(
     tasks.spawn(notify(views, quiet.clone()));
     let node = &here.node.name;
     tracing::info!(node, "the agent runs");
-    let outcome = until_ended(directors, &stop).await;
+    let outcome = until_ended(directors, &stop, again).await;
     quiet.cancel();
     drop(shared);
     tasks.close();
@@ -206,7 +208,8 @@ impl Shared {
             settings: settings.clone(),
             node: here.node.name.clone(),
             priority: here.node.priority,
-            nodes: self.nodes.clone(),
+            // What runs on all nodes waits for none of them.
+            nodes: if resource.only.is_some() { Vec::new() } else { self.nodes.clone() },
             began: super::clock::now(),
             machine,
             stage,
@@ -248,15 +251,18 @@ impl Shared {
 async fn until_ended(
     mut directors: JoinSet<Result<(), String>>,
     stop: &CancellationToken,
+    again: &dyn Fn(),
 ) -> Result<(), String> {
     let listen = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
     let mut outcome = Ok(());
     loop {
         let ended = tokio::select! {
             _ = terminate.recv() => { stop.cancel(); continue }
             _ = interrupt.recv() => { stop.cancel(); continue }
+            _ = hangup.recv() => { again(); continue }
             ended = directors.join_next() => ended,
         };
         let Some(ended) = ended else { return outcome };

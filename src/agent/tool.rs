@@ -21,17 +21,22 @@ const ATTEMPTS: u32 = 50;
 /// # Errors
 /// If no agent answers.
 pub fn checks(config: &AgentConfig) -> Result<String, String> {
+    let body = page(config, "/status", Duration::from_secs(5))?;
+    let views = serde_json::from_str(&body).map_err(|error| format!("/status: {error}"))?;
+    Ok(table::checks(&views))
+}
+
+/// What a page of the agent on this machine says.
+///
+/// # Errors
+/// If no agent answers.
+pub fn page(config: &AgentConfig, path: &str, patience: Duration) -> Result<String, String> {
     let address =
         config.agent.http.ok_or("`http` is off: the agent of this machine shows nothing")?;
-    let url = format!("http://{address}/status");
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(5)))
-        .build()
-        .new_agent();
+    let url = format!("http://{address}{path}");
+    let agent = ureq::Agent::config_builder().timeout_global(Some(patience)).build().new_agent();
     let body = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
-    let body = body.map_err(|error| format!("{url}: {error}: does the agent run here?"))?;
-    let views = serde_json::from_str(&body).map_err(|error| format!("{url}: {error}"))?;
-    Ok(table::checks(&views))
+    body.map_err(|error| format!("{url}: {error}: does the agent run here?"))
 }
 
 /// One resource, seen from outside.

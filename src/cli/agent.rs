@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::agent::bundle;
 use crate::agent::guard;
 use crate::agent::here;
 use crate::agent::run;
@@ -104,6 +105,14 @@ pub(super) enum Command {
         #[arg(long, value_name = "NODE")]
         confirm_stopped: Option<String>,
     },
+    /// Gather what a helper wants to see into one file, without passwords and secrets.
+    Bundle {
+        #[command(flatten)]
+        node: Node,
+        /// Where to [default: lockstep-agent-NODE.txt].
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Stop everything that this machine runs, now, without the agent: for its unit's ExecStopPost.
     Demote {
         #[command(flatten)]
@@ -153,11 +162,31 @@ pub(super) fn run(command: Command) -> Result<(), String> {
         Command::Guard { state_dir, watchdog } => guard::live(&state_dir, watchdog.as_deref()),
         Command::Run(node) => {
             let config = load(&node.file)?;
-            trace::init(&config.log).map_err(|error| error.to_string())?;
+            let level = trace::init(&config.log).map_err(|error| error.to_string())?;
             let name = name(node.node);
+            let again = move || match load(&node.file) {
+                Ok(config) => match level.set(&config.log.level) {
+                    Ok(()) => tracing::warn!(level = config.log.level, "log.level was read again"),
+                    Err(error) => tracing::error!(%error, "log.level stays as it was"),
+                },
+                Err(why) => tracing::error!(why, "log.level stays as it was"),
+            };
             // Whatever takes long on one thread must not keep the lease from being renewed.
             let limits = Limits { worker_threads: 2, ..Limits::default() };
-            super::runtime(&limits)?.block_on(run::run(config, &name))
+            super::runtime(&limits)?.block_on(run::run(config, &name, &again))
+        }
+        Command::Bundle { node, out } => {
+            let config = load(&node.file)?;
+            let name = name(node.node);
+            let gathering = bundle::gather(&config, &node.file.config, &name);
+            let text = super::runtime(&Limits::default())?.block_on(gathering);
+            let out = out.unwrap_or_else(|| format!("lockstep-agent-{name}.txt").into());
+            bundle::write(&out, &text)?;
+            println!(
+                "{}: read it before you send it; programs may have secrets in their words",
+                out.display()
+            );
+            Ok(())
         }
         Command::Check(node) => {
             let config = load(&node.file)?;
@@ -206,6 +235,7 @@ async fn ask(command: Command) -> Result<String, String> {
         Command::Run(_)
         | Command::Check(_)
         | Command::Checks(_)
+        | Command::Bundle { .. }
         | Command::Demote { .. }
         | Command::Guard { .. } => Err("this command asks nothing of the database".into()),
     }

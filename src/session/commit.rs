@@ -260,35 +260,35 @@ impl<P: Protocol> Session<P> {
         }
         shares::flush(shares).await;
         let (recorded, ()) = tokio::join!(leader.drain(), shares::drain(&self.shared, shares));
-        match recorded {
-            Ok(None) => Ok(Some(leader)),
+        let (why, force, refused) = match recorded {
+            Ok(None) => return Ok(Some(leader)),
+            // A disk without room tells of the server: nobody's statement decides over the record.
+            Ok(Some(error)) if error.is_of_the_server() => {
+                (error.to_string(), true, Some(refused_record(error)))
+            }
             Ok(Some(error)) => {
                 self.drop_all(leader, std::mem::take(shares)).await;
                 if error.code.starts_with("40") {
                     return Err(refused_commit(&error).into());
                 }
                 tracing::error!(%error, seq = ticket.seq, "the leader refused the record");
-                Err(Failure::new(Kind::Internal, "the journal refused the transaction's record")
-                    .detail(error.what)
-                    .into())
+                return Err(refused_record(error).into());
             }
-            Err(broken) => {
-                let (backend, generation) = (leader.backend().index, leader.generation());
-                drop(leader);
-                let force = broken.is_damning();
-                let why = broken.to_string();
-                let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
-                let view = self.shared.keeper.view();
-                let heir = shares
-                    .iter()
-                    .any(|s| s.failed.is_none() && Some(s.lease.backend().index) == view.leader());
-                if verdict == Verdict::Evicted && heir && !self.stays.lost_with_server() {
-                    return Ok(None);
-                }
-                shares::abandon(&self.shared, std::mem::take(shares)).await;
-                Err(Failure::retry("its session on the leader ended before the commit").into())
-            }
+            Err(broken) => (broken.to_string(), broken.is_damning(), None),
+        };
+        let (backend, generation) = (leader.backend().index, leader.generation());
+        drop(leader);
+        let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
+        let view = self.shared.keeper.view();
+        let heir = shares
+            .iter()
+            .any(|s| s.failed.is_none() && Some(s.lease.backend().index) == view.leader());
+        if verdict == Verdict::Evicted && heir && !self.stays.lost_with_server() {
+            return Ok(None);
         }
+        shares::abandon(&self.shared, std::mem::take(shares)).await;
+        let ended = || Failure::retry("its session on the leader ended before the commit");
+        Err(refused.filter(|_| verdict != Verdict::Evicted).unwrap_or_else(ended).into())
     }
 
     /// Sends COMMIT to all, waits for all, and has those put out that did not confirm it.
@@ -378,6 +378,10 @@ impl<P: Protocol> Session<P> {
         }
         self.give_back(lease);
     }
+}
+
+fn refused_record(error: Mishap) -> Failure {
+    Failure::new(Kind::Internal, "the journal refused the transaction's record").detail(error.what)
 }
 
 /// The leader refused the transaction at its end: another one came first.

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::agent::lease::Lane;
 use crate::agent::program;
-use crate::config::agent::CheckKind;
+use crate::config::agent::{CheckKind, Vip, VipWay};
 
 /// Looks once: what was seen, or what is wrong.
 pub(super) async fn look(kind: &CheckKind, timeout: Duration) -> Result<String, String> {
@@ -43,6 +43,10 @@ pub(super) async fn look(kind: &CheckKind, timeout: Duration) -> Result<String, 
                 Some(1) => Ok(format!("warning: {}", ended.output)),
                 _ => ended.success(),
             }
+        }
+        CheckKind::Vip { vips } => {
+            let vips = vips.clone();
+            blocking(move || nobody_else(&vips)).await
         }
         CheckKind::Ping { targets } => {
             let targets = targets.clone();
@@ -85,6 +89,19 @@ fn http(url: &str, status: u16, body: Option<&str>, timeout: Duration) -> Result
         }
     }
     Ok(format!("{got}"))
+}
+
+/// Whether nobody else answers for addresses that this node has. Its own kernel does not answer
+/// what it asks itself.
+fn nobody_else(vips: &[Vip]) -> Result<String, String> {
+    for vip in vips {
+        let VipWay::Interface { name, probe, .. } = &vip.way else { continue };
+        let place = crate::agent::vip::place(vip.address, vip.prefix, name.as_deref())?;
+        if let Some(owner) = crate::agent::vip::in_use_by(&place, *probe)? {
+            return Err(format!("{owner} answers for {} too", vip.address));
+        }
+    }
+    Ok("nobody else answers".into())
 }
 
 fn ping_any(targets: &[IpAddr], timeout: Duration) -> Result<String, String> {

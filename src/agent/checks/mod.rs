@@ -109,7 +109,8 @@ impl Watcher {
                 hanging = task;
                 outcome
             };
-            let changes = self.tally.on_result(clock::now(), said.is_ok());
+            let told = self.check.period.as_ref().is_none_or(|p| p.contains(clock::seconds()));
+            let changes = self.tally.on_result(clock::now(), said.is_ok(), told);
             let failing = self.tally.is_failing();
             let said = said.unwrap_or_else(|why| why);
             self.show(if failing { "fail" } else { "pass" }, said.clone());

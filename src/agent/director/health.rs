@@ -30,6 +30,9 @@ impl Director {
         if now.since(self.began) < wait {
             standing.rank += self.unheard_before(now, &me);
         }
+        if self.resource.failback_window.as_ref().is_some_and(|w| !w.contains(clock::seconds())) {
+            standing.outranks_holder = false;
+        }
         standing.predecessor_is_gone = self.memory.settled == Some(true);
         self.machine.set_standing(now, standing);
         self.watch_over_standbys(now);
@@ -103,13 +106,16 @@ impl Director {
         if self.machine.phase() != PhaseName::Master || self.paused() {
             return;
         }
-        let others = !self.machine.standing().live_others.is_empty();
+        // What runs on all nodes goes nowhere: it stops here, as long as that lasts.
+        let alone = self.resource.only.is_some();
+        let others = alone || !self.machine.standing().live_others.is_empty();
         if me.maintenance && others {
             return self.machine.give_up(now, Event::Maintenance);
         }
         let reason = self.unfit().or_else(|| self.memory.out.clone());
         let Some(reason) = reason else { return };
         match self.machine.may_fail_over(now) {
+            _ if alone => self.machine.give_up(now, Event::CheckFailed),
             Ok(()) => self.machine.give_up(now, Event::CheckFailed),
             Err(why) => {
                 self.memory.held = format!("{reason}, but {why}");
@@ -131,7 +137,7 @@ impl Director {
 
     /// A master without anybody to take over is one loss away from an outage.
     fn watch_over_standbys(&mut self, now: Moment) {
-        if self.machine.phase() != PhaseName::Master {
+        if self.machine.phase() != PhaseName::Master || self.resource.only.is_some() {
             self.memory.had_standbys = None;
             return;
         }

@@ -4,6 +4,7 @@
 //! a setting again; `config/agent.toml` lists every key with its default.
 
 mod parts;
+mod period;
 mod raw;
 mod validate;
 
@@ -18,6 +19,7 @@ use super::{BackendTls, ConfigError, Log, Secret};
 pub use parts::{
     Action, Alert, AlertWay, Check, CheckKind, Program, Service, ServiceKind, Vip, VipWay, When,
 };
+pub use period::Period;
 
 /// Everything the agents were told, validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,6 +150,10 @@ pub struct Resource {
     pub home: Option<String>,
     /// How long a node of higher priority must be well before it asks to have it back.
     pub failback: Option<Duration>,
+    /// When it may be asked back; at any time where nothing is said.
+    pub failback_window: Option<Period>,
+    /// The node whose part this is, of what runs on all nodes.
+    pub only: Option<String>,
     /// Whether it moves without being told.
     pub auto_failover: bool,
     /// A master keeps its role at least so long, unless it fails.

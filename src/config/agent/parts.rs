@@ -107,8 +107,12 @@ pub struct Check {
     pub fail_after: u32,
     /// So many successes in a row end it.
     pub pass_after: u32,
-    /// So many failures in a row are told to people.
+    /// So many failures are told to people: in a row, or within `alert_window`.
     pub alert_after: u32,
+    /// See `alert_after`.
+    pub alert_window: Option<Duration>,
+    /// People are told only then.
+    pub period: Option<super::Period>,
     /// While it lasts it is told again after this; never where there is none.
     pub alert_every: Option<Duration>,
     /// Whether people are told when it is over.
@@ -190,6 +194,11 @@ pub enum CheckKind {
         /// The load of one minute, for each processor.
         most: f64,
     },
+    /// Nobody else answers for the resource's addresses.
+    Vip {
+        /// Which.
+        vips: Vec<Vip>,
+    },
     /// A file is there.
     File {
         /// The file.
@@ -214,6 +223,7 @@ impl CheckKind {
             Self::Link { .. } => "link",
             Self::Disk { .. } => "disk",
             Self::Load { .. } => "load",
+            Self::Vip { .. } => "vip",
             Self::File { .. } => "file",
         }
     }

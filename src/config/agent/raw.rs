@@ -72,8 +72,10 @@ pub(super) struct RawNode {
 pub(super) struct RawResource {
     pub name: String,
     pub home: Option<String>,
+    pub placement: Option<String>,
     #[serde(alias = "auto_failback")]
     pub failback: Option<String>,
+    pub failback_window: Option<OneOrMany>,
     pub auto_failover: Option<bool>,
     pub min_role_time: Option<Time>,
     pub flap_limit: Option<usize>,
@@ -145,7 +147,8 @@ pub(super) struct RawCheck {
     pub fail_after: Option<u32>,
     pub pass_after: Option<u32>,
     #[serde(alias = "alertafter")]
-    pub alert_after: Option<u32>,
+    pub alert_after: Option<Failures>,
+    pub period: Option<OneOrMany>,
     #[serde(alias = "alertevery")]
     pub alert_every: Option<Time>,
     pub up_alert: Option<bool>,
@@ -201,6 +204,34 @@ impl<'de> Deserialize<'de> for Words {
             }
         }
         from.deserialize_any(Program)
+    }
+}
+
+/// A number of failures, and the time within which they are counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failures(pub u32, pub Option<Duration>);
+
+impl<'de> Deserialize<'de> for Failures {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Count;
+        impl Visitor<'_> for Count {
+            type Value = Failures;
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("a number of failures, or such as \"3 30min\": within that time")
+            }
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Failures, E> {
+                u32::try_from(count).map(|n| Failures(n, None)).map_err(E::custom)
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Failures, E> {
+                let (count, window) = match text.trim().split_once(' ') {
+                    Some((count, window)) => (count, Some(window.trim())),
+                    None => (text.trim(), None),
+                };
+                let window = window.map(units::parse_duration).transpose().map_err(E::custom)?;
+                count.parse().map(|n| Failures(n, window)).map_err(E::custom)
+            }
+        }
+        from.deserialize_any(Count)
     }
 }
 

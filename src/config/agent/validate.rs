@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use super::period;
 use super::raw::{Raw, RawAgent, RawNode, RawResource, Time, Words};
-use super::{AgentConfig, Mode, Node, Program, Resource, Settings, Store, Watchdog};
+use super::{AgentConfig, Mode, Node, Period, Program, Resource, Settings, Store, Watchdog};
+use crate::config::raw::OneOrMany;
 use crate::config::{ConfigError, Secret, address, dialect, logins, validate};
 
 mod parts;
@@ -20,6 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn config(raw: Raw, folder: &Path) -> Result<AgentConfig> {
     let agent = settings(raw.agent, folder)?;
     let nodes = nodes(raw.node)?;
+    let everywhere = everywhere(&raw.resource)?;
     let mut resources = resources(raw.resource, &nodes)?;
     for (index, service) in raw.service.into_iter().enumerate() {
         let key = format!("service.{index}");
@@ -38,6 +41,7 @@ pub(super) fn config(raw: Raw, folder: &Path) -> Result<AgentConfig> {
         let check = parts::check(check, &key, resource, &agent.stores[0], folder)?;
         resource.checks.push(check);
     }
+    let resources = spread(resources, &everywhere, &nodes)?;
     let alerts = raw.alert.into_iter().enumerate();
     let alerts = alerts.map(|(i, raw)| parts::alert(raw, &format!("alert.{i}"), folder));
     let alerts = alerts.collect::<Result<Vec<_>>>()?;
@@ -244,6 +248,65 @@ fn resources(raw: Vec<RawResource>, nodes: &[Node]) -> Result<Vec<Resource>> {
     Ok(resources)
 }
 
+/// The resources that run on all nodes at once.
+fn everywhere(raw: &[RawResource]) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for (index, raw) in raw.iter().enumerate() {
+        let key = format!("resource.{index}");
+        match raw.placement.as_deref() {
+            None | Some("one") => continue,
+            Some("all") => {}
+            Some(other) => {
+                let known = "\"one\" (the default) or \"all\"";
+                return Err(no_choice(other, known, &format!("{key}.placement")));
+            }
+        }
+        for (field, given) in [("home", raw.home.is_some()), ("failback", raw.failback.is_some())] {
+            if given {
+                let problem = format!("what runs on all nodes has no {field}");
+                return Err(ConfigError::new(problem, "remove it, or `placement`")
+                    .at(format!("{key}.{field}")));
+            }
+        }
+        names.insert(raw.name.clone());
+    }
+    Ok(names)
+}
+
+/// What runs on all nodes is as many resources, each of which has one node.
+fn spread(
+    resources: Vec<Resource>,
+    everywhere: &BTreeSet<String>,
+    nodes: &[Node],
+) -> Result<Vec<Resource>> {
+    let mut all = Vec::new();
+    for resource in resources {
+        if !everywhere.contains(&resource.name) {
+            all.push(resource);
+            continue;
+        }
+        if !resource.vips.is_empty() {
+            let problem = format!("`{}` runs on all nodes: no address follows it", resource.name);
+            let remedy = "give the `[[vip]]` to a resource of its own; one for each address";
+            return Err(ConfigError::new(problem, remedy));
+        }
+        let candidates = nodes.iter().filter(|node| node.mode != Mode::Observer);
+        all.extend(candidates.map(|node| Resource {
+            name: format!("{}@{}", resource.name, node.name),
+            only: Some(node.name.clone()),
+            ..resource.clone()
+        }));
+    }
+    Ok(all)
+}
+
+/// Times of the week.
+pub(super) fn period(given: Option<&OneOrMany>, key: &str) -> Result<Option<Period>> {
+    let parse = |list: &OneOrMany| Period::parse(&list.0);
+    let wrong = |problem| ConfigError::new(problem, period::FORM).at(key);
+    given.map(parse).transpose().map_err(wrong)
+}
+
 fn resource(raw: RawResource, key: &str, nodes: &[Node]) -> Result<Resource> {
     if let Some(home) = raw.home.as_ref().filter(|home| nodes.iter().all(|n| n.name != **home)) {
         let problem = format!("the home `{home}` is no node");
@@ -267,6 +330,8 @@ fn resource(raw: RawResource, key: &str, nodes: &[Node]) -> Result<Resource> {
         name: validate::name(raw.name, &format!("{key}.name"))?,
         home: raw.home,
         failback,
+        failback_window: period(raw.failback_window.as_ref(), &format!("{key}.failback_window"))?,
+        only: None,
         auto_failover: raw.auto_failover.unwrap_or(true),
         min_role_time: time(raw.min_role_time, 30 * SECOND),
         flap_limit: raw.flap_limit.unwrap_or(3),

@@ -8,7 +8,7 @@ use super::super::{
     Action, Alert, AlertWay, Check, CheckKind, Program, Resource, Service, ServiceKind, Store, Vip,
     VipWay, When,
 };
-use super::{Result, no_choice, store, words};
+use super::{Result, no_choice, period, store, words};
 use crate::config::{ConfigError, logins, validate};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -107,7 +107,12 @@ pub(super) fn check(
     folder: &Path,
 ) -> Result<Check> {
     let word = needed(raw.kind.clone(), key, "kind")?;
-    let kind = check_kind(&word, &raw, key, database, folder)?;
+    let kind = match word.as_str() {
+        "vip" => CheckKind::Vip { vips: addresses_of(of, key)? },
+        word => check_kind(word, &raw, key, database, folder)?,
+    };
+    // Who has the addresses is asked where they are.
+    let usual = if matches!(kind, CheckKind::Vip { .. }) { When::Master } else { When::Always };
     let name = raw.name.unwrap_or_else(|| format!("{word}-{}", of.checks.len() + 1));
     let name = validate::name(name, &format!("{key}.name"))?;
     if of.checks.iter().any(|other| other.name == name) {
@@ -134,12 +139,14 @@ pub(super) fn check(
     Ok(Check {
         name,
         kind,
-        when: raw.when.unwrap_or(When::Always),
+        when: raw.when.unwrap_or(usual),
         interval: time(raw.interval, 5 * SECOND).max(Duration::from_millis(10)),
         timeout: time(raw.timeout, 2 * SECOND).max(Duration::from_millis(10)),
         fail_after,
         pass_after: raw.pass_after.unwrap_or(1).max(1),
-        alert_after: raw.alert_after.unwrap_or(fail_after).max(1),
+        alert_after: raw.alert_after.map_or(fail_after, |failures| failures.0).max(1),
+        alert_window: raw.alert_after.and_then(|failures| failures.1),
+        period: period(raw.period.as_ref(), &format!("{key}.period"))?,
         alert_every: raw.alert_every.map(|time| time.0),
         up_alert: raw.up_alert.unwrap_or(true),
         action,
@@ -147,6 +154,16 @@ pub(super) fn check(
         weight: raw.weight,
         depends: raw.depends,
     })
+}
+
+fn addresses_of(of: &Resource, key: &str) -> Result<Vec<Vip>> {
+    let own = |vip: &&Vip| matches!(vip.way, VipWay::Interface { .. });
+    let vips: Vec<Vip> = of.vips.iter().filter(own).cloned().collect();
+    if vips.is_empty() {
+        let problem = format!("`{}` has no address on an interface", of.name);
+        return Err(ConfigError::new(problem, "add a `[[vip]]`, or leave the check out").at(key));
+    }
+    Ok(vips)
 }
 
 fn check_kind(
@@ -209,7 +226,8 @@ fn check_kind(
             max_age: raw.max_age.map(|time| time.0),
         },
         other => {
-            let known = "one of tcp, http, sql, exec, process, ping, route, link, disk, load, file";
+            let known =
+                "one of tcp, http, sql, exec, process, ping, route, link, disk, load, file, vip";
             return Err(no_choice(other, known, &format!("{key}.kind")));
         }
     })
