@@ -296,10 +296,11 @@ fn write_shared_files(folder: &Path, want: &Want) {
     ] {
         std::fs::write(passwords.join(name), secret).unwrap();
     }
-    service::write(
-        folder,
-        "psql -qtA 'host=127.0.0.1,10.77.0.11,10.77.0.12 port=6432 user=app dbname=app'",
-    );
+    // Step 5 of the page.
+    let options = "-c lockstep.resource=shop -c lockstep.node=$LOCKSTEP_NODE \
+                   -c lockstep.epoch=$LOCKSTEP_EPOCH";
+    let place = "host=127.0.0.1,10.77.0.11,10.77.0.12 port=6432 user=app dbname=app";
+    service::write(folder, &format!("env PGOPTIONS=\"{options}\" psql -qtA '{place}'"));
     let mut agent = adapt(&page_file("agent.toml"), folder, "state");
     if want.three {
         agent = agent.replace("[[resource]]", "[[node]]\nname = \"m3\"\n[[resource]]");
