@@ -374,7 +374,7 @@ impl Machine {
 
     /// Whether its proxy lets clients in.
     fn answers(&self) -> bool {
-        self.psql("app", "app", "app", "select 1").is_some()
+        self.psql("agents", "agents", "app", "select 1").is_some()
     }
 
     /// Whether its proxy is the one that writes.
