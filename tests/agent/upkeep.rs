@@ -1,5 +1,6 @@
 //! What it costs, what an upgrade may change, and what helps people who look for a mistake.
 
+use std::process::Command;
 use std::time::Duration;
 
 use super::rig::{Plan, World, lockstep, wait_until};
@@ -96,5 +97,60 @@ fn a_bundle_has_what_helps_and_no_secret() {
     world.node(1).hang_up();
     wait_until(5, || world.logs(), || world.node(1).log().contains("log.level was read again"));
     wait_until(5, || world.logs(), || world.node(1).log().contains("TRACE"));
+    world.judge();
+}
+
+#[test]
+fn an_agent_that_cannot_remember_serves_nothing_and_stands_in_nobodys_way() {
+    let Some(world) = World::build(&Plan::default()) else { return };
+    world.tool("init");
+    let [n1, n2] = [1, 2].map(|n| world.node(n));
+    let state = n1.folder().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=16k,mode=0755", "tmpfs"]).arg(&state);
+    assert!(mount.status().unwrap().success());
+    let full = state.join("filler");
+    let _ = std::fs::write(&full, vec![0; 1 << 16]);
+    n1.start();
+    assert!(!n1.wait_for_end(20).success());
+    assert!(n1.log().contains("No space left"), "{}", n1.log());
+    n2.start();
+    world.wait_for_master(2);
+    // Its service manager starts it again and again: it does not take the lease from n2.
+    for _ in 0..3 {
+        n1.start();
+        assert!(!n1.wait_for_end(20).success());
+    }
+    assert!(n2.role() == "master" && n2.serves() && !n1.serves());
+    std::fs::remove_file(&full).unwrap();
+    n1.start();
+    n1.wait_for_role("standby");
+    world.wait_for_standbys(2, 1);
+    assert!(n1.stop().success());
+    let mut umount = Command::new("umount");
+    assert!(umount.arg(&state).status().unwrap().success());
+    world.judge();
+}
+
+#[test]
+fn by_hand_only_it_moves_when_somebody_says_so_and_knows() {
+    let plan = Plan { resource: "auto_failover = false\n".into(), ..Plan::default() };
+    let Some(world) = World::build(&plan) else { return };
+    world.tool("init");
+    world.nodes.iter().for_each(super::rig::Node::start);
+    world.nodes.iter().for_each(|node| node.wait_for_role("standby"));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(world.nodes.iter().all(|node| !node.serves()), "nobody was told to begin");
+    assert_eq!(world.tool("force-master n1"), "n1 is the master, in epoch 1\n");
+    world.wait_for_standbys(1, 1);
+    world.node(1).crash();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(world.node(2).role(), "standby");
+    let refused = world.try_tool("force-master n2");
+    let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.contains("--confirm-stopped n1"), "{refused}");
+    world.tool("force-master n2 --confirm-stopped n1");
+    world.wait_for_master(2);
     world.judge();
 }
