@@ -74,7 +74,9 @@ fn each_process_is_killed_in_turn() {
         for number in [master, site.other(master)] {
             site.machine(number).signal("KILL", part);
             site.flows(20, 30);
-            site.mended();
+            if !site.mended() {
+                return site.judge(false);
+            }
         }
     }
     assert_eq!(site.terms().len(), 1, "the application moved: {:?}", site.terms());
@@ -101,7 +103,9 @@ fn each_process_freezes_and_wakes_up_late() {
         std::thread::sleep(LONG);
         site.flows(10, 30);
         site.machine(number).node.signal("CONT", &frozen);
-        site.mended();
+        if !site.mended() {
+            break;
+        }
     }
     site.judge(false);
 }
@@ -125,7 +129,9 @@ fn a_whole_machine_freezes_and_wakes_up_late() {
         machine.node.signal("CONT", &machine.pids(Part::Service));
         std::thread::sleep(Duration::from_millis(400));
         machine.signal("CONT", Part::All);
-        site.mended();
+        if !site.mended() {
+            break;
+        }
     }
     site.judge(true);
 }
@@ -144,7 +150,9 @@ fn a_disk_is_full() {
         let _ = dd.stderr(std::process::Stdio::null()).status();
         site.flows(30, 40);
         std::fs::remove_file(&filler).unwrap();
-        site.mended();
+        if !site.mended() {
+            break;
+        }
     }
     site.judge(false);
 }
@@ -236,8 +244,9 @@ fn soak() {
             _ => site.ask_for_another_writer(),
         }
         faults += 1;
-        if dice.random_bool(0.7) {
-            site.mended();
+        if dice.random_bool(0.7) && !site.mended() {
+            println!("a database needs a full copy: the end");
+            break;
         }
     }
     println!("{faults} faults, terms {:?}", site.terms());
