@@ -413,11 +413,7 @@ impl MyLink {
             Event::Error => {
                 let error = read_error(payload);
                 let what = format!("{}: {error}", expected.what);
-                // A full disk and errors of files have no SQLSTATE of their own there.
-                let number = response::Err::decode(payload).map_or(0, |error| error.number);
-                let of_the_disk = matches!(number, 3 | 1021 | 1026 | 1114);
-                let code = if of_the_disk { "53100".to_owned() } else { error.code };
-                Some(Mishap { code, what })
+                Some(Mishap { code: error.code, what })
             }
             Event::Result { more: false, .. } => {
                 let got = told(payload).map_or(expected.seen, |(affected, _)| affected);
