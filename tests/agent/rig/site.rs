@@ -493,6 +493,6 @@ fn with_third(text: &str) -> String {
     let third = "[[backend]]\nname = \"m3\"\nurl = \"postgresql://10.77.0.13:5432\"\n[[user]]";
     let text = text.replacen("[[user]]", third, 1);
     let (before, witness) = text.split_at(text.find("[witness]").unwrap());
-    let (_, rest) = witness.split_at(witness.find("[proxy]").unwrap());
+    let (_, rest) = witness.split_at(witness.find("[[resource]]").unwrap());
     format!("{before}{rest}")
 }
