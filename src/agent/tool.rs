@@ -39,6 +39,29 @@ pub fn page(config: &AgentConfig, path: &str, patience: Duration) -> Result<Stri
     body.map_err(|error| format!("{url}: {error}: does the agent run here?"))
 }
 
+/// What is wrong where the election is held behind lockstep: a proxy that notices a dead server too late for the lease.
+/// Databases that are no proxies, or of another dialect, do not say.
+pub async fn warn_of_proxies(config: &AgentConfig) -> Vec<String> {
+    let limit = Duration::from_secs(5);
+    let mut warnings = Vec::new();
+    for store in &config.agent.stores {
+        let mut lane = Lane::new(std::slice::from_ref(store), limit, limit);
+        let said = lane.ask("SHOW lockstep.dead_after").await.ok().flatten();
+        let milliseconds = said.and_then(|text| text.strip_suffix("ms")?.parse().ok());
+        let Some(dead_after) = milliseconds.map(Duration::from_millis) else {
+            continue;
+        };
+        let ttl = config.agent.ttl;
+        if dead_after > ttl / 3 {
+            warnings.push(format!(
+                "warning: the proxy {store} notices a dead server after {dead_after:?}, more than a third of ttl ({ttl:?}): \
+                 that may cost the master its lease; lower timeouts.dead_after there, or raise ttl"
+            ));
+        }
+    }
+    warnings
+}
+
 /// One resource, seen from outside.
 pub struct Tool {
     resource: Resource,

@@ -194,6 +194,9 @@ pub(super) fn run(command: Command) -> Result<(), String> {
             config.node(&name).map_err(|error| error.to_string())?;
             println!("the configuration is right; this node is {name}");
             here::warn_of_units(&config).into_iter().for_each(|line| println!("{line}"));
+            let runtime = super::runtime(&Limits::default())?;
+            let warnings = runtime.block_on(tool::warn_of_proxies(&config));
+            warnings.into_iter().for_each(|line| println!("{line}"));
             Ok(())
         }
         Command::Checks(file) => {

@@ -3,7 +3,9 @@
 use lockstep_protocol::Dialect;
 
 use crate::config::{BackendTls, Config};
-use crate::control::{Address, describe, mysql};
+use crate::control::{Address, PgControl, describe, mysql};
+use crate::keeper::Control;
+use crate::store::agents::{AgentTables, TOO_SLOW, too_slow};
 use crate::store::check::{self as store_check, CheckOptions, Finding, Severity};
 use crate::store::init::{InitOptions, InitReport, Target, init};
 use crate::store::mysql as store_mysql;
@@ -19,6 +21,10 @@ pub(super) async fn check(config: Config) -> Result<(), String> {
         Dialect::MySql => check_mysql(&config, &options).await?,
     };
     let mut errors = unreachable;
+    if let Some(what) = agents(&config).await {
+        println!("warning  agents: {what}");
+        println!("         remedy: {TOO_SLOW}");
+    }
     for finding in &findings {
         errors += usize::from(finding.severity == Severity::Error);
         println!("{:8} {}: {}", finding.severity, finding.backend, finding.what);
@@ -29,6 +35,29 @@ pub(super) async fn check(config: Config) -> Result<(), String> {
     }
     println!("{reached} backends fit together");
     Ok(())
+}
+
+/// Whether the agents whose tables are in this database leave the proxy enough time. One server that answers is enough.
+async fn agents(config: &Config) -> Option<String> {
+    let limit = config.timeouts.probe_timeout;
+    for backend in &config.backends {
+        let (control, tables): (Box<dyn Control>, AgentTables) = match config.cluster.dialect {
+            Dialect::Postgres => {
+                let address = Address::of(config, backend).ok()?;
+                (Box::new(PgControl::new(address, limit, limit)), AgentTables::postgres())
+            }
+            Dialect::MySql => {
+                let address = mysql::Address::of(config, backend);
+                let tables = AgentTables::mysql(&config.cluster.database);
+                (Box::new(mysql::MyControl::new(address, limit, limit)), tables)
+            }
+        };
+        // A server that cannot be reached, or has no such table, has been spoken of, or nothing to say.
+        if let Ok(shortest) = control.rows(tables.shortest()).await {
+            return too_slow(config.timeouts.dead_after, &shortest);
+        }
+    }
+    None
 }
 
 /// How many were reached and how many not, and what was found.

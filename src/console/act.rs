@@ -27,7 +27,7 @@ pub(super) async fn act<P: Protocol>(
     command: &Command,
 ) -> Result<Reply, Failure> {
     match command {
-        Command::Show(what) => Ok(show::show(shared, levers, *what).await),
+        Command::Show(what) => show::show(shared, levers, *what).await,
         Command::Activate(name, sync) => activate(shared, name, *sync).await,
         Command::Deactivate(name) => {
             let backend = find(shared, name)?;

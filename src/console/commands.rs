@@ -3,7 +3,7 @@
 //! Whoever may use the console (the administrator and `cluster.console_users`) may give each of
 //! them.
 
-use super::parse::{Arguments, Command, Show, Sync};
+use super::parse::{Agents, Arguments, Command, Show, Sync};
 
 /// A command as people know it, and how the words behind it are read.
 #[derive(Debug)]
@@ -75,6 +75,33 @@ pub(super) static COMMANDS: &[Entry] = &[
         &[],
         "all counters: the numbers that /metrics has, without histograms' buckets",
         |_| Ok(Command::Show(Show::Stats)),
+    ),
+    Entry::show(
+        "SHOW LEASE",
+        &["SHOW LEASES"],
+        "which node has which application, by its agents, and how many sessions may write by it",
+        |_| Ok(Command::Show(Show::Agents(Agents::Lease))),
+    ),
+    Entry::show(
+        "SHOW NODES",
+        &[],
+        "the agents' nodes: role, rank (0 comes next), priority, health, message",
+        |_| Ok(Command::Show(Show::Agents(Agents::Nodes))),
+    ),
+    Entry::show("SHOW EVENTS", &[], "what the agents have done and seen, the newest last", |_| {
+        Ok(Command::Show(Show::Agents(Agents::Events)))
+    }),
+    Entry::show(
+        "SHOW CHECKS",
+        &[],
+        "the agents' checks that have failed or passed again, as last reported",
+        |_| Ok(Command::Show(Show::Agents(Agents::Checks))),
+    ),
+    Entry::show(
+        "SHOW DOWNTIME",
+        &[],
+        "for how long nobody served, at each change of an application's node",
+        |_| Ok(Command::Show(Show::Agents(Agents::Downtime))),
     ),
     Entry::show("SHOW CONFIG", &[], "every setting in force; passwords are masked", |_| {
         Ok(Command::Show(Show::Config))

@@ -5,6 +5,7 @@
 //! everything they share; nothing depends on it.
 
 mod act;
+mod agents;
 mod chatter;
 mod commands;
 mod parse;

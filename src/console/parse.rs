@@ -50,12 +50,29 @@ pub(super) enum Show {
     Journal,
     /// Counters.
     Stats,
+    /// What the agents' tables say.
+    Agents(Agents),
     /// Settings.
     Config,
     /// The version.
     Version,
     /// The commands.
     Help,
+}
+
+/// What the agents of applications write into their tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agents {
+    /// Who has what.
+    Lease,
+    /// How the nodes stand.
+    Nodes,
+    /// What happened.
+    Events,
+    /// Which checks have failed.
+    Checks,
+    /// For how long nobody served.
+    Downtime,
 }
 
 /// How a backend is brought up to date.

@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use super::commands::COMMANDS;
 use super::parse::Show;
 use super::time::rfc3339;
-use super::{Levers, Reply};
+use super::{Levers, Reply, agents};
 use crate::backend::Purpose;
 use crate::cluster::{Phase, State, View};
+use crate::error::Failure;
 use crate::exchange::Protocol;
 use crate::keeper::Control;
 use crate::session::Shared;
@@ -61,6 +62,7 @@ pub(super) fn columns(show: Show) -> &'static [&'static str] {
             "problem",
         ],
         Show::Stats => &["name", "labels", "value"],
+        Show::Agents(what) => agents::columns(what),
         Show::Config => &["key", "value"],
         Show::Version => &["version"],
         Show::Help => &["command", "does", "also"],
@@ -68,7 +70,14 @@ pub(super) fn columns(show: Show) -> &'static [&'static str] {
 }
 
 /// A table.
-pub(super) async fn show<P: Protocol>(shared: &Shared<P>, levers: &Levers, what: Show) -> Reply {
+///
+/// # Errors
+/// When those that stand in the databases cannot be read.
+pub(super) async fn show<P: Protocol>(
+    shared: &Shared<P>,
+    levers: &Levers,
+    what: Show,
+) -> Result<Reply, Failure> {
     let rows = match what {
         Show::Backends => backends(shared),
         Show::View => vec![view(shared, levers.is_paused())],
@@ -76,6 +85,7 @@ pub(super) async fn show<P: Protocol>(shared: &Shared<P>, levers: &Levers, what:
         Show::Pools => pools(shared),
         Show::Journal => journal(shared).await,
         Show::Stats => stats(&shared.metrics.render()),
+        Show::Agents(what) => agents::rows(shared, what).await?,
         Show::Config => {
             let settings = (levers.settings)();
             settings.into_iter().map(|(key, value)| vec![Some(key), Some(value)]).collect()
@@ -83,7 +93,7 @@ pub(super) async fn show<P: Protocol>(shared: &Shared<P>, levers: &Levers, what:
         Show::Version => vec![vec![text(concat!("lockstep ", env!("CARGO_PKG_VERSION")))]],
         Show::Help => help(),
     };
-    Reply::rows(columns(what), rows, "SHOW")
+    Ok(Reply::rows(columns(what), rows, "SHOW"))
 }
 
 fn text(value: impl ToString) -> Option<String> {

@@ -66,8 +66,7 @@ impl Front for MySql {
     }
 
     fn agent_tables(config: &Config) -> AgentTables {
-        let database = &config.cluster.database;
-        AgentTables::new(database, &format!("`{}`", database.replace('`', "``")))
+        AgentTables::mysql(&config.cluster.database)
     }
 
     fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {

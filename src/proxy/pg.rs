@@ -68,7 +68,7 @@ impl Front for Pg {
     }
 
     fn agent_tables(_: &Config) -> AgentTables {
-        AgentTables::new("public", "public")
+        AgentTables::postgres()
     }
 
     fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {

@@ -161,6 +161,14 @@ impl Leases {
         &self.tables
     }
 
+    /// How many sessions may write by the lease of a resource; nothing where it is not one of ours.
+    pub fn writers(&self, resource: &str) -> Option<usize> {
+        self.rules.iter().find(|rule| rule.name == resource)?;
+        let state = self.lock();
+        let ours = state.passes.values().filter(|pass| pass.claim.resource == resource);
+        Some(ours.filter(|pass| pass.writes_in.is_some()).count())
+    }
+
     /// Ends with the next change of terms or passes. Taken before a look, it misses none.
     pub(super) fn moved(&self) -> Notified<'_> {
         self.moved.notified()

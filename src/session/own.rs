@@ -24,6 +24,9 @@ impl<P: Protocol> Session<P> {
         }
         let value = match &own.question {
             Question::Consistency => Some(self.consistency_word().to_owned()),
+            Question::DeadAfter => {
+                Some(format!("{}ms", self.shared.settings().dead_after.as_millis()))
+            }
             Question::TransactionId => self.transaction_id().await?,
             Question::TransactionStatus(argument) => match argument_of(step.work, argument)? {
                 Some(identity) => Some(self.transaction_status(&identity).await?.to_owned()),

@@ -40,6 +40,8 @@ pub struct SharedSettings {
     pub schema_lock: Duration,
     /// How long a write waits for tables that another session has locked, and their lock for writes.
     pub table_lock: Duration,
+    /// How late a dead server is noticed.
+    pub dead_after: Duration,
     /// How long the change of a lease waits for sessions that it ends.
     pub fence: Duration,
     /// How long the commit gate may be waited for and held while a backend rejoins.
@@ -66,6 +68,7 @@ impl From<&Config> for SharedSettings {
             group_wait: config.timeouts.group_wait,
             table_lock: config.timeouts.table_lock,
             schema_lock: config.timeouts.schema_lock,
+            dead_after: config.timeouts.dead_after,
             fence: config.timeouts.fence,
             gate: config.timeouts.gate,
             shutdown_grace: config.timeouts.shutdown_grace,

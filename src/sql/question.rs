@@ -16,6 +16,8 @@ pub struct Own {
 pub enum Question {
     /// What the session's reads are sure to see.
     Consistency,
+    /// How late the proxy notices that a server is dead.
+    DeadAfter,
     /// Under which identity the transaction will be found later.
     TransactionId,
     /// What became of the transaction of that identity.

@@ -1,6 +1,8 @@
 //! The agents' tables, as far as the proxy reads them: ordinary tables of the application's database. The agents
 //! write them like any other client; what stands there decides whose sessions may write.
 
+use std::time::Duration;
+
 use crate::cluster::{Term, Terms};
 
 /// Rows as text.
@@ -19,9 +21,15 @@ pub struct AgentTables {
 }
 
 impl AgentTables {
-    /// Tables in a schema: its name, and the same in SQL.
-    pub fn new(schema: &str, quoted: &str) -> Self {
-        Self { schema: schema.to_owned(), quoted: quoted.to_owned() }
+    /// In PostgreSQL: where whoever names no schema makes its tables.
+    pub fn postgres() -> Self {
+        Self { schema: "public".to_owned(), quoted: "public".to_owned() }
+    }
+
+    /// In MariaDB and MySQL: in the database of the applications.
+    pub fn mysql(database: &str) -> Self {
+        let quoted = format!("`{}`", database.replace('`', "``"));
+        Self { schema: database.to_owned(), quoted }
     }
 
     /// The lease's table, as statements are classified.
@@ -45,7 +53,7 @@ impl AgentTables {
 
     /// Who has what.
     pub fn terms(&self) -> String {
-        format!("SELECT resource, epoch, holder, grade FROM {}.lockstep_lease", self.quoted)
+        self.select(&["resource", "epoch", "holder", "grade"], "lockstep_lease", "")
     }
 
     /// The same of one resource, which nobody else changes until the transaction ends.
@@ -54,11 +62,43 @@ impl AgentTables {
         format!("{} WHERE resource = '{resource}' FOR UPDATE", self.terms())
     }
 
+    /// One of the tables in SQL.
+    pub fn named(&self, table: &str) -> String {
+        format!("{}.{table}", self.quoted)
+    }
+
     /// Columns of one of the tables, in an order that people expect.
     pub fn select(&self, columns: &[&str], table: &str, rest: &str) -> String {
-        format!("SELECT {} FROM {}.{table} {rest}", columns.join(", "), self.quoted)
+        format!("SELECT {} FROM {} {rest}", columns.join(", "), self.named(table))
+    }
+
+    /// The shortest lease: resource and milliseconds.
+    pub fn shortest(&self) -> String {
+        self.select(
+            &["resource", "ttl_ms"],
+            "lockstep_lease",
+            "WHERE ttl_ms > 0 ORDER BY ttl_ms LIMIT 1",
+        )
     }
 }
+
+/// What is wrong where the proxy would notice a dead server later than the agents can wait: every write waits for
+/// that, a renewal as well. `shortest` is what [`AgentTables::shortest`] gave.
+pub fn too_slow(dead_after: Duration, shortest: &Rows) -> Option<String> {
+    let [Some(resource), Some(ttl)] = shortest.first()?.as_slice() else {
+        return None;
+    };
+    let ttl = Duration::from_millis(ttl.parse().ok()?);
+    (dead_after > ttl / 3).then(|| {
+        format!(
+            "timeouts.dead_after is {dead_after:?}, more than a third of the agents' ttl ({ttl:?}, resource {resource}): \
+             a server that falls silent may cost the master its lease"
+        )
+    })
+}
+
+/// What to do about [`too_slow`].
+pub const TOO_SLOW: &str = "lower timeouts.dead_after of the proxy, or raise ttl of the agents";
 
 /// Reads what [`AgentTables::terms`] gave.
 ///
@@ -80,6 +120,18 @@ pub fn terms(rows: Rows) -> Result<Terms, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dead_server_is_noticed_within_a_third_of_the_lease() {
+        let lease = |ttl: &str| vec![vec![Some("shop".to_owned()), Some(ttl.to_owned())]];
+        assert!(
+            too_slow(Duration::from_secs(10), &lease("10000"))
+                .is_some_and(|why| why.contains("shop"))
+        );
+        assert!(too_slow(Duration::from_secs(3), &lease("9000")).is_none());
+        assert!(too_slow(Duration::from_millis(3001), &lease("9000")).is_some());
+        assert!(too_slow(Duration::from_secs(60), &Vec::new()).is_none(), "no agents");
+    }
 
     #[test]
     fn rows_become_terms_and_nothing_is_guessed_at() {

@@ -12,6 +12,7 @@ use lockstep::config::{BackendTls, Secret};
 use tokio::time::{sleep, timeout};
 
 use crate::rig::cluster::{Cluster, Options};
+use crate::rig::process::{As, command, output};
 use crate::rig::server::DATABASE;
 use crate::rig::session::{Session, code_of};
 use crate::rig::wire::{Wire, query};
@@ -303,6 +304,66 @@ fn the_lease_is_read_when_a_proxy_starts_and_any_change_of_it_counts() {
         nobody.fails("insert into book values (8)", "25006").await;
         assert_eq!(app.column("select id from book order by id").await, ["1", "3", "4", "6"]);
         cluster.assert_all_equal().await;
+    });
+}
+
+#[test]
+fn the_console_shows_what_the_agents_write_and_checks_whether_it_leaves_time() {
+    run_within(secs(90), async {
+        let changes = [("resource", shop("")), ("timeouts.dead_after", "\"4s\"".to_owned())];
+        let options =
+            changes.iter().fold(Options::servers(2), |all, (key, value)| all.set(key, value));
+        let cluster = options.start().await;
+        let console =
+            Session::open(cluster.port, "app", "app", "lockstep").await.expect("a console");
+        let error = console.fails("SHOW LEASE", "55000").await;
+        assert!(error.hint().is_some_and(|hint| hint.contains("agent init")), "{error:?}");
+        let mut agent = Agent::new(&cluster).await;
+        agent.take("n1").await;
+        let app = cluster.connect().await;
+        for (node, priority) in [("n1", 100), ("n2", 50)] {
+            app.run(&format!(
+                "insert into lockstep_node values ('shop', '{node}', 'i', 'm', 7, 'standby', 'normal', \
+                 {priority}, 1, 0, 0, 0, 1, '10.0.0.1', '0.1.0', 'Monitoring Master Server Status')"
+            ))
+            .await;
+        }
+        app.run(
+            "insert into lockstep_event values \
+             ('shop', 'n1', 1, 1, 'started', '2026-01-01T00:00:01Z', 3250, ''), \
+             ('shop', 'n1', 2, 1, 'check_failed', '2026-01-01T00:00:02Z', 0, 'page: no answer')",
+        )
+        .await;
+        let _master = node(&cluster, "n1", 1).await;
+        let lease = console.rows("SHOW LEASE").await;
+        let lease: Vec<&str> = lease[0].iter().map(|cell| cell.as_deref().unwrap_or("-")).collect();
+        assert_eq!(lease, ["shop", "n1", "1", "1", "normal", "10000", "no", "", "created", "1"]);
+        let nodes = console.rows("SHOW NODES").await;
+        assert_eq!((nodes[0][3].as_deref(), nodes[1][3].as_deref()), (None, Some("0")), "ranks");
+        assert_eq!(nodes[1][12].as_deref(), Some("Monitoring Master Server Status"));
+        assert_eq!(console.column("SHOW EVENTS").await.len(), 2);
+        assert_eq!(console.rows("SHOW CHECKS").await[0][3].as_deref(), Some("failed"));
+        assert_eq!(console.rows("SHOW DOWNTIME").await[0][4].as_deref(), Some("3.250"));
+
+        // The proxy's numbers and the agents' do not fit: 4 s are more than a third of 10 s.
+        assert_eq!(app.one("show lockstep.dead_after").await, "4000ms");
+        let checked = crate::rig::cluster::spoken(&cluster.lockstep(&["check"]));
+        assert!(checked.contains("more than a third of the agents' ttl"), "{checked}");
+        let file = cluster.folder.join("agent.toml");
+        for (ttl, warns) in [("10s", true), ("13s", false)] {
+            let text = format!(
+                "[agent]\ndatabase = \"postgresql://app:app@127.0.0.1:{}/{DATABASE}\"\nttl = \"{ttl}\"\n\
+                 [[node]]\nname = \"n1\"\n[[resource]]\nname = \"shop\"\n\
+                 [[service]]\nname = \"s\"\ncommand = \"sleep 60\"\n",
+                cluster.port
+            );
+            std::fs::write(&file, text).expect("the agent's file");
+            let mut check = command(As::Myself, env!("CARGO_BIN_EXE_lockstep"));
+            check.args(["agent", "check", "--node", "n1", "--config"]).arg(&file);
+            let said = crate::rig::cluster::spoken(&output("agent check", check, secs(20)));
+            assert!(said.contains("the configuration is right"), "{said}");
+            assert_eq!(said.contains("more than a third of ttl"), warns, "{ttl}: {said}");
+        }
     });
 }
 

@@ -1,7 +1,7 @@
 //! Fence before grant: the agents' lease changes only after every session that may write by the old one has ended.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockstep::agent::election::{Change, Lease};
 use lockstep::agent::lease::Lane;
@@ -9,6 +9,7 @@ use lockstep::config::agent::Store;
 use lockstep::config::{BackendTls, Secret};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, refused, run, value};
 use crate::server::{DATABASE, PASSWORD, USER};
@@ -92,6 +93,17 @@ async fn the_former_masters_sessions_have_ended_when_the_new_one_is_told() {
         "drop table book",
     ] {
         assert_eq!(refused(&mut again, write).await, 1290, "{write}");
+    }
+    let mut console = cluster.console().await;
+    let lease: Option<(String, String, String)> =
+        console.query_first("SHOW LEASE").await.unwrap().map(|row: mysql_async::Row| {
+            let cell = |at: usize| row.get::<String, _>(at).unwrap();
+            (cell(0), cell(1), cell(9))
+        });
+    assert_eq!(lease, Some(("shop".into(), "n2".into(), "1".into())));
+    for empty in ["SHOW NODES", "SHOW EVENTS", "SHOW CHECKS", "SHOW DOWNTIME"] {
+        let rows: Vec<mysql_async::Row> = console.query(empty).await.unwrap();
+        assert!(rows.is_empty(), "{empty}: no agent has written anything");
     }
     // Nobody else is concerned.
     run(&mut app, "insert into book values (5, 'app')").await;

@@ -13,7 +13,7 @@ use crate::server::{PASSWORD, USER};
 
 impl Cluster {
     /// The console, as the administrator.
-    async fn console(&self) -> Conn {
+    pub(crate) async fn console(&self) -> Conn {
         let opts = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
             .tcp_port(self.port)

@@ -162,6 +162,7 @@ impl World {
                 group_wait: GROUP_WAIT,
                 table_lock: GROUP_WAIT,
                 schema_lock: GROUP_WAIT,
+                dead_after: DEAD_AFTER,
                 fence: HOLD,
                 gate: Duration::from_secs(5),
                 shutdown_grace: Duration::from_secs(30),

@@ -15,6 +15,7 @@ pub(super) const FUNCTIONS: [&str; 2] = ["transaction_id", "transaction_status"]
 pub(super) fn show(key: &str) -> Option<Statement> {
     let question = match key {
         "lockstep.consistency" => Question::Consistency,
+        "lockstep.dead_after" => Question::DeadAfter,
         "lockstep.transaction_id" => Question::TransactionId,
         _ => return None,
     };
