@@ -30,6 +30,8 @@ mod logins;
 mod operations;
 #[path = "mysql/prepared.rs"]
 mod prepared;
+#[path = "mysql/proxies.rs"]
+mod proxies;
 #[path = "mysql/replicate.rs"]
 mod replicate;
 #[path = "mysql/returned.rs"]

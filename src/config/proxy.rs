@@ -96,7 +96,7 @@ impl Default for RawProxy {
 }
 
 impl RawProxy {
-    pub(super) fn validate(self, dialect: Dialect, folder: &Path) -> Result<Proxy> {
+    pub(super) fn validate(self, folder: &Path) -> Result<Proxy> {
         let named = |key: &str| {
             let problem =
                 format!("`{key}` is for one of several proxies, and this one has no name");
@@ -119,17 +119,10 @@ impl RawProxy {
             Ok((place.host, port))
         });
         let advertise = advertise.transpose()?;
-        let on_standby = self.on_standby.unwrap_or(match (&advertise, dialect) {
-            (Some(_), Dialect::Postgres) => OnStandby::Forward,
-            _ => OnStandby::Refuse,
+        let on_standby = self.on_standby.unwrap_or(match advertise {
+            Some(_) => OnStandby::Forward,
+            None => OnStandby::Refuse,
         });
-        if on_standby == OnStandby::Forward && dialect == Dialect::MySql {
-            let problem =
-                "clients of MariaDB and MySQL are not connected through to another proxy yet";
-            let remedy =
-                "write on_standby = \"refuse\", and name all proxies in the connection string";
-            return Err(ConfigError::new(problem, remedy).at("proxy.on_standby"));
-        }
         if on_standby == OnStandby::Forward && advertise.is_none() {
             let remedy = "add `advertise = \"host:port\"`, where the other proxies reach this one; or write \
                           on_standby = \"refuse\"";

@@ -36,7 +36,7 @@ pub(super) fn config(raw: Raw, folder: &Path) -> Result<Config> {
         key: path(folder, &tls.key),
         required: tls.required,
     });
-    let proxy = raw.proxy.validate(dialect, folder)?;
+    let proxy = raw.proxy.validate(folder)?;
     let witness = raw.witness.map(|witness| witness.validate(&proxy, folder)).transpose()?;
     let resources = lease::resources(raw.resource, &users)?;
     let config = Config {

@@ -1,81 +1,103 @@
 //! A client that has come to a proxy that stands by is connected through to the one that writes.
 //!
-//! Bytes go to and fro as they are, from the start-up message on: the client proves who it is to the proxy that
-//! serves it. The way ends when another proxy writes than at its beginning.
+//! Bytes go to and fro as they are. Where the client speaks first (PostgreSQL), that begins with the start-up message, and
+//! it proves who it is to the proxy that serves it. Where the server does (MariaDB, MySQL), it has proved that here
+//! before anybody knows what it wants, and this proxy logs in at the other one as the same user. The way
+//! ends when another proxy writes than at its beginning.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::time::Instant;
 
+use super::front::Front;
 use super::house::House;
 use super::pg::Pg;
+use crate::backend::ConnectError;
+use crate::backend::mysql as my;
 use crate::backend::pg::Route;
+use crate::client::mysql::{Greeting, MyClient};
 use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, not_here};
-use crate::config::OnStandby;
+use crate::config::{Config, OnStandby};
+use crate::error::{Failure, Kind};
 use crate::net::Stream;
 use crate::tls::BackendConnector;
 
-/// The way to the proxy that writes; nothing when it has told no address.
-fn route(house: &House<Pg>) -> Option<Result<Route, String>> {
-    let writer = house.shared.keeper.writer();
-    let (host, port) = writer.rsplit_once(' ')?.1.rsplit_once(':')?;
-    let config = house.config.load();
-    let tls = BackendConnector::new(&config.proxy.peer_tls, host).map_err(|e| e.to_string());
-    let port = port.parse().ok()?;
-    Some(tls.map(|tls| Route {
-        host: host.to_owned(),
-        port,
-        tls,
-        timeout: config.timeouts.connect,
-        user_timeout: config.timeouts.dead_after,
-    }))
+/// Among a client's attributes: it comes by way of another proxy, from this address, and is not sent on again.
+pub(super) const FORWARDED: &str = "lockstep_forwarded";
+/// And this is the number that it was greeted with there, by which it may ask to have its statements cancelled.
+pub(super) const NUMBER: &str = "lockstep_number";
+
+/// The way to the proxy that writes.
+struct Place {
+    host: String,
+    port: u16,
+    tls: Option<BackendConnector>,
+    timeout: Duration,
+    user_timeout: Duration,
 }
 
-async fn open(house: &House<Pg>) -> Result<Stream, String> {
-    let route = route(house).ok_or("its address is not known")??;
-    let opened = tokio::time::timeout(route.timeout, route.open()).await;
-    opened.map_err(|_| format!("no answer within {:?}", route.timeout))?.map_err(|e| e.to_string())
+impl Place {
+    /// Where that proxy is, as it has told itself.
+    fn of<P: Front>(house: &House<P>) -> Result<Self, String> {
+        let writer = house.shared.keeper.writer();
+        let address = writer.rsplit_once(' ').and_then(|(_, address)| address.rsplit_once(':'));
+        let address = address.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = address.ok_or("its address is not known")?;
+        let config = house.config.load();
+        let tls = BackendConnector::new(&config.proxy.peer_tls, host).map_err(|e| e.to_string())?;
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            tls,
+            timeout: config.timeouts.connect,
+            user_timeout: config.timeouts.dead_after,
+        })
+    }
 }
 
-/// Where clients are served at this moment. While the proxy that writes cannot be reached, whoever comes waits for as
-/// long as it takes until it is taken for dead and another one writes.
-impl Signpost for House<Pg> {
-    async fn look(&self, database: &str, forwarded: bool) -> Whither {
-        let keeper = &self.shared.keeper;
-        let config = self.config.load_full();
-        let patience = Instant::now() + config.proxy.takeover_after * 2;
-        loop {
-            let changes = keeper.following();
-            let Some(writer) = self.stands_by(database) else {
-                return Whither::Here;
-            };
-            if forwarded || config.proxy.on_standby != OnStandby::Forward {
-                return Whither::Nowhere(not_here(&writer));
-            }
-            let why = match open(self).await {
-                Ok(far) => return Whither::There(far),
-                Err(why) => why,
-            };
-            if tokio::time::timeout_at(patience, changes.cancelled()).await.is_err() {
-                tracing::warn!(%writer, %why, "a client could not be connected through");
-                let detail = format!("It cannot be reached: {why}");
-                return Whither::Nowhere(not_here(&writer).detail(detail));
-            }
+/// Opens a way to the proxy that writes. While it cannot be reached, whoever comes waits for as long as it takes until it
+/// is taken for dead and another one writes. Nothing when this one serves the database meanwhile.
+async fn reach<P: Front, T, F>(
+    house: &House<P>,
+    database: &str,
+    open: impl Fn(Place) -> F + Send + Sync,
+) -> Result<Option<T>, Failure>
+where
+    F: Future<Output = Result<T, String>> + Send,
+    T: Send,
+{
+    let patience = Instant::now() + house.config.load().proxy.takeover_after * 2;
+    loop {
+        let changes = house.shared.keeper.following();
+        let Some(writer) = house.stands_by(database) else {
+            return Ok(None);
+        };
+        let opened = match Place::of(house) {
+            Ok(place) => open(place).await,
+            Err(why) => Err(why),
+        };
+        let why = match opened {
+            Ok(far) => return Ok(Some(far)),
+            Err(why) => why,
+        };
+        if tokio::time::timeout_at(patience, changes.cancelled()).await.is_err() {
+            tracing::warn!(%writer, %why, "a client could not be connected through");
+            return Err(not_here(&writer).detail(format!("It cannot be reached: {why}")));
         }
     }
 }
 
-/// Connects a client through until either side ends, or until another proxy writes.
-pub(super) async fn pass(house: &Arc<House<Pg>>, passage: Passage) {
+/// Hands bytes on until either side ends, or until another proxy writes.
+async fn carry<P: Front>(house: &House<P>, mut near: Stream, mut far: Stream, said: &[u8]) {
     let ends = house.shared.keeper.following();
     let gauge = &house.shared.metrics.proxy_forwarded_sessions;
-    let Passage { mut stream, mut far, said } = passage;
     gauge.inc();
     let carried = async {
-        far.write_all(&said).await?;
+        far.write_all(said).await?;
         far.flush().await?;
-        copy_bidirectional(&mut stream, &mut far).await
+        copy_bidirectional(&mut near, &mut far).await
     };
     let stop = house.stop.clone();
     tokio::select! {
@@ -90,17 +112,129 @@ pub(super) async fn pass(house: &Arc<House<Pg>>, passage: Passage) {
     gauge.dec();
 }
 
+async fn open_postgres(place: Place) -> Result<Stream, String> {
+    let Place { host, port, tls, timeout, user_timeout } = place;
+    let route = Route { host, port, tls, timeout, user_timeout };
+    let opened = tokio::time::timeout(timeout, route.open()).await;
+    opened.map_err(|_| format!("no answer within {timeout:?}"))?.map_err(|e| e.to_string())
+}
+
+/// Where clients are served at this moment.
+impl Signpost for House<Pg> {
+    async fn look(&self, database: &str, forwarded: bool) -> Whither {
+        let Some(writer) = self.stands_by(database) else {
+            return Whither::Here;
+        };
+        if forwarded || self.config.load().proxy.on_standby != OnStandby::Forward {
+            return Whither::Nowhere(not_here(&writer));
+        }
+        match reach(self, database, open_postgres).await {
+            Ok(Some(far)) => Whither::There(far),
+            Ok(None) => Whither::Here,
+            Err(refusal) => Whither::Nowhere(refusal),
+        }
+    }
+}
+
+/// Connects a client of PostgreSQL through.
+pub(super) async fn pass(house: &Arc<House<Pg>>, passage: Passage) {
+    let Passage { stream, far, said } = passage;
+    carry(house, stream, far, &said).await;
+}
+
 /// Hands a request to cancel on.
 pub(super) async fn cancel(house: &Arc<House<Pg>>, number: u32, secret: &[u8]) {
     if house.stands_by("").is_none() {
         return;
     }
     let sent = async {
-        let mut far = open(house).await?;
+        let mut far = open_postgres(Place::of(house)?).await?;
         far.write_all(&forwarded_cancel(number, secret)).await.map_err(|e| e.to_string())?;
         far.shutdown().await.map_err(|e| e.to_string())
     };
     if let Err(why) = sent.await {
         tracing::debug!(%why, "a request to cancel could not be handed on");
+    }
+}
+
+/// Connects a client of MariaDB or MySQL through, if this proxy stands by and does so; else gives it back.
+pub(super) async fn pass_mysql(
+    house: &Arc<House<super::MySql>>,
+    greeting: Greeting,
+    number: u32,
+) -> Option<Greeting> {
+    let config = house.config.load_full();
+    let database = greeting.who.database.as_ref().unwrap_or(&config.cluster.database);
+    let forwarded = greeting.who.attributes.iter().any(|(name, _)| name == FORWARDED);
+    let forwards = config.proxy.on_standby == OnStandby::Forward && !forwarded;
+    if !forwards || house.stands_by(database).is_none() {
+        return Some(greeting);
+    }
+    let (login, manner) = (login_of(&config, &greeting), manner_of(&greeting, number));
+    let open = |place: Place| {
+        let (login, manner) = (login.clone(), manner.clone());
+        async move {
+            let Place { host, port, tls, timeout, user_timeout } = place;
+            let route = my::Route { host, port, tls, timeout, user_timeout };
+            match route.through(&login, &manner).await {
+                Ok(far) => Ok(Ok(far)),
+                Err(ConnectError::Unreachable(why)) => Err(why),
+                Err(refused) => Ok(Err(refused)),
+            }
+        }
+    };
+    let refuse = async |mut client: MyClient, refusal: Failure| {
+        use crate::exchange::Client;
+        house.shared.metrics.client_rejections.inc();
+        client.close(&refusal).await;
+    };
+    match reach(house, database, open).await {
+        Ok(None) => return Some(greeting),
+        Ok(Some(Ok((_, far, said)))) => {
+            let mut client = greeting.client;
+            if client.welcome(number, database).await.is_ok() {
+                let (mut near, mut arrived) = client.into_stream();
+                // Nothing comes behind a login but what the client asks for.
+                let early = near.write_all(&said).await;
+                if early.is_ok() {
+                    carry(house, near, far, &arrived.split()).await;
+                }
+            }
+        }
+        Ok(Some(Err(refused))) => {
+            let what = format!("the proxy that writes does not let \"{}\" in", login.user);
+            let refusal = Failure::new(Kind::Refused, what)
+                .code("28000")
+                .number(1045)
+                .detail(refused.to_string())
+                .hint("the proxies' files have to have the same users and passwords");
+            refuse(greeting.client, refusal).await;
+        }
+        Err(refusal) => refuse(greeting.client, refusal).await,
+    }
+    None
+}
+
+/// As whom a client is logged in at the other proxy, which has the same users.
+fn login_of(config: &Config, greeting: &Greeting) -> my::Login {
+    let known = config.users.iter().find(|user| user.name == greeting.who.user);
+    my::Login {
+        user: greeting.who.user.clone(),
+        password: known.map(|user| user.password.clone()).unwrap_or_default(),
+        database: greeting.who.database.clone().unwrap_or_default(),
+        found_rows: greeting.found_rows,
+    }
+}
+
+/// What it can do, and what is said about it there.
+fn manner_of(greeting: &Greeting, number: u32) -> my::Manner {
+    let ours = |name: &str| name == FORWARDED || name == NUMBER;
+    let said = greeting.who.attributes.iter().filter(|(name, _)| !ours(name)).cloned();
+    let more = [(FORWARDED, greeting.peer.to_string()), (NUMBER, number.to_string())];
+    let more = more.map(|(name, value)| (name.to_owned(), value));
+    my::Manner {
+        capabilities: greeting.capabilities,
+        collation: greeting.who.collation,
+        attributes: said.chain(more).collect(),
     }
 }

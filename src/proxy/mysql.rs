@@ -9,6 +9,7 @@ use lockstep_protocol::mysql::auth::Verifier;
 use tokio::net::TcpStream;
 
 use super::build::quick;
+use super::forward;
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
 use crate::backend::Dial;
@@ -159,10 +160,16 @@ impl Front for MySql {
         let number = house.shared.registry.reserve();
         let door = house.door.load_full();
         match door.open(tcp, peer, number).await {
-            Some(greeting) => enter(&house, greeting, number).await,
-            None => house.shared.metrics.client_rejections.inc(),
+            Some(greeting) => {
+                let number = renumbered(&house, &greeting, number);
+                enter(&house, greeting, number).await;
+                house.shared.registry.remove(number);
+            }
+            None => {
+                house.shared.metrics.client_rejections.inc();
+                house.shared.registry.remove(number);
+            }
         }
-        house.shared.registry.remove(number);
     }
 }
 
@@ -183,9 +190,22 @@ fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, Link
     logins
 }
 
+/// A client that comes by way of another proxy keeps the number that it was told there.
+fn renumbered(house: &House<MySql>, greeting: &Greeting, number: u32) -> u32 {
+    let said = |key: &str| greeting.who.attributes.iter().find(|(name, _)| name == key);
+    let there = said(forward::FORWARDED).and_then(|_| said(forward::NUMBER)?.1.parse().ok());
+    there.map_or(number, |there| house.shared.registry.renumber(number, there))
+}
+
 /// Serves a client to the end, also where it goes on as somebody else in between.
 async fn enter(house: &Arc<House<MySql>>, greeting: Greeting, number: u32) {
-    let Greeting { mut client, mut who, found_rows, peer } = greeting;
+    let Some(greeting) = forward::pass_mysql(house, greeting, number).await else {
+        return;
+    };
+    let Greeting { mut client, mut who, found_rows, peer, .. } = greeting;
+    let origin = who.attributes.iter().find(|(name, _)| name == forward::FORWARDED);
+    let origin = origin.and_then(|(_, address)| address.parse::<SocketAddr>().ok());
+    let peer = origin.unwrap_or(peer);
     let mut settings = match admitted(house, &who) {
         Ok(settings) => settings,
         Err(refusal) => {

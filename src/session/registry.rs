@@ -125,6 +125,17 @@ impl<C: Clone> Registry<C> {
         number
     }
 
+    /// Keeps another number in the place of one, where nobody has it; which one it is then.
+    pub fn renumber(&self, number: u32, wanted: u32) -> u32 {
+        let mut sessions = self.lock();
+        if sessions.contains_key(&wanted) {
+            return number;
+        }
+        sessions.remove(&number);
+        sessions.insert(wanted, None);
+        wanted
+    }
+
     /// Adds a client under the number that was kept for it.
     pub fn enter(&self, number: u32, secret: Vec<u8>, info: SessionInfo) -> Arc<CancelSlot<C>> {
         let slot = Arc::new(CancelSlot::default());

@@ -60,7 +60,46 @@ pub struct Login {
     pub found_rows: bool,
 }
 
+/// How a connection is to be, besides whose it is.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// What is asked of the server, as far as it can do it.
+    pub capabilities: u32,
+    /// The collation that the session begins with.
+    pub collation: u8,
+    /// What is said about whoever connects.
+    pub attributes: Vec<(String, String)>,
+}
+
+impl Manner {
+    /// Our own connections.
+    fn own(login: &Login) -> Self {
+        let found = if login.found_rows { cap::FOUND_ROWS } else { 0 };
+        Self { capabilities: WANTED | found, collation: COLLATION, attributes: Vec::new() }
+    }
+}
+
 impl Route {
+    /// Logs in for somebody else, who speaks to the server from then on: the greeting, the stream, and what has
+    /// arrived behind it.
+    ///
+    /// # Errors
+    /// When the server cannot be reached in time, or refuses.
+    pub async fn through(
+        &self,
+        login: &Login,
+        manner: &Manner,
+    ) -> Result<(Greeting, Stream, BytesMut), ConnectError> {
+        let attempt = async {
+            let (greeting, conversation) = self.enter(self.open().await?, login, manner).await?;
+            let Conversation { stream, incoming, .. } = conversation;
+            Ok((greeting, stream, incoming))
+        };
+        tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
+            Err(ConnectError::Unreachable(format!("no answer within {:?}", self.timeout)))
+        })
+    }
+
     async fn open(&self) -> Result<Conversation, ConnectError> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
         Stream::tune(&tcp, self.user_timeout);
@@ -79,7 +118,8 @@ impl Route {
         gone: CancellationToken,
     ) -> Result<MyLink, ConnectError> {
         let attempt = async {
-            let (greeting, conversation) = self.enter(self.open().await?, login).await?;
+            let (greeting, conversation) =
+                self.enter(self.open().await?, login, &Manner::own(login)).await?;
             shared.note_version(&greeting.server);
             let number = greeting.connection;
             let canceller = Canceller { route: self.clone(), login: login.clone(), number };
@@ -101,7 +141,8 @@ impl Route {
     pub(super) async fn kill(&self, login: &Login, what: &str, number: u32) {
         let attempt = async {
             let opened = self.open().await.ok()?;
-            let (_, mut conversation) = self.enter(opened, login).await.ok()?;
+            let manner = Manner::own(login);
+            let (_, mut conversation) = self.enter(opened, login, &manner).await.ok()?;
             conversation.sequence = 0;
             let text = format!("KILL {what} {number}");
             let kill = |buf: &mut BytesMut| {
@@ -120,20 +161,21 @@ impl Route {
         &self,
         mut conversation: Conversation,
         login: &Login,
+        manner: &Manner,
     ) -> Result<(Greeting, Conversation), ConnectError> {
         let payload = conversation.packet().await?;
         if payload.first() == Some(&response::ERR) {
             return Err(refusal(&payload));
         }
         let greeting = Greeting::decode(&payload).map_err(broken)?;
-        let found = if login.found_rows { cap::FOUND_ROWS } else { 0 };
-        let wanted = (WANTED | found) & greeting.capabilities;
+        let Manner { capabilities, collation, attributes } = manner.clone();
+        let wanted = capabilities & greeting.capabilities;
         if let Some(connector) = &self.tls {
             if greeting.capabilities & cap::SSL == 0 {
                 return Err(ConnectError::Unreachable("the server does not offer TLS".into()));
             }
             let tls = wanted | cap::SECURE_CONNECTION | cap::PLUGIN_AUTH;
-            conversation.say(|buf| handshake::tls_request(buf, tls, MAX_PACKET, COLLATION)).await?;
+            conversation.say(|buf| handshake::tls_request(buf, tls, MAX_PACKET, collation)).await?;
             conversation = conversation.secure(connector).await?;
         }
         let encrypted = self.tls.is_some();
@@ -141,12 +183,12 @@ impl Route {
         let answer = handshake::Login {
             capabilities: if encrypted { wanted | cap::SSL } else { wanted },
             max_packet: MAX_PACKET,
-            collation: COLLATION,
+            collation,
             user: login.user.clone(),
             proof: client.first(&greeting.challenge),
             database: (!login.database.is_empty()).then(|| login.database.clone()),
             plugin: Some(client.method().name().to_owned()),
-            attributes: Vec::new(),
+            attributes,
         };
         conversation.say(|buf| answer.encode(buf)).await?;
         conversation.prove(&mut client).await?;

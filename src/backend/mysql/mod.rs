@@ -11,7 +11,7 @@ mod relay;
 mod returned;
 mod settings;
 
-pub use connect::{Login, Route};
+pub use connect::{Login, Manner, Route};
 pub use dial::{Logins, MyDial};
 pub use link::{Canceller, MyLink, Shared};
 

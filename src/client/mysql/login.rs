@@ -95,6 +95,8 @@ pub struct Greeting {
     pub client: MyClient,
     /// Who it is.
     pub who: Who,
+    /// What it can do, as far as we can.
+    pub capabilities: u32,
     /// Of an UPDATE it wants to know how many rows were found, not how many changed.
     pub found_rows: bool,
     /// Where it comes from.
@@ -256,7 +258,7 @@ impl Door {
         let application = application(&login.attributes);
         let Login { user, database, collation, attributes, .. } = login;
         let who = Who { user, database, collation, application, attributes };
-        Greeting { client, who, found_rows, peer }
+        Greeting { client, who, capabilities: capabilities & OFFERED, found_rows, peer }
     }
 }
 

@@ -167,6 +167,11 @@ impl MyClient {
         self.flush().await
     }
 
+    /// The stream, and what has arrived on it, for whoever goes on from here.
+    pub fn into_stream(self) -> (Stream, BytesMut) {
+        (self.stream.into_stream(), self.incoming)
+    }
+
     async fn packet(&mut self) -> Result<packet::Packet, Gone> {
         loop {
             match packet::take(&mut self.incoming, self.bounds.message) {
