@@ -353,10 +353,12 @@ impl Control for PgControl {
         Box::pin(async move {
             // It may wait for transactions, however long they take.
             let client = self.connect(self.limit).await?;
+            let ballot = self.ballot();
             let cleared = self.while_it_answers(async {
-                outside::clear(&client, &task, &fate).await.map_err(|e| describe(&e))
+                let cleared = outside::clear(&client, &task, &fate, ballot).await;
+                cleared.map_err(|e| describe(&e))
             });
-            cleared.await
+            if cleared.await? { Ok(()) } else { Err("it obeys another proxy".into()) }
         })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lockstep::cluster::{Arbiter, Ask, Ballot, Roster, Vote};
 use lockstep::store::control::Control;
-use lockstep::store::mysql::schema::{RECORD_SQL, grant, install, proof};
+use lockstep::store::mysql::schema::{RECORD_SQL, grant, install, obeys, proof};
 use lockstep::store::mysql::{SESSION_SQL, control, vote};
 use lockstep::store::vote::{Poll, Secrets};
 use maria::Server;
@@ -71,6 +71,23 @@ async fn record(conn: &mut Conn, proof: &str, seq: i64) -> Result<(), u16> {
         mysql_async::Error::Server(error) => error.code,
         other => panic!("{other}"),
     })
+}
+
+#[tokio::test]
+async fn a_connection_of_a_proxy_that_is_not_obeyed_is_let_in_for_nothing() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let mut app = connect(&server, "app").await;
+    app.query_drop("SET SESSION TRANSACTION READ ONLY").await.unwrap();
+    let number = app.id();
+    app.query_drop(obeys(TOKEN, number)).await.expect("obeyed");
+    control::install_token(&mut admin, "another proxy's").await.unwrap();
+    for (token, connection) in [(TOKEN, number), ("another proxy's", number + 1)] {
+        match app.query_drop(obeys(token, connection)).await {
+            Err(mysql_async::Error::Server(error)) => assert_eq!(error.code, 1370, "{error}"),
+            other => panic!("not obeyed, and let in: {other:?}"),
+        }
+    }
+    app.query_drop(obeys("another proxy's", number)).await.expect("obeyed");
 }
 
 #[tokio::test]

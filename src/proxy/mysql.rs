@@ -76,6 +76,7 @@ impl Front for MySql {
             statements: statements.clone(),
             record: statements.intern(RECORD_SQL),
             token: token.to_owned(),
+            guarded: true,
             version: Arc::default(),
             max_message: config.limits.max_message_bytes,
             max_prepared: config.pool.prepared_statements,

@@ -13,6 +13,8 @@
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Error};
 
+use crate::cluster::Ballot;
+
 /// What kind of a statement it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -187,13 +189,26 @@ pub async fn remains(client: &Client, task: &Task) -> Result<Vec<Remain>, Error>
 }
 
 /// Removes what stands in the way of an outcome.
-pub async fn clear(client: &Client, task: &Task, fate: &Fate) -> Result<(), Error> {
+///
+/// False when the server does not obey this ballot any more, and another proxy decides. Asked right before each removal:
+/// what may not run in a transaction cannot ask in the same step.
+pub async fn clear(
+    client: &Client,
+    task: &Task,
+    fate: &Fate,
+    ballot: Ballot,
+) -> Result<bool, Error> {
+    const OBEYS: &str = "SELECT FROM lockstep.control WHERE promised = $1";
     for remain in remains(client, task).await? {
-        if let Some(removal) = task.removal(&remain, fate) {
-            client.batch_execute(&removal).await?;
+        let Some(removal) = task.removal(&remain, fate) else {
+            continue;
+        };
+        if client.query(OBEYS, &[&ballot.to_string()]).await?.is_empty() {
+            return Ok(false);
         }
+        client.batch_execute(&removal).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]

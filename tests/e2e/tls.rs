@@ -10,12 +10,12 @@ use crate::rig::server::{ADMIN_PASSWORD, Server};
 use crate::rig::{folder, run_within, secs, step, unique};
 
 /// An authority, and the certificates it signs.
-struct Authority {
+pub(crate) struct Authority {
     folder: PathBuf,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = folder().join(format!("authority-{}", unique()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let authority = Self { folder };
@@ -32,13 +32,12 @@ impl Authority {
         must("openssl", openssl);
     }
 
-    fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.folder.join("ca.crt")
     }
 
-    /// Gives a server, which must be down, a certificate for this name, and has it take nothing but
-    /// TLS from then on.
-    fn secure(&self, server: &Server, name: &str) {
+    /// A certificate for this name, and its key.
+    pub(crate) fn sign(&self, name: &str) -> (PathBuf, PathBuf) {
         self.openssl(&format!(
             "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=server \
              -addext subjectAltName={name}"
@@ -47,6 +46,13 @@ impl Authority {
             "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 \
              -copy_extensions copy -out server.crt",
         );
+        (self.folder.join("server.crt"), self.folder.join("server.key"))
+    }
+
+    /// Gives a server, which must be down, a certificate for this name, and has it take nothing but
+    /// TLS from then on.
+    fn secure(&self, server: &Server, name: &str) {
+        self.sign(name);
         for file in ["server.crt", "server.key"] {
             let there = server.data.join(file);
             std::fs::copy(self.folder.join(file), &there).expect("the certificate");

@@ -27,6 +27,7 @@ pub(crate) fn shared(statements: &Arc<Statements>) -> Arc<Shared> {
         statements: statements.clone(),
         record: statements.intern("select ?, ?, ?, ?, ?"),
         token: "token".into(),
+        guarded: false,
         version: Arc::default(),
         max_message: 1 << 26,
         max_prepared: 10,

@@ -10,6 +10,7 @@ use super::link::{MyLink, Shared};
 use crate::backend::{ConnectError, Dial, Dialling, Purpose};
 use crate::exchange::Link;
 use crate::store::mysql::control::{STARTED_SQL, STARTED_SQL_8};
+use crate::store::mysql::schema::obeys;
 use crate::wire::mysql::identity;
 
 /// How each user logs in, by name; replaced when the configuration is read again.
@@ -44,6 +45,9 @@ impl MyDial {
         let login = Login { found_rows, ..login.clone() };
         let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
         link.reader = purpose == Purpose::Read;
+        if self.shared.guarded {
+            link.queue(&obeys(&self.shared.token, link.canceller.number));
+        }
         // Statements are repeatable and readers refuse writes, whatever the server's defaults are.
         link.queue("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ");
         if link.reader {

@@ -41,6 +41,8 @@ pub struct Shared {
     pub record: Arc<Prepared>,
     /// The proxy's secret for the routines of database `lockstep`.
     pub token: String,
+    /// Whether a connection asks first whether the server obeys this proxy.
+    pub guarded: bool,
     /// The version of the servers, as the newest connection has learnt it.
     pub version: Arc<Mutex<String>>,
     /// The largest packet taken from a server.

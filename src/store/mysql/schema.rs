@@ -1,4 +1,4 @@
-//! The database `lockstep`: its tables, its one procedure, and who may call it.
+//! The database `lockstep`: its tables, its procedures, and who may call them.
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -28,6 +28,8 @@ const TABLES: &[&str] = &[
      entry LONGBLOB NOT NULL) ENGINE=InnoDB COMMENT='lockstep schema 1'",
     "DROP PROCEDURE IF EXISTS lockstep.record",
     RECORD,
+    "DROP PROCEDURE IF EXISTS lockstep.obeys",
+    OBEYS,
 ];
 
 /// What the server keeps as a voter, besides view and members: whom it obeys, who decides between halves, what it has
@@ -62,6 +64,26 @@ const RECORD: &str = "CREATE PROCEDURE lockstep.record(IN proof VARCHAR(64) CHAR
       END IF; \
     END";
 
+/// What every connection says first: whom the server obeys no more is let in for nothing, not even for a read. Whoever has
+/// asked before the secret was replaced is there by then, and is ended.
+const OBEYS: &str = "CREATE PROCEDURE lockstep.obeys(IN proof VARCHAR(64) CHARACTER SET ascii) \
+    READS SQL DATA SQL SECURITY DEFINER \
+    BEGIN \
+      DECLARE known INT DEFAULT 0; \
+      SELECT COUNT(*) INTO known FROM lockstep.secret s WHERE s.one = 1 \
+        AND CAST(SHA2(CONCAT_WS('/', s.token, CONNECTION_ID(), 0, 0), 256) AS BINARY) \
+          = CAST(proof AS BINARY); \
+      IF known <> 1 THEN \
+        SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 1370, \
+          MESSAGE_TEXT = 'lockstep: the server obeys another proxy'; \
+      END IF; \
+    END";
+
+/// The statement with which a connection asks whether the server obeys this proxy.
+pub fn obeys(token: &str, connection: u32) -> String {
+    format!("CALL lockstep.obeys('{}')", proof(token, connection, 0, 0))
+}
+
 /// Shows that a record comes from whoever knows the secret, on this connection.
 pub fn proof(token: &str, connection: u32, seq: i64, id: i64) -> String {
     use std::fmt::Write;
@@ -94,7 +116,7 @@ pub async fn install(conn: &mut Conn, value: &str) -> mysql_async::Result<()> {
     conn.exec_drop("INSERT IGNORE INTO lockstep.identity VALUES (1, ?)", (value,)).await
 }
 
-/// Lets the users of the cluster call `lockstep.record`. Gives those that do not exist.
+/// Lets the users of the cluster call what is there for them. Gives those that do not exist.
 pub async fn grant(conn: &mut Conn, users: &[String]) -> mysql_async::Result<Vec<String>> {
     let mut absent = Vec::new();
     for user in users {
@@ -105,8 +127,10 @@ pub async fn grant(conn: &mut Conn, users: &[String]) -> mysql_async::Result<Vec
         }
         for host in hosts {
             let account = format!("{}@{}", quoted(user), quoted(&host));
-            conn.query_drop(format!("GRANT EXECUTE ON PROCEDURE lockstep.record TO {account}"))
-                .await?;
+            for routine in ["record", "obeys"] {
+                let grant = format!("GRANT EXECUTE ON PROCEDURE lockstep.{routine} TO {account}");
+                conn.query_drop(grant).await?;
+            }
         }
     }
     Ok(absent)

@@ -1,6 +1,7 @@
 //! Several proxies in front of the same servers: one writes, another takes over when it dies, hangs or is cut off.
 //! Nothing acknowledged is lost, and never do two write.
 
+mod finding;
 mod rig;
 mod state;
 
@@ -13,6 +14,8 @@ use crate::rig::server::{ADMIN, ADMIN_PASSWORD, DATABASE, Server, programs};
 use crate::rig::session::{Session, code_of};
 use crate::rig::{folder, free_port, run_heavy, run_within, secs, step, unique};
 use rig::{Proxies, Writers};
+
+use crate::tls::Authority;
 
 /// What a client may see when the proxy that served it goes: its connection ends or falls silent, or the
 /// outcome of its commit is not known.
@@ -181,7 +184,17 @@ fn a_database_as_a_witness_lets_either_half_go_on() {
 
 #[test]
 fn a_witness_of_its_own_lets_either_half_go_on() {
+    with_a_witness_of_its_own(None);
+}
+
+#[test]
+fn a_witness_is_reached_under_tls_that_is_verified() {
+    with_a_witness_of_its_own(Some(Authority::new()));
+}
+
+fn with_a_witness_of_its_own(tls: Option<Authority>) {
     run_heavy(secs(120), async {
+        let certificate = tls.as_ref().map(|authority| authority.sign("IP:127.0.0.1"));
         let folder = folder().join(format!("witness-{}", unique()));
         std::fs::create_dir_all(&folder).expect("the witness's folder");
         let (secret, port) = (folder.join("secret"), free_port());
@@ -190,9 +203,15 @@ fn a_witness_of_its_own_lets_either_half_go_on() {
             let mut lockstep = command(As::Myself, env!("CARGO_BIN_EXE_lockstep"));
             lockstep.args(["witness", "--listen", &format!("127.0.0.1:{port}"), "--secret-file"]);
             lockstep.arg(&secret).arg("--state-dir").arg(&folder);
+            if let Some((cert, key)) = &certificate {
+                lockstep.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
+            }
             Process::start("witness", lockstep, &folder.join("log"))
         };
-        let url = format!("\"lockstep://127.0.0.1:{port}\"");
+        let verified = tls.as_ref().map_or(String::new(), |authority| {
+            format!("?sslmode=verify-full&sslrootcert={}", authority.ca().display())
+        });
+        let url = format!("\"lockstep://127.0.0.1:{port}{verified}\"");
         let password = format!("{:?}", secret.display().to_string());
         let changes = [("witness.url", url.as_str()), ("witness.password_file", &password)];
         let first = start();
