@@ -36,6 +36,8 @@ pub struct Proxy {
 pub enum OnStandby {
     /// They are connected through to it.
     Forward,
+    /// They are connected through to it, and may only read.
+    ReadOnly,
     /// They are turned away, so that their driver tries the next address.
     Refuse,
 }
@@ -123,7 +125,7 @@ impl RawProxy {
             Some(_) => OnStandby::Forward,
             None => OnStandby::Refuse,
         });
-        if on_standby == OnStandby::Forward && advertise.is_none() {
+        if on_standby != OnStandby::Refuse && advertise.is_none() {
             let remedy = "add `advertise = \"host:port\"`, where the other proxies reach this one; or write \
                           on_standby = \"refuse\"";
             return Err(ConfigError::new(
@@ -141,6 +143,14 @@ impl RawProxy {
             heartbeat: self.heartbeat,
             takeover_after: self.takeover_after,
         })
+    }
+}
+
+impl OnStandby {
+    /// Whether clients are connected through to the proxy that writes.
+    #[must_use]
+    pub fn connects(self) -> bool {
+        self != Self::Refuse
     }
 }
 

@@ -325,6 +325,7 @@ fn several_proxies_have_names_and_know_each_other() {
     for (wrong, remedy) in [
         ("[proxy]\nadvertise = \"h1:6432\"", "name"),
         ("[proxy]\nname = \"p1\"\non_standby = \"forward\"", "advertise"),
+        ("[proxy]\nname = \"p1\"\non_standby = \"read-only\"", "advertise"),
         ("[proxy]\nname = \"p1\"\nadvertise = \"h1\"", "host:port"),
         ("[proxy]\nname = \"p1\"\ntakeover_after = \"1s\"", "three times"),
         ("[witness]\nurl = \"postgresql://w:s@h/d\"", "name"),

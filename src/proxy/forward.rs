@@ -26,6 +26,8 @@ use crate::tls::BackendConnector;
 
 /// Among a client's attributes: it comes by way of another proxy, from this address, and is not sent on again.
 pub(super) const FORWARDED: &str = "lockstep_forwarded";
+/// At that proxy it may only read.
+pub(super) const READS: &str = "lockstep_reads";
 /// And this is the number that it was greeted with there, by which it may ask to have its statements cancelled.
 pub(super) const NUMBER: &str = "lockstep_number";
 
@@ -125,11 +127,12 @@ impl Signpost for House<Pg> {
         let Some(writer) = self.stands_by(database) else {
             return Whither::Here;
         };
-        if forwarded || self.config.load().proxy.on_standby != OnStandby::Forward {
+        let policy = self.config.load().proxy.on_standby;
+        if forwarded || !policy.connects() {
             return Whither::Nowhere(not_here(&writer));
         }
         match reach(self, database, open_postgres).await {
-            Ok(Some(far)) => Whither::There(far),
+            Ok(Some(far)) => Whither::There { far, reads: policy == OnStandby::ReadOnly },
             Ok(None) => Whither::Here,
             Err(refusal) => Whither::Nowhere(refusal),
         }
@@ -164,13 +167,13 @@ pub(super) async fn pass_mysql(
     number: u32,
 ) -> Option<Greeting> {
     let config = house.config.load_full();
-    let database = greeting.who.database.as_ref().unwrap_or(&config.cluster.database);
+    let database = greeting.who.database.as_ref().unwrap_or(&config.cluster.database).clone();
     let forwarded = greeting.who.attributes.iter().any(|(name, _)| name == FORWARDED);
-    let forwards = config.proxy.on_standby == OnStandby::Forward && !forwarded;
-    if !forwards || house.stands_by(database).is_none() {
+    if forwarded || !config.proxy.on_standby.connects() || house.stands_by(&database).is_none() {
         return Some(greeting);
     }
-    let (login, manner) = (login_of(&config, &greeting), manner_of(&greeting, number));
+    let reads = config.proxy.on_standby == OnStandby::ReadOnly;
+    let (login, manner) = (login_of(&config, &greeting), manner_of(&greeting, number, reads));
     let open = |place: Place| {
         let (login, manner) = (login.clone(), manner.clone());
         async move {
@@ -188,11 +191,11 @@ pub(super) async fn pass_mysql(
         house.shared.metrics.client_rejections.inc();
         client.close(&refusal).await;
     };
-    match reach(house, database, open).await {
+    match reach(house, &database, open).await {
         Ok(None) => return Some(greeting),
         Ok(Some(Ok((_, far, said)))) => {
             let mut client = greeting.client;
-            if client.welcome(number, database).await.is_ok() {
+            if client.welcome(number, &database).await.is_ok() {
                 let (mut near, mut arrived) = client.into_stream();
                 // Nothing comes behind a login but what the client asks for.
                 let early = near.write_all(&said).await;
@@ -227,10 +230,11 @@ fn login_of(config: &Config, greeting: &Greeting) -> my::Login {
 }
 
 /// What it can do, and what is said about it there.
-fn manner_of(greeting: &Greeting, number: u32) -> my::Manner {
-    let ours = |name: &str| name == FORWARDED || name == NUMBER;
+fn manner_of(greeting: &Greeting, number: u32, reads: bool) -> my::Manner {
+    let ours = |name: &str| [FORWARDED, NUMBER, READS].contains(&name);
     let said = greeting.who.attributes.iter().filter(|(name, _)| !ours(name)).cloned();
     let more = [(FORWARDED, greeting.peer.to_string()), (NUMBER, number.to_string())];
+    let more = more.into_iter().chain(reads.then(|| (READS, "yes".to_owned())));
     let more = more.map(|(name, value)| (name.to_owned(), value));
     my::Manner {
         capabilities: greeting.capabilities,

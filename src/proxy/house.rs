@@ -82,12 +82,17 @@ impl<P: Front> House<P> {
         away.then(|| (*keeper.writer()).clone())
     }
 
-    /// A session's right to be there, where that depends on a lease.
+    /// A session's right to be there, where that depends on a lease, or on the proxy that it has come to.
     pub(super) async fn pass(
         &self,
         number: u32,
         claim: Result<Option<Claim>, Failure>,
+        reads: bool,
     ) -> Result<Option<Pass>, Failure> {
+        if reads {
+            let why = "the proxy that the session came to stands by, and lets it read only";
+            return Ok(Some(Pass::reader(&self.shared.leases, number, why)));
+        }
         let Some(claim) = claim? else { return Ok(None) };
         let hold = self.shared.settings().hold;
         self.shared.leases.admit(number, &claim, hold).await.map(Some)

@@ -207,6 +207,8 @@ async fn enter(house: &Arc<House<MySql>>, greeting: Greeting, number: u32) {
     let origin = who.attributes.iter().find(|(name, _)| name == forward::FORWARDED);
     let origin = origin.and_then(|(_, address)| address.parse::<SocketAddr>().ok());
     let peer = origin.unwrap_or(peer);
+    // Whoever it becomes on this connection, it may do no more than the proxy that it came to allows.
+    let reads = who.attributes.iter().any(|(name, _)| name == forward::READS);
     let mut settings = match admitted(house, &who) {
         Ok(settings) => settings,
         Err(refusal) => {
@@ -219,7 +221,7 @@ async fn enter(house: &Arc<House<MySql>>, greeting: Greeting, number: u32) {
     loop {
         let slot = house.shared.registry.enter(number, Vec::new(), info(house, &who, peer));
         let database = database_of(house, &who);
-        let pass = match pass_of(house, number, &who, peer).await {
+        let pass = match pass_of(house, number, &who, peer, reads).await {
             Ok(pass) => pass,
             Err(refusal) => {
                 house.shared.metrics.client_rejections.inc();
@@ -321,13 +323,14 @@ async fn pass_of(
     number: u32,
     who: &Who,
     peer: SocketAddr,
+    reads: bool,
 ) -> Result<Option<Pass>, Failure> {
     if database_of(house, who) == CONSOLE {
         return Ok(None);
     }
     let said = said(&who.attributes);
     let claim = house.shared.leases.claim(&who.user, peer.ip(), &said);
-    house.pass(number, claim).await
+    house.pass(number, claim, reads).await
 }
 
 /// To which resource and node a client says that it belongs.

@@ -221,7 +221,8 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
         CONSOLE => Ok(None),
         _ => {
             let from = greeting.origin.unwrap_or(greeting.peer).ip();
-            house.pass(number, house.shared.leases.claim(&greeting.user, from, &said)).await
+            let claim = house.shared.leases.claim(&greeting.user, from, &said);
+            house.pass(number, claim, greeting.reads).await
         }
     };
     match pass {
@@ -260,7 +261,7 @@ async fn serve(
     (number, secret, slot): Key,
     pass: Option<Pass>,
 ) {
-    let Greeting { mut client, user, mut settings, .. } = greeting;
+    let Greeting { mut client, user, mut settings, reads, .. } = greeting;
     if pass.as_ref().is_some_and(|pass| !pass.writes()) {
         // Drivers that look for somewhere to write go on from here.
         settings.push(("default_transaction_read_only".to_owned(), "on".to_owned()));
@@ -270,7 +271,10 @@ async fn serve(
     let login =
         Login { user: user.clone(), name: user.clone(), settings: Settings::new(statements) };
     match reported(house, &user, &settings, &login.settings).await {
-        Ok(reported) => {
+        Ok(mut reported) => {
+            if reads {
+                reported.insert("in_hot_standby".to_owned(), "on".to_owned());
+            }
             let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
             if client.welcome(pairs, number, &secret).await.is_ok() {
                 let shared = house.shared.clone();

@@ -78,6 +78,17 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// The pass of a session that may only read, whoever has which resource.
+    pub fn reader(leases: &Arc<Leases>, number: u32, why: &str) -> Self {
+        Self {
+            leases: leases.clone(),
+            number,
+            resource: String::new(),
+            standing: Standing::Reads(why.to_owned()),
+            revoked: Arc::default(),
+        }
+    }
+
     /// Whether the session may write at all.
     pub fn writes(&self) -> bool {
         self.standing == Standing::Writes

@@ -13,7 +13,7 @@ use mysql_async::{Conn, OptsBuilder};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{run, value};
+use crate::cluster::{refused, run, value};
 use crate::server::{DATABASE, PASSWORD, Server, USER, free_port};
 use relay::{Net, Relay};
 
@@ -43,7 +43,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn prepare(name: &str, servers: &[Server], folder: &std::path::Path) -> Self {
+    fn prepare(name: &str, servers: &[Server], folder: &std::path::Path, on_standby: &str) -> Self {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let relays: Vec<Relay> = servers
@@ -62,7 +62,7 @@ impl Peer {
              [cluster]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
              [timeouts]\ndead_after = \"3s\"\nprobe_interval = \"300ms\"\nprobe_timeout = \"2s\"\n\
              follower_lock = \"2s\"\nshutdown_grace = \"6s\"\n\
-             [proxy]\nname = \"{name}\"\nadvertise = \"127.0.0.1:{port}\"\n{}",
+             [proxy]\nname = \"{name}\"\nadvertise = \"127.0.0.1:{port}\"\non_standby = \"{on_standby}\"\n{}",
             folder.join("state").display(),
             backends.concat()
         );
@@ -173,10 +173,15 @@ struct Proxies {
 
 impl Proxies {
     async fn start() -> Self {
+        Self::start_with("forward").await
+    }
+
+    async fn start_with(on_standby: &str) -> Self {
         let servers: Vec<Server> = (0..3).map(|_| Server::launch()).collect();
         let folder = tempfile::tempdir().unwrap();
-        let peers: Vec<Peer> =
-            ["p1", "p2"].iter().map(|name| Peer::prepare(name, &servers, folder.path())).collect();
+        let peers: Vec<Peer> = ["p1", "p2"]
+            .map(|name| Peer::prepare(name, &servers, folder.path(), on_standby))
+            .into();
         let init = peers[0].lockstep("init").output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         peers[0].start();
@@ -325,6 +330,22 @@ async fn a_standby_connects_clients_through() {
     );
     standby.wait_writing().await;
     run(&mut standby.connect().await, "insert into through values (2, 'later')").await;
+    all.assert_all_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_for_reads_lets_nobody_write() {
+    let all = Proxies::start_with("read-only").await;
+    let (writer, standby) = all.roles();
+    let mut near = writer.connect().await;
+    run(&mut near, "create table through(id int primary key)").await;
+    let mut far = standby.connect().await;
+    for id in 1..=20 {
+        run(&mut near, &format!("insert into through values ({id})")).await;
+        assert_eq!(value(&mut far, "select count(*) from through").await, id.to_string());
+    }
+    assert_eq!(refused(&mut far, "insert into through values (0)").await, 1290);
+    assert_eq!(refused(&mut far, "truncate table through").await, 1290);
     all.assert_all_equal().await;
 }
 

@@ -85,6 +85,14 @@ impl MyDial {
     }
 }
 
+impl MyLink {
+    /// Whether the server is MariaDB, as the version says that it greets with.
+    pub(super) fn is_maria(&self) -> bool {
+        let version = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner);
+        version.contains("MariaDB")
+    }
+}
+
 impl Dial<MyLink> for MyDial {
     fn dial<'a>(
         &'a self,

@@ -169,12 +169,6 @@ impl MyLink {
         }
     }
 
-    /// Whether the server is MariaDB, as the version says that it greets with.
-    pub(super) fn is_maria(&self) -> bool {
-        let version = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner);
-        version.contains("MariaDB")
-    }
-
     pub(super) fn push(&mut self, request: Request, what: &'static str, rows: Option<u64>) {
         self.queue.push_back(Queued { request, what, rows });
     }

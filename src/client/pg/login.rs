@@ -78,7 +78,12 @@ pub enum Whither {
     /// At this proxy.
     Here,
     /// At the proxy at the other end.
-    There(Stream),
+    There {
+        /// The way to it.
+        far: Stream,
+        /// It may only read there.
+        reads: bool,
+    },
     /// Nowhere at the moment.
     Nowhere(Failure),
 }
@@ -103,6 +108,8 @@ pub struct Passage {
 /// In a start-up message: the client comes by way of another proxy, from this address, and is not sent on again. Two proxies that take
 /// each other for the writer would else send it to and fro.
 const FORWARDED: &str = "lockstep_forwarded";
+/// Beside it: at the proxy that it has come to it may only read.
+const READS: &str = "lockstep_reads";
 /// The same for a request to cancel: number and secret in hexadecimal digits.
 const FORWARDED_CANCEL: &str = "lockstep_cancel";
 
@@ -130,6 +137,8 @@ pub struct Greeting {
     pub peer: SocketAddr,
     /// Where it came from to the proxy that connected it through.
     pub origin: Option<SocketAddr>,
+    /// That proxy lets it read only.
+    pub reads: bool,
 }
 
 impl Greeting {
@@ -229,8 +238,9 @@ impl Door {
         }
         match signpost.look(&wanted.database, wanted.forwarded.is_some()).await {
             Whither::Here => {}
-            Whither::There(far) => {
-                return Ok(Knock::Forward(Box::new(visitor.passage(far, &said, peer))));
+            Whither::There { far, reads } => {
+                let passage = visitor.passage(far, &said, peer, reads);
+                return Ok(Knock::Forward(Box::new(passage)));
             }
             Whither::Nowhere(refusal) => return visitor.refuse(&refusal).await,
         }
@@ -245,9 +255,10 @@ impl Door {
         }
         let Visitor { stream, incoming } = visitor;
         let client = PgClient::new(stream, incoming, self.statements.clone(), self.bounds);
-        let Wanted { user, database, settings, forwarded, .. } = wanted;
+        let Wanted { user, database, settings, forwarded, reads, .. } = wanted;
         let origin = forwarded.and_then(|origin| origin.parse().ok());
-        Ok(Knock::Client(Box::new(Greeting { client, user, database, settings, peer, origin })))
+        let greeting = Greeting { client, user, database, settings, peer, origin, reads };
+        Ok(Knock::Client(Box::new(greeting)))
     }
 
     /// Has the client prove who it is. Unknown users are asked like known ones, and refused alike.
@@ -322,6 +333,8 @@ struct Wanted {
     unknown: Vec<String>,
     /// It comes by way of another proxy; where from.
     forwarded: Option<String>,
+    /// It may only read.
+    reads: bool,
     /// It is a request to cancel that does.
     cancel: Option<(u32, Bytes)>,
 }
@@ -362,6 +375,7 @@ impl Wanted {
             settings: Vec::new(),
             unknown: Vec::new(),
             forwarded: None,
+            reads: false,
             cancel: None,
         };
         for (name, value) in params {
@@ -369,6 +383,7 @@ impl Wanted {
                 "user" => wanted.user = value,
                 "database" => wanted.database = value,
                 FORWARDED => wanted.forwarded = Some(value),
+                READS => wanted.reads = true,
                 FORWARDED_CANCEL => wanted.cancel = read_cancel(&value),
                 "options" => wanted.settings.extend(startup::parse_options(&value).map_err(bad)?),
                 "replication" => {
@@ -399,12 +414,21 @@ fn bad(error: DecodeError) -> Failure {
 
 impl Visitor {
     /// Everything said so far, for another proxy.
-    fn passage(self, far: Stream, params: &[(String, String)], peer: SocketAddr) -> Passage {
+    fn passage(
+        self,
+        far: Stream,
+        params: &[(String, String)],
+        peer: SocketAddr,
+        reads: bool,
+    ) -> Passage {
         let mut said = BytesMut::new();
         let mut pairs: Vec<(&str, &str)> =
             params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let origin = peer.to_string();
         pairs.push((FORWARDED, &origin));
+        if reads {
+            pairs.push((READS, "yes"));
+        }
         startup::startup_message(&mut said, &pairs);
         said.extend_from_slice(&self.incoming);
         Passage { stream: self.stream, far, said }

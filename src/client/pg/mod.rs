@@ -269,7 +269,10 @@ impl Sink for PgClient {
     }
 
     fn report(&mut self, name: &str, value: &str) {
-        self.reports.push((name.to_owned(), value.to_owned()));
+        // Only a primary is behind us: what was said at the login stays true.
+        if name != "in_hot_standby" {
+            self.reports.push((name.to_owned(), value.to_owned()));
+        }
     }
 }
 

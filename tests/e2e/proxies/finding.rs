@@ -73,6 +73,61 @@ fn libpq_and_pgjdbc_find_the_writer_whether_standbys_forward_or_refuse() {
 }
 
 #[test]
+fn a_standby_for_reads_is_one_to_every_driver_and_sees_what_was_written() {
+    run_within(secs(180), async {
+        let all = Proxies::start(2, 2, &[("proxy.on_standby", "\"read-only\"")]).await;
+        let (p1, p2) = (all.peer("p1"), all.peer("p2"));
+        let writer = p1.connect().await;
+        writer.run("create table found(id int primary key)").await;
+        let reader = p2.connect().await;
+        for id in 1..=50 {
+            writer.run(&format!("insert into found values ({id})")).await;
+            assert_eq!(
+                reader.one("select count(*) from found").await,
+                id.to_string(),
+                "an old read"
+            );
+        }
+        reader.fails("insert into found values (0)", "25006").await;
+        reader.run("set default_transaction_read_only = off").await;
+        reader.fails("insert into found values (0)", "25006").await;
+        let (hosts, ports) = both(&all, ":");
+        let libpq = |words: &str, sql: &str| {
+            let dsn = format!(
+                "host=127.0.0.1,127.0.0.1 port={ports} user=app password=app dbname={DATABASE} \
+                 target_session_attrs={words}"
+            );
+            psql(&dsn, sql)
+        };
+        let reads = "show transaction_read_only";
+        for (words, read_only) in [
+            ("read-write", "off"),
+            ("primary", "off"),
+            ("read-only", "on"),
+            ("standby", "on"),
+            ("prefer-standby", "on"),
+        ] {
+            assert_eq!(libpq(words, reads).as_deref(), Ok(read_only), "{words}");
+        }
+        for (kind, row) in [
+            ("primary", "row off"),
+            ("preferPrimary", "row off"),
+            ("secondary", "row on"),
+            ("preferSecondary", "row on"),
+        ] {
+            let said = jdbc(&hosts, &format!("targetServerType={kind}"), "app", &[reads]);
+            assert!(said.expect(kind).contains(row), "{kind}");
+        }
+        // The role moves: whoever reads at the one that writes now could write, and comes again.
+        p1.console("SWITCHOVER PROXY").await.expect("a handover");
+        p2.wait_writing(secs(10)).await;
+        assert!(reader.batch_execute("select 1").await.is_err(), "a session of the former roles");
+        libpq("read-write", "insert into found values (51)").expect("the one that writes now");
+        assert_eq!(libpq("standby", "select count(*) from found").as_deref(), Ok("51"));
+    });
+}
+
+#[test]
 fn a_session_that_only_reads_is_none_to_write_with_for_any_driver() {
     run_within(secs(120), async {
         let resource = "[{ name = \"shop\", users = [\"app2\"] }]";
