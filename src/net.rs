@@ -141,11 +141,6 @@ impl Line {
         Self { stream, hangup: None }
     }
 
-    /// The stream alone.
-    pub fn into_stream(self) -> Stream {
-        self.stream
-    }
-
     /// From when on nothing passes any more.
     pub fn hang_up_on(&mut self, hangup: CancellationToken) {
         self.hangup = Some(Ending::of(hangup));
