@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn row(words: &[&str]) -> Row {
-        words.iter().map(|word| text(word)).collect()
+        words.iter().map(text).collect()
     }
 
     #[test]
