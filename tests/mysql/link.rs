@@ -292,3 +292,42 @@ async fn a_server_that_goes_is_noticed() {
     let lost = link.run(&query("select 1"), Watch::default(), &mut Gathered::default()).await;
     assert!(matches!(lost, Err(lockstep::exchange::Broken::Lost(_))), "{lost:?}");
 }
+
+/// Effects are sent one after the other, and a deadlock has the server roll back the whole transaction:
+/// what was sent behind must not count by itself.
+#[tokio::test]
+async fn nothing_behind_a_deadlock_becomes_a_commit_of_its_own() {
+    let server = Server::launch();
+    server.root(
+        "create table app.rows_t(id int primary key, v int);
+         insert into app.rows_t select seq, 0 from app.seq_1_to_100",
+    );
+    let (mut other, mut share) = (link(&server).await, link(&server).await);
+    // Who has changed less is the one that is rolled back.
+    other.begin(&TxMode::default());
+    run(&mut other, "update rows_t set v = 1 where id > 50").await;
+    share.begin_share(&Settings::default());
+    let effect = |id: u32| Effect::Text {
+        sql: format!("update rows_t set v = 2 where id = {id}"),
+        rows: Some(1),
+    };
+    for id in [1, 60, 2] {
+        share.queue_effect(&effect(id));
+    }
+    share.flush().await.expect("sent");
+    let waits = "select count(*) from information_schema.innodb_trx where trx_state = 'LOCK WAIT'";
+    while server.root(waits) != "1\n" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(run(&mut other, "update rows_t set v = 1 where id = 1").await.rows, Some(1));
+    let mishap = share.drain().await.expect("alive").expect("a deadlock");
+    assert_eq!(mishap.code, "40001", "{mishap}");
+    share.queue_rollback();
+    assert_eq!(share.drain().await.expect("alive"), None);
+    other.queue_commit();
+    assert_eq!(other.drain().await.expect("alive"), None);
+    assert_eq!(server.root("select count(*) from app.rows_t where v = 2"), "0\n");
+    // As a leader's connection it commits each statement again.
+    run(&mut share, "update rows_t set v = 3 where id = 3").await;
+    assert_eq!(server.root("select v from app.rows_t where id = 3"), "3\n");
+}

@@ -125,6 +125,8 @@ pub struct MyLink {
     /// What the server reports of its session: nothing that a client would have to be told.
     pub(super) parameters: std::collections::BTreeMap<String, String>,
     pub(super) in_transaction: bool,
+    /// `autocommit` is off, as for a share: see [`MyLink::hold_back`].
+    pub(super) holds_back: bool,
     /// Used for balanced reads only.
     pub(super) reader: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
@@ -158,6 +160,7 @@ impl MyLink {
             settings: Settings::default(),
             parameters: std::collections::BTreeMap::new(),
             in_transaction: false,
+            holds_back: false,
             reader: false,
             fixed: false,
             loading: None,

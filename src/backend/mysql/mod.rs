@@ -54,6 +54,7 @@ impl Link for MyLink {
     }
 
     fn forget(&mut self) {
+        self.holds_back = false;
         self.forget_prepared();
     }
 
@@ -65,6 +66,7 @@ impl Link for MyLink {
 
     fn begin(&mut self, mode: &TxMode) {
         self.unfix();
+        self.hold_back(false);
         self.push_begin(mode);
     }
 
@@ -72,6 +74,7 @@ impl Link for MyLink {
         self.trim_prepared();
         let limited = self.limited(settings);
         self.adopt_settings(&limited);
+        self.hold_back(true);
         self.push_text("START TRANSACTION READ WRITE", "BEGIN");
     }
 
@@ -165,6 +168,9 @@ impl Link for MyLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
+        if !self.in_transaction && self.outstanding() == 0 {
+            self.hold_back(false);
+        }
         if watch.bulk {
             return self.open_load(work, watch, sink).await;
         }
