@@ -72,7 +72,9 @@ impl Server {
         let child = Command::new(program())
             .args(["--no-defaults", "--user=root", "--bind-address=127.0.0.1", "--skip-log-bin"])
             .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"])
-            .args(["--innodb-flush-log-at-trx-commit=0", "--character-set-server=utf8mb4"])
+            // What is committed outlives the process, though not the machine: changes of the schema are durable at once,
+            // and a server that lost the records of several would have to be mended by hand.
+            .args(["--innodb-flush-log-at-trx-commit=2", "--character-set-server=utf8mb4"])
             .arg(format!("--datadir={}", folder.join("data").display()))
             // A server that starts removes what it takes for its own leftovers there.
             .arg(format!("--tmpdir={}", folder.display()))

@@ -66,7 +66,6 @@ impl Link for MyLink {
 
     fn begin(&mut self, mode: &TxMode) {
         self.unfix();
-        self.hold_back(false);
         self.push_begin(mode);
     }
 
@@ -114,11 +113,13 @@ impl Link for MyLink {
     fn queue_commit(&mut self) {
         self.push_text("COMMIT", "COMMIT");
         self.unfix();
+        self.hold_back(false);
     }
 
     fn queue_rollback(&mut self) {
         self.push_text("ROLLBACK", "ROLLBACK");
         self.unfix();
+        self.hold_back(false);
     }
 
     fn queue(&mut self, sql: &str) {
@@ -168,9 +169,6 @@ impl Link for MyLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
-        if !self.in_transaction && self.outstanding() == 0 {
-            self.hold_back(false);
-        }
         if watch.bulk {
             return self.open_load(work, watch, sink).await;
         }
