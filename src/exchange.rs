@@ -42,6 +42,8 @@ pub struct Manners {
     pub batch_is_transaction: bool,
     /// A savepoint outside of a transaction is no mistake: it is gone with its statement.
     pub lone_savepoints: bool,
+    /// Sessions lock tables by statements of their own, which no server sees: writes look for such locks.
+    pub locks_tables: bool,
     /// The settings that the session keeps when it begins anew as it was after the login.
     pub kept_by_reset: &'static [&'static str],
     /// The settings that choose the isolation level of transactions that do not choose one.
@@ -380,8 +382,6 @@ pub trait Link: Send + 'static {
     fn settings(&self) -> &Settings;
     /// Notes that the application's own statement has brought the session to these settings.
     fn assume(&mut self, settings: Settings);
-    /// Forgets what was prepared: the server's session was reset.
-    fn forget(&mut self);
     /// Whether every text that the database may hold reaches us whole, as the session is set. Else a
     /// row that was only to be looked at could fail the statement.
     fn sends_any_text(&self) -> bool;

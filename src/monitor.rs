@@ -5,7 +5,6 @@ mod pulse;
 mod weights;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +21,7 @@ const WRITE_EVERY: u32 = 5;
 
 /// Probes a backend until told to stop. Only members are probed: whoever is away is looked after by
 /// those who bring it back.
-pub async fn probe<P: Protocol>(
-    shared: Arc<Shared<P>>,
-    backend: usize,
-    dead_after: Duration,
-    stop: CancellationToken,
-) {
+pub async fn probe<P: Protocol>(shared: Arc<Shared<P>>, backend: usize, stop: CancellationToken) {
     let mut count: u32 = 0;
     // Since when it has taken no commit, though it answers.
     let mut full: Option<Instant> = None;
@@ -58,7 +52,8 @@ pub async fn probe<P: Protocol>(
         if let Err(why) = seen {
             let cause = format!("health check failed: {why}");
             // Whoever answers and takes no commits is as good as dead, where another one takes them.
-            let dead = full.is_some_and(|since| since.elapsed() >= dead_after);
+            let limit = shared.settings().dead_after;
+            let dead = full.is_some_and(|since| since.elapsed() >= limit);
             let force = dead && another_writes(&shared, backend).await;
             shared.keeper.lost(backend, generation, cause, force).await;
         }

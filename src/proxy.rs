@@ -74,9 +74,8 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     for backend in 0..config.backends.len() {
         let (shared, pulse) = (parts.shared.clone(), pulse.clone());
         tasks.spawn(monitor::beat(shared, pulse, backend, end.clone()));
-        let dead_after = config.timeouts.dead_after;
         let shared = parts.shared.clone();
-        tasks.spawn(monitor::probe(shared, backend, dead_after, end.clone()));
+        tasks.spawn(monitor::probe(shared, backend, end.clone()));
     }
     tasks.spawn(monitor::housekeeping(parts.shared.clone(), HOUSEKEEPING, end.clone()));
     if let Some(address) = config.http {

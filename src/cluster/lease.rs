@@ -1,5 +1,6 @@
 //! Which of an application's nodes may write, by the lease that its agents hold.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Who has a resource: what the agents' row says, as far as it decides about writing.
@@ -15,6 +16,20 @@ pub struct Term {
 
 /// The terms of all resources that have one.
 pub type Terms = BTreeMap<String, Term>;
+
+/// What makes a node come before others for a resource: that it may do everything, then its priority. The least
+/// comes first.
+pub type Weight = (Reverse<bool>, Reverse<i64>);
+
+/// The weight of a node, by the words of its row.
+pub fn weight(mode: &str, priority: i64) -> Weight {
+    (Reverse(mode == "normal"), Reverse(priority))
+}
+
+/// Whose turn it is first: by weight, then by name.
+pub fn turn<'n>(mode: &str, priority: i64, node: &'n str) -> (Weight, &'n str) {
+    (weight(mode, priority), node)
+}
 
 /// What a session says it is: a part of the application on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]

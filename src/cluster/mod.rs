@@ -8,7 +8,7 @@ pub mod view;
 pub mod watch;
 
 pub use ballot::{Arbiter, Ask, Ballot, Refusal, Roster, Vote};
-pub use lease::{Claim, Standing, Term, Terms};
+pub use lease::{Claim, Standing, Term, Terms, Weight, turn, weight};
 pub use proposer::{Failure, Proposer, Reply, Rules, Step, Wish};
 pub use view::{Phase, State, View};
 pub use watch::{Judgement, Watch};

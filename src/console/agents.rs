@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::act::refused;
 use super::parse::Agents;
+use crate::cluster::turn;
 use crate::error::Failure;
 use crate::exchange::Protocol;
 use crate::session::Shared;
@@ -177,13 +178,14 @@ fn nodes(found: Vec<Row>) -> Vec<Row> {
             && cell(row, 7) == "0"
             && cell(row, 1) != cell(row, 12)
     };
-    let order = |row: &Row| {
-        let priority = cell(row, 4).parse::<i64>().unwrap_or_default();
-        (cell(row, 3) != "normal", -priority, cell(row, 1))
+    let comes_before = |one: &Row, other: &Row| {
+        let priority = |row: &Row| cell(row, 4).parse().unwrap_or_default();
+        turn(&cell(one, 3), priority(one), &cell(one, 1))
+            < turn(&cell(other, 3), priority(other), &cell(other, 1))
     };
     let rank = |row: &Row| {
         let others = found.iter().filter(|other| cell(other, 0) == cell(row, 0) && ready(other));
-        let before = others.filter(|other| order(other) < order(row)).count();
+        let before = others.filter(|other| comes_before(other, row)).count();
         ready(row).then(|| before.to_string())
     };
     let ranks: Vec<Option<String>> = found.iter().map(rank).collect();

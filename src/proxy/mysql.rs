@@ -42,6 +42,7 @@ impl Protocol for MySql {
         error_fails_transaction: false,
         batch_is_transaction: false,
         lone_savepoints: true,
+        locks_tables: true,
         kept_by_reset: &["use"],
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::RepeatableRead,

@@ -41,6 +41,7 @@ impl Protocol for Pg {
         error_fails_transaction: true,
         batch_is_transaction: true,
         lone_savepoints: false,
+        locks_tables: false,
         kept_by_reset: &[],
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::ReadCommitted,

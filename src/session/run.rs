@@ -10,8 +10,7 @@ use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
 use crate::exchange::{
-    AUTOCOMMIT, Batch, Client, Item, Link, Outcome, Protocol, Settings, Sink, TxMode, TxState,
-    Watch, Work,
+    AUTOCOMMIT, Batch, Client, Item, Link, Outcome, Protocol, Sink, TxMode, TxState, Watch, Work,
 };
 use crate::sql::{Answers, Class, Discard, Hold, Statement, TxOp};
 
@@ -451,11 +450,14 @@ impl<P: Protocol> Session<P> {
         }
         self.prepared.clear();
         self.client.forget_prepared(None);
-        let mut settings = (*self.initial).clone();
+        // The very same settings where nothing is kept: a connection that has them is known at a glance.
+        let mut settings = self.initial.clone();
         for key in P::MANNERS.kept_by_reset {
-            settings.extend(self.settings.get_key_value(*key).map(|(k, v)| (k.clone(), v.clone())));
+            if let Some(kept) = self.settings.get(*key) {
+                Arc::make_mut(&mut settings).insert((*key).to_owned(), kept.clone());
+            }
         }
-        self.settings = Settings::new(settings);
+        self.settings = settings;
         self.scope = self.initial_scope();
         self.report_settings().await
     }

@@ -239,8 +239,6 @@ impl Link for SimLink {
         self.settings = settings;
     }
 
-    fn forget(&mut self) {}
-
     fn sends_any_text(&self) -> bool {
         true
     }

@@ -262,7 +262,7 @@ fn spawn(
     for backend in 0..shared.backends.len() {
         let (sharing, pulse) = (shared.clone(), pulse.clone());
         tasks.push(tokio::spawn(monitor::beat(sharing, pulse, backend, stop.clone())));
-        let probe = monitor::probe(shared.clone(), backend, DEAD_AFTER, stop.clone());
+        let probe = monitor::probe(shared.clone(), backend, stop.clone());
         tasks.push(tokio::spawn(probe));
     }
     let interval = Duration::from_secs(2);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::row::{Grade, Lease, Moment};
+use crate::cluster::{Weight, turn, weight};
 
 /// What a node writes about itself, and reads about the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,9 +140,9 @@ impl Roster {
         let lives = |row: &&NodeRow| row.node != me.node && self.lives(now, &row.node, wait);
         let mut others: Vec<&NodeRow> = self.nodes.values().map(|p| &p.row).filter(lives).collect();
         others.retain(|row| row.is_candidate());
-        others.sort_by_key(|row| order(row));
+        others.sort_by(|one, other| one.turn().cmp(&other.turn()));
         let holder = lease.filter(|lease| !lease.is_free()).and_then(|l| self.nodes.get(&l.holder));
-        let rank = others.iter().filter(|row| order(row) < order(me)).count();
+        let rank = others.iter().filter(|row| row.turn() < me.turn()).count();
         Standing {
             rank: u32::try_from(rank).unwrap_or(u32::MAX),
             candidate: me.is_candidate(),
@@ -149,20 +150,22 @@ impl Roster {
             normal_alive: others.iter().any(|row| row.grade() == Some(Grade::Normal)),
             live_others: others.iter().map(|row| row.node.clone()).collect(),
             outranks_holder: me.is_candidate()
-                && holder.is_some_and(|h| h.row.node != me.node && weight(me) < weight(&h.row)),
+                && holder.is_some_and(|h| h.row.node != me.node && me.weight() < h.row.weight()),
             predecessor_is_gone: false,
         }
     }
 }
 
-/// Who comes first: what may do everything, then by priority, then by name.
-fn order(row: &NodeRow) -> ((std::cmp::Reverse<bool>, std::cmp::Reverse<i32>), String) {
-    (weight(row), row.node.clone())
-}
+impl NodeRow {
+    /// Whose turn it is first, among those who could take over.
+    pub(crate) fn turn(&self) -> (Weight, &str) {
+        turn(&self.mode, self.priority.into(), &self.node)
+    }
 
-/// The order without the name: nobody takes the resource from another for its name.
-fn weight(row: &NodeRow) -> (std::cmp::Reverse<bool>, std::cmp::Reverse<i32>) {
-    (std::cmp::Reverse(row.mode == "normal"), std::cmp::Reverse(row.priority))
+    /// The same without the name: nobody takes the resource from another for its name.
+    fn weight(&self) -> Weight {
+        weight(&self.mode, self.priority.into())
+    }
 }
 
 #[cfg(test)]

@@ -63,9 +63,8 @@ fn ranks(row: &Lease, nodes: &[(NodeRow, Orders, bool)]) -> Vec<Option<usize>> {
             && node.mode != "observer"
             && node.node != row.holder
     };
-    let order = |node: &NodeRow| (node.mode != "normal", -node.priority, node.node.clone());
     let before = |one: &NodeRow| {
-        nodes.iter().filter(|n| ready(n)).filter(|(n, ..)| order(n) < order(one)).count()
+        nodes.iter().filter(|n| ready(n)).filter(|(n, ..)| n.turn() < one.turn()).count()
     };
     nodes.iter().map(|node| ready(node).then(|| before(&node.0))).collect()
 }

@@ -119,8 +119,7 @@ impl MyLink {
         generated: u64,
         outcome: &mut Outcome,
     ) -> Result<(), Broken> {
-        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
-        let mut left = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        let mut left = self.collect_one().await?;
         let mut number = if context.insert_id { generated } else { 0 };
         if context.hidden_id {
             number = left.parse().unwrap_or_default();

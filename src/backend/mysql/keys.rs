@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use lockstep_protocol::mysql::answer::Event;
-use lockstep_protocol::mysql::{cut, packet, response};
+use lockstep_protocol::mysql::{cut, response};
 
 use super::errors::read_error;
 use super::link::{MyLink, Request};
@@ -93,14 +93,10 @@ impl MyLink {
         self.check_setup()?;
         let (mut rows, mut error) = (Vec::new(), None);
         'answer: loop {
-            while let Some(seen) = self.next()? {
-                let packet = packet::take(&mut self.incoming, self.shared.max_message);
-                let Ok(Some(packet)) = packet else {
-                    return Err(Broken::Rules("a packet that is not there".into()));
-                };
+            while let Some((seen, payload)) = self.next_whole()? {
                 match seen.event {
-                    Event::Row => rows.push(found(&packet.payload, binary)?),
-                    Event::Error => error = Some(read_error(&packet.payload)),
+                    Event::Row => rows.push(found(&payload, binary)?),
+                    Event::Error => error = Some(read_error(&payload)),
                     _ => {}
                 }
                 if seen.last {

@@ -201,11 +201,6 @@ impl MyLink {
         }
     }
 
-    /// Forgets what the server has prepared: its session was reset.
-    pub(super) fn forget_prepared(&mut self) {
-        self.known.clear();
-    }
-
     /// Sends what is queued. Waits where a statement has to be prepared first.
     pub(super) async fn send(&mut self) -> Result<(), Broken> {
         while let Some(queued) = self.queue.pop_front() {
@@ -388,6 +383,17 @@ impl MyLink {
             Event::Infile => return Err(rules("it asks for a file that nobody has offered")),
         };
         Ok(Some(Seen { header, event, last }))
+    }
+
+    /// The next packet, taken out, with all its parts.
+    pub(super) fn next_whole(&mut self) -> Result<Option<(Seen, Bytes)>, Broken> {
+        let Some(seen) = self.next()? else {
+            return Ok(None);
+        };
+        match packet::take(&mut self.incoming, self.shared.max_message) {
+            Ok(Some(packet)) => Ok(Some((seen, packet.payload))),
+            _ => Err(Broken::Rules("a packet that is not there".into())),
+        }
     }
 
     /// Leaves a packet behind.

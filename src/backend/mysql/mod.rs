@@ -53,11 +53,6 @@ impl Link for MyLink {
         self.note_role();
     }
 
-    fn forget(&mut self) {
-        self.holds_back = false;
-        self.forget_prepared();
-    }
-
     fn sends_any_text(&self) -> bool {
         // Rows come as texts of ASCII characters, which all encodings but these have in common.
         let chosen = self.settings.get("character_set_results");

@@ -123,6 +123,12 @@ impl MyLink {
         }
     }
 
+    /// The one value of an answer to a question of ours; empty where there is none.
+    pub(super) async fn collect_one(&mut self) -> Result<String, Broken> {
+        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
+        Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
+    }
+
     /// The rows of the answer that is to be read next, for the proxy itself.
     pub(super) async fn collect(&mut self) -> Result<Result<TextRows, ServerError>, Broken> {
         let mut rows = Vec::new();

@@ -8,7 +8,7 @@
 
 use bytes::{Bytes, BytesMut};
 use lockstep_protocol::mysql::answer::Event;
-use lockstep_protocol::mysql::{cut, packet, response};
+use lockstep_protocol::mysql::{cut, response};
 
 use super::context::LAST_INSERT_ID;
 use super::errors::read_error;
@@ -115,9 +115,7 @@ impl MyLink {
         self.send().await?;
         self.settle(1).await?;
         self.check_setup()?;
-        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
-        let count = rows.into_iter().flatten().flatten().next();
-        Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
+        Ok(self.collect_one().await?.parse().unwrap_or_default())
     }
 
     /// Reads the first number that the rows were given, and has the session keep what it had before
@@ -127,8 +125,7 @@ impl MyLink {
         spelt: &Spelt,
         outcome: &mut Outcome,
     ) -> Result<u64, Broken> {
-        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
-        let now = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        let now = self.collect_one().await?;
         let generated = if spelt.numbered { now.parse().unwrap_or_default() } else { 0 };
         if spelt.numbered && generated == 0 {
             let former = self.last_insert_id();
@@ -158,12 +155,8 @@ impl MyLink {
         sink: &mut S,
     ) -> Result<(), Broken> {
         loop {
-            while let Some(seen) = self.next()? {
-                let packet = packet::take(&mut self.incoming, self.shared.max_message);
-                let Ok(Some(packet)) = packet else {
-                    return Err(Broken::Rules("a packet that is not there".into()));
-                };
-                answer.take(&seen, &packet.payload, sink)?;
+            while let Some((seen, payload)) = self.next_whole()? {
+                answer.take(&seen, &payload, sink)?;
                 if seen.last {
                     self.end_request();
                     return Ok(());

@@ -143,10 +143,6 @@ impl Link for PgLink {
         self.settings = settings;
     }
 
-    fn forget(&mut self) {
-        self.forget_prepared();
-    }
-
     fn sends_any_text(&self) -> bool {
         self.encoding == Encoding::Utf8
     }
