@@ -43,11 +43,7 @@ soak: setup ## Machines with all parts under faults by chance (SOAK=3600; as roo
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
 	python3 -B benches/compare.py $(ARGS)
 
-mysqlSOAK ?= 1200
-soak: setup ## Machines with all parts under faults by chance (SOAK=3600; as root)
-	LOCKSTEP_SOAK=$(SOAK) cargo test --locked --test agent together::soak -- --ignored --nocapture
-
-bench: build ## The same for MariaDB, with sysbench and HAProxy (ARGS=--quick)
+mysqlbench: build ## The same for MariaDB, with sysbench and HAProxy (ARGS=--quick)
 	python3 -B benches/compare_mysql.py $(ARGS)
 
 check: ## Format, lints, documentation: warnings are errors
