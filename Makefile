@@ -37,7 +37,7 @@ takeover: setup ## Measure for how long nobody serves, planned and after a crash
 	cargo test --locked --test agent takeover_times -- --ignored --nocapture
 
 SOAK ?= 1200
-soak: setup ## Machines with all parts under faults by chance (SOAK=3600; as root)
+soak: setup ## Machines with all parts under faults by chance (SOAK=3600 LOCKSTEP_SOAK_ON=mariadb; as root)
 	LOCKSTEP_SOAK=$(SOAK) cargo test --locked --test agent together::soak -- --ignored --nocapture
 
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)

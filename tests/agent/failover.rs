@@ -75,6 +75,31 @@ fn the_guard_ends_what_a_frozen_agent_runs() {
     world.judge();
 }
 
+/// Nobody begins while a lease lasts, however long its holder has been silent. There is no address here:
+/// whoever asks the network for it would find the former master by that.
+#[test]
+fn a_master_that_stands_still_for_less_than_its_lease_keeps_it() {
+    let times = "ttl = \"10s\"\nrenew = \"500ms\"\nwatch = \"250ms\"\nstop_budget = \"1s\"";
+    let Some(world) = World::ready(&Plan { times, ..Plan::default() }) else { return };
+    let [n1, n2] = [1, 2].map(|n| world.node(n));
+    world.wait_for_standbys(1, 1);
+    n1.freeze_agent();
+    std::thread::sleep(std::time::Duration::from_millis(6_500));
+    assert!(n1.serves(), "its application goes on for as long as the lease");
+    n1.thaw();
+    // It renews as soon as it can, and goes on.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let first = world.terms();
+    // And for longer than that: its guard ends the application before another one begins.
+    n1.freeze_agent();
+    wait_until(20, || world.logs(), || n2.role() == "master");
+    assert!(!n1.serves());
+    n1.thaw();
+    n1.wait_for_role("standby");
+    world.judge();
+    assert_eq!(first, [(1, "n1".to_owned())]);
+}
+
 #[test]
 fn the_kernel_takes_the_address_away_when_agent_and_guard_are_frozen() {
     let Some(world) = World::ready(&plan(2)) else { return };
@@ -155,6 +180,36 @@ fn what_survives_agent_and_guard_is_ended_by_the_unit_or_by_the_next_start() {
     wait_until(10, || n1.log(), || n1.log().contains("stopping what an earlier run left behind"));
     // The node's row says `master` from the run before until the new one has written.
     wait_until(20, || format!("{:?}", world.terms()), || world.terms().len() == 3);
+    world.judge();
+}
+
+/// Its processes shed whatever could be inherited: parent, group, environment. Their cgroup they keep.
+#[test]
+fn a_service_that_hides_everything_is_ended_by_its_cgroup() {
+    let hides = "[[service]]\nname = \"hides\"\nstop_timeout = \"1s\"\ncommand = [\"/bin/sh\", \"-c\", \
+                 \"env -i /usr/bin/setsid -f /usr/bin/setsid -f /bin/sleep 7117; exec sleep 7118\"]\n";
+    let plan = Plan { more: hides.into(), cgroups: true, ..Plan::default() };
+    let Some(world) = World::ready(&plan) else { return };
+    let [n1, n2] = [1, 2].map(|n| world.node(n));
+    let hidden = |n: usize| world.node(n).pids_of("/bin/sleep 7117");
+    let comes_up = |n: usize| wait_until(10, || world.node(n).log(), || !hidden(n).is_empty());
+    comes_up(1);
+    // Stopped in good order.
+    world.wait_for_standbys(1, 1);
+    world.tool("switchover --to n2");
+    assert_eq!(hidden(1), Vec::<u32>::new());
+    comes_up(2);
+    // Ended by the guard, whose agent has died.
+    n2.kill();
+    wait_until(5, || n2.log(), || hidden(2).is_empty());
+    // Found by the next agent, where nobody was left.
+    world.wait_for_master(1);
+    comes_up(1);
+    n1.kill_both();
+    let former = hidden(1);
+    assert!(!former.is_empty());
+    n1.start();
+    wait_until(10, || n1.log(), || hidden(1).iter().all(|pid| !former.contains(pid)));
     world.judge();
 }
 

@@ -20,4 +20,5 @@ mod operations;
 mod rig;
 mod stores;
 mod together;
+mod together_on_mariadb;
 mod upkeep;

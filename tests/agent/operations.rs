@@ -57,6 +57,54 @@ fn maintenance_holds_everything_still_even_without_the_database() {
 }
 
 #[test]
+fn an_agent_that_is_restarted_in_maintenance_goes_on_with_what_runs() {
+    let more = "[[service]]\nname = \"second\"\ncommand = [\"/bin/sleep\", \"7119\"]\n\
+                [[vip]]\naddress = \"10.77.0.100/24\"\nprobe = \"50ms\"\n";
+    let resource = "adopt = true\n".into();
+    let Some(world) = World::ready(&Plan { resource, more: more.into(), ..Plan::default() }) else {
+        return;
+    };
+    let [n1, n2] = [1, 2].map(|n| world.node(n));
+    let second = || n1.pids_of("/bin/sleep 7119");
+    let in_maintenance = || {
+        world.tool("maintenance on");
+        wait_until(5, || n1.log(), || n1.status()["paused"] == true);
+    };
+    in_maintenance();
+    let former = (n1.service_pids(), second());
+    assert!(n1.stop().success());
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    assert!(n1.has_vip() && n2.role() == "standby");
+    n1.start();
+    world.wait_for_master(1);
+    assert_eq!((n1.service_pids(), second()), former, "nothing was started anew");
+    assert_eq!(world.tool("maintenance off"), "maintenance has ended\n");
+    assert_eq!((n1.role(), n1.status()["epoch"].as_i64()), ("master".into(), Some(1)));
+    // It looks after what it has not started.
+    n1.signal("KILL", &second());
+    wait_until(10, || n1.log(), || n1.log().contains("service second was restarted"));
+    // What was left is ended if the row is another's when the agent returns.
+    in_maintenance();
+    assert!(n1.stop().success());
+    n1.signal("KILL", &n1.service_pids());
+    assert!(!second().is_empty());
+    // Else the network would say that it is not stopped.
+    let mut ip = world.net.inside("n1", "ip");
+    assert!(ip.args(["addr", "del", "10.77.0.100/24", "dev", "eth0"]).status().unwrap().success());
+    world.tool("maintenance off --confirm-stopped n1");
+    world.wait_for_master(2);
+    n1.start();
+    n1.wait_for_role("standby");
+    wait_until(5, || n1.log(), || second().is_empty());
+    assert_eq!(world.terms(), [(1, "n1".to_owned()), (2, "n2".to_owned())]);
+    // Without maintenance all is stopped, as ever.
+    world.wait_for_standbys(2, 1);
+    assert!(n2.stop().success());
+    assert!(!n2.serves());
+    world.judge();
+}
+
+#[test]
 fn a_node_in_maintenance_hands_over_first_and_takes_nothing() {
     let Some(world) = World::ready(&Plan::default()) else { return };
     world.wait_for_standbys(1, 1);

@@ -1,20 +1,25 @@
 //! Everything together: machines with a database, a proxy, an agent and the application each, started
 //! as the page on high availability says, and whatever can befall them. The judge looks at all of it.
 
+use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::rig::{Part, Site, Want, wait_until};
+use super::rig::{Kind, Part, Site, Want, wait_until};
 
 /// Longer than a lease, and than any of the proxies' patience.
 const LONG: Duration = Duration::from_secs(12);
 
 #[test]
 fn a_machine_loses_power_and_returns() {
-    let Some(site) = Site::start(&Want::default()) else { return };
+    power_is_lost(&Want::default());
+}
+
+pub(super) fn power_is_lost(want: &Want) {
+    let Some(site) = Site::start(want) else { return };
     let dies = site.master();
     site.hand_writing_to(dies);
     site.machine(dies).node.crash();
@@ -28,7 +33,11 @@ fn a_machine_loses_power_and_returns() {
 
 #[test]
 fn cables_are_pulled_out() {
-    let Some(site) = Site::start(&Want::default()) else { return };
+    cables_are_cut(&Want::default());
+}
+
+pub(super) fn cables_are_cut(want: &Want) {
+    let Some(site) = Site::start(want) else { return };
     // The witness alone: nothing moves.
     site.net.cut(3);
     site.flows(30, 20);
@@ -67,7 +76,11 @@ fn cables_are_pulled_out() {
 
 #[test]
 fn each_process_is_killed_in_turn() {
-    let Some(site) = Site::start(&Want::default()) else { return };
+    processes_are_killed(&Want::default());
+}
+
+pub(super) fn processes_are_killed(want: &Want) {
+    let Some(site) = Site::start(want) else { return };
     let master = site.master();
     // Databases and proxies die, and the application stays where it is: two levels.
     for part in [Part::Database, Part::Proxy] {
@@ -93,7 +106,11 @@ fn each_process_is_killed_in_turn() {
 
 #[test]
 fn each_process_freezes_and_wakes_up_late() {
-    let Some(site) = Site::start(&Want::default()) else { return };
+    processes_freeze(&Want::default());
+}
+
+pub(super) fn processes_freeze(want: &Want) {
+    let Some(site) = Site::start(want) else { return };
     let parts = [Part::Database, Part::Proxy, Part::Agent];
     for part in parts {
         let number = site.master();
@@ -112,7 +129,11 @@ fn each_process_freezes_and_wakes_up_late() {
 
 #[test]
 fn a_whole_machine_freezes_and_wakes_up_late() {
-    let Some(site) = Site::start(&Want::default()) else { return };
+    a_machine_freezes(&Want::default());
+}
+
+pub(super) fn a_machine_freezes(want: &Want) {
+    let Some(site) = Site::start(want) else { return };
     // With its own proxy the writer, and with the other's.
     for writing in [true, false] {
         let number = site.master();
@@ -130,6 +151,57 @@ fn a_whole_machine_freezes_and_wakes_up_late() {
         std::thread::sleep(Duration::from_millis(400));
         machine.signal("CONT", Part::All);
         if !site.mended() {
+            break;
+        }
+    }
+    site.judge(true);
+}
+
+#[test]
+fn a_frozen_masters_open_transaction_has_ended_before_the_next_one_writes() {
+    let Some(site) = Site::start(&Want::default()) else { return };
+    // Its session at the other machine's proxy, and at its own, which is frozen as well.
+    for (n, writing) in [(-1, false), (-2, true)] {
+        let number = site.master();
+        let other = site.other(number);
+        site.hand_writing_to(if writing { number } else { other });
+        site.flows(5, 20);
+        let (machine, survivor) = (site.machine(number), site.machine(other));
+        let epoch = site.terms().last().unwrap().0;
+        let mut client = machine.keeps_open(epoch, n);
+        // Everybody else's are over by then.
+        std::thread::sleep(Duration::from_millis(1500));
+        let open = "select pid, xact_start from pg_stat_activity where usename = 'app' \
+                    and backend_type = 'client backend' and xact_start < now() - interval '1 second'";
+        let open = survivor.database.ask(open);
+        let open: Vec<_> = open.lines().filter_map(|line| line.split_once('|')).collect();
+        assert!(!open.is_empty(), "nothing is open at the survivor");
+        let open = open.iter().map(|(pid, since)| format!("({pid}, timestamptz '{since}')"));
+        let question = format!(
+            "select (select count(*) from writes where epoch > {epoch}), (select count(*) \
+             from pg_stat_activity where (pid, xact_start) in ({}))",
+            open.collect::<Vec<_>>().join(", ")
+        );
+        machine.signal("STOP", Part::All);
+        wait_until(60, String::new, || {
+            let answer = survivor.database.ask(&question);
+            let (written, open) = answer.split_once('|').unwrap();
+            assert!(written == "0" || open == "0", "{written} new writes, {open} former ones open");
+            written != "0"
+        });
+        // What would commit wakes first.
+        writeln!(client.stdin.as_mut().unwrap(), "commit;").unwrap();
+        drop(client.stdin.take());
+        machine.node.signal("CONT", &[client.id()]);
+        machine.signal("CONT", Part::Database);
+        machine.signal("CONT", Part::Proxy);
+        std::thread::sleep(Duration::from_millis(400));
+        machine.signal("CONT", Part::All);
+        assert!(!client.wait().unwrap().success(), "the former master's commit was acknowledged");
+        let mended = site.mended();
+        let there = survivor.database.ask(&format!("select count(*) from writes where n = {n}"));
+        assert_eq!(there, "0", "the former master's transaction is there");
+        if !mended {
             break;
         }
     }
@@ -196,7 +268,7 @@ fn with_three_databases_two_machines_die_one_after_the_other() {
 }
 
 /// Faults by chance for as long as is wanted; `make soak` runs it, with LOCKSTEP_SOAK seconds and
-/// LOCKSTEP_SOAK_SEED.
+/// LOCKSTEP_SOAK_SEED; on MariaDB with LOCKSTEP_SOAK_ON=mariadb.
 #[test]
 #[ignore = "a matter of many minutes: make soak"]
 fn soak() {
@@ -205,7 +277,10 @@ fn soak() {
     let seed = number("LOCKSTEP_SOAK_SEED", u64::from(std::process::id()));
     println!("LOCKSTEP_SOAK_SEED={seed}");
     let mut dice = StdRng::seed_from_u64(seed);
-    let want = Want { three: dice.random(), wall: true, ahead: 1_000_000, ..Want::default() };
+    let on_mariadb = std::env::var("LOCKSTEP_SOAK_ON").is_ok_and(|on| on == "mariadb");
+    let kind = if on_mariadb { Kind::MariaDb } else { Kind::Postgres };
+    let three = dice.random() && !on_mariadb;
+    let want = Want { kind, three, wall: true, ahead: 1_000_000, ..Want::default() };
     let Some(site) = Site::start(&want) else { return };
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut faults, mut frozen) = (0, false);

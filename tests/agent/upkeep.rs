@@ -3,18 +3,13 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::rig::{Plan, World, lockstep, wait_until};
+use super::rig::{Kind, Plan, World, lockstep, wait_until};
 
 #[test]
 fn watching_costs_next_to_nothing() {
     // The numbers of the sample: this is what everybody gets who changes nothing.
-    let usual = "ttl = \"10s\"\nrenew = \"2s\"\nwatch = \"1s\"\nstop_budget = \"3s\"\n";
-    let Some(world) = World::build(&Plan::default()) else { return };
-    let config = world.path().join("agent.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let short = "ttl = \"3s\"\nrenew = \"500ms\"\nwatch = \"250ms\"\nstop_budget = \"1s\"\n";
-    assert!(text.contains(short));
-    std::fs::write(&config, text.replace(short, usual)).unwrap();
+    let usual = "ttl = \"10s\"\nrenew = \"2s\"\nwatch = \"1s\"\nstop_budget = \"3s\"";
+    let Some(world) = World::build(&Plan { times: usual, ..Plan::default() }) else { return };
     world.tool("init");
     world.nodes.iter().for_each(super::rig::Node::start);
     world.wait_for_master(1);
@@ -37,6 +32,32 @@ fn watching_costs_next_to_nothing() {
     assert!(count < 12 * (2 * 4 + 3), "{count} statements in 12 s");
     world.node(1).signal("CONT", &world.node(1).service_pids());
     world.judge();
+}
+
+#[test]
+fn orders_of_several_operators_at_once_are_all_given() {
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let Some(world) = World::build(&Plan { kind, ..Plan::default() }) else { return };
+        world.tool("init");
+        world.node(2).start();
+        let rows = || world.database.ask("select count(*) from lockstep_node where node = 'n2'");
+        wait_until(20, || world.logs(), || rows() == "1");
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| assert_eq!(world.tool("clear --node n2"), "told n2\n"));
+            }
+        });
+        let cleared = world.database.ask("select cleared from lockstep_node where node = 'n2'");
+        assert_eq!(cleared, "12", "{kind:?}");
+        // What is so already is no reason to complain; what is not there is.
+        for _ in 0..2 {
+            assert!(world.tool("maintenance on --node n2").contains("n2 is out"));
+        }
+        for words in ["clear --node n9", "maintenance off --node n9"] {
+            let said = world.try_tool(words);
+            assert!(String::from_utf8_lossy(&said.stderr).contains("no node `n9`"), "{words}");
+        }
+    }
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::sync::Mutex;
 
 use super::{Environment, net, postgres_programs, run, unique, wait_until};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Kind {
+    #[default]
     Postgres,
     MariaDb,
 }
@@ -15,6 +16,7 @@ pub(crate) enum Kind {
 pub(crate) struct Database {
     space: String,
     address: String,
+    port: u16,
     clerk: Clerk,
     environment: Environment,
     child: Mutex<Option<Child>>,
@@ -48,9 +50,10 @@ impl Database {
         server
     }
 
-    /// A PostgreSQL server of a machine, which asks for passwords; `small` is the size of its
-    /// filesystem, where that is one of its own.
+    /// The server of a machine, under its usual port, which asks for passwords; `small` is the size of
+    /// its filesystem, where that is one of its own.
     pub(super) fn of_machine(
+        kind: Kind,
         space: String,
         address: &str,
         folder: &Path,
@@ -62,8 +65,11 @@ impl Database {
             let size = format!("size={size},mode=0755");
             run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder));
         }
-        let mut server = Self::create(Kind::Postgres, space, address, folder, "scram-sha-256");
+        let mut server = Self::create(kind, space, address, folder, "scram-sha-256");
         server.environment = environment;
+        if kind == Kind::MariaDb {
+            server.port = 3306;
+        }
         server.up();
         server
     }
@@ -87,13 +93,15 @@ impl Database {
                 install.args(["--no-defaults", "--user=root", "--skip-test-db"]);
                 install.args(["--auth-root-authentication-method=normal", "--skip-name-resolve"]);
                 install.arg("--innodb-log-file-size=8M");
+                // Servers that start remove what they take for their own leftovers there.
+                install.arg(format!("--tmpdir={}", folder.display()));
                 run(install.arg(format!("--datadir={}", folder.join("data").display())));
             }
         }
         let database = if kind == Kind::Postgres { "postgres" } else { "mysql" };
         let clerk = Clerk { kind, folder: folder.to_owned(), database };
         let (address, environment) = (address.to_owned(), Environment::new());
-        Self { space, address, clerk, environment, child: Mutex::new(None) }
+        Self { space, address, port: 5432, clerk, environment, child: Mutex::new(None) }
     }
 
     fn prepare(&mut self) {
@@ -108,10 +116,7 @@ impl Database {
                 self.ask("create database postgres");
                 self.ask("create user postgres@'%'; grant all on *.* to postgres@'%'");
                 self.clerk.database = "postgres";
-                self.ask(
-                    "create table writes(id bigint auto_increment primary key, \
-                     epoch bigint, node text, n bigint)",
-                );
+                self.ask(WRITES_TABLE_OF_MARIADB);
             }
         }
     }
@@ -126,8 +131,15 @@ impl Database {
                 None => drop(self.ask(statement)),
             }
         }
-        self.ask(WRITES_TABLE);
-        self.ask("alter table writes owner to app");
+        self.clerk.database = "app";
+        match self.clerk.kind {
+            Kind::Postgres => {
+                self.ask("alter role postgres password 'admin'");
+                self.ask(WRITES_TABLE);
+                self.ask("alter table writes owner to app");
+            }
+            Kind::MariaDb => drop(self.ask(WRITES_TABLE_OF_MARIADB)),
+        }
     }
 
     /// Starts the server, and waits until it answers.
@@ -167,13 +179,16 @@ impl Database {
             Kind::MariaDb => {
                 let program = Path::new("/usr/sbin/mariadbd");
                 command.arg(if program.exists() { program } else { Path::new("mariadbd") });
-                command.args(["--no-defaults", "--user=root"]);
+                command.arg("--no-defaults").arg("--user=root");
+                command.arg(format!("--tmpdir={}", folder.display()));
+                // What is committed outlives the process, if not the machine.
+                command.arg("--innodb-flush-log-at-trx-commit=2");
                 command.arg(format!("--bind-address={}", self.address));
                 command.args(["--skip-log-bin", "--innodb-buffer-pool-size=16M"]);
                 command.args(["--innodb-log-file-size=8M", "--skip-name-resolve"]);
                 command.arg(format!("--datadir={}", data.display()));
                 command.arg(format!("--socket={}", folder.join("socket").display()));
-                command.arg("--port=5432");
+                command.arg(format!("--port={}", self.port));
             }
         }
         command.current_dir("/tmp").stdout(Stdio::null()).stderr(log.unwrap());
@@ -248,6 +263,8 @@ impl Database {
 
 const WRITES_TABLE: &str =
     "create table writes(id bigserial primary key, epoch bigint, node text, n bigint)";
+const WRITES_TABLE_OF_MARIADB: &str =
+    "create table writes(id bigint auto_increment primary key, epoch bigint, node text, n bigint)";
 
 impl Clerk {
     pub(super) fn ask(&self, sql: &str) -> String {
@@ -277,6 +294,17 @@ impl Clerk {
         let output = client.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         output.status.success().then_some(text)
+    }
+
+    /// Everything in the tables that applications and agents write.
+    pub(super) fn contents(&self) -> String {
+        let tables = ["writes", "lockstep_lease", "lockstep_node", "lockstep_event"];
+        let rows = |table| match self.kind {
+            Kind::Postgres => self.ask(&format!("select t from {table} t order by t::text")),
+            // The longest of their keys.
+            Kind::MariaDb => self.ask(&format!("select * from {table} order by 1, 2, 3")),
+        };
+        tables.iter().map(|table| format!("{table}\n{}\n", rows(table))).collect()
     }
 }
 

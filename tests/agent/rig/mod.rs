@@ -3,8 +3,10 @@
 mod daemon;
 mod database;
 mod judge;
+mod machine;
 mod net;
 mod node;
+mod page;
 mod proxy;
 mod service;
 mod site;
@@ -16,8 +18,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use database::{Database, Kind};
+pub(crate) use machine::Part;
 pub(crate) use node::Node;
-pub(crate) use site::{Part, Site, Want};
+pub(crate) use site::{Site, Want};
 
 use judge::Evidence;
 
@@ -32,7 +35,9 @@ pub(crate) const VIP6: &str = "fd77::100";
 pub(crate) struct Plan {
     pub(crate) kind: Kind,
     pub(crate) nodes: usize,
-    /// Lines of `[agent]`.
+    /// The lines of `[agent]` about times.
+    pub(crate) times: &'static str,
+    /// More lines of `[agent]`.
     pub(crate) agent: String,
     /// Lines of the first `[[resource]]`.
     pub(crate) resource: String,
@@ -42,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) node_sections: Option<String>,
     /// URLs in place of the database's.
     pub(crate) urls: Option<Vec<String>>,
+    /// The agents may make cgroups; else their processes are told by what they inherit.
+    pub(crate) cgroups: bool,
     /// Two databases, with `lockstep proxy` in front of them.
     pub(crate) through_proxy: bool,
 }
@@ -51,11 +58,13 @@ impl Default for Plan {
         Self {
             kind: Kind::Postgres,
             nodes: 2,
+            times: "ttl = \"3s\"\nrenew = \"500ms\"\nwatch = \"250ms\"\nstop_budget = \"1s\"",
             agent: String::new(),
             resource: String::new(),
             more: String::new(),
             node_sections: None,
             urls: None,
+            cgroups: false,
             through_proxy: false,
         }
     }
@@ -88,7 +97,7 @@ impl World {
             if plan.through_proxy { proxy::CLIENT.into() } else { database.client_command() };
         service::write(folder.path(), &client);
         let nodes: Vec<Node> =
-            (1..=plan.nodes).map(|n| Node::new(n, &net, folder.path())).collect();
+            (1..=plan.nodes).map(|n| Node::new(n, &net, folder.path(), plan.cgroups)).collect();
         let second = proxy.as_ref().map(|proxy| &proxy.second);
         let databases = std::iter::once(&database).chain(second);
         let clerks = databases.map(|database| database.clerk().clone()).collect();
@@ -213,12 +222,12 @@ fn file(plan: &Plan, database: &Database, folder: &Path) -> String {
     });
     let service = folder.join("service");
     format!(
-        "[agent]\ndatabase = {urls:?}\nttl = \"3s\"\nrenew = \"500ms\"\nwatch = \"250ms\"\n\
-         stop_budget = \"1s\"\nwatchdog = \"off\"\nhttp = \"127.0.0.1:8008\"\n\
+        "[agent]\ndatabase = {urls:?}\n{}\nwatchdog = \"off\"\nhttp = \"127.0.0.1:8008\"\n\
          state_dir = \"state\"\n{}\n{nodes}\n[[resource]]\nname = \"app\"\nstart_retry = \"3s\"\n\
          min_role_time = \"1s\"\n{}\n\
          [[service]]\nname = \"toy\"\ncommand = [\"{}\"]\nstop_timeout = \"1s\"\n{}\n\
          [log]\nlevel = \"info,lockstep::agent=debug\"\n",
+        plan.times,
         plan.agent,
         plan.resource,
         service.display(),

@@ -14,14 +14,18 @@ pub(crate) struct Node {
     folder: PathBuf,
     /// By how many seconds its kernel's clock is ahead of the others'.
     ahead: u32,
+    /// It sees the tree of cgroups, which a network namespace by itself hides.
+    cgroups: bool,
     environment: Environment,
     child: Mutex<Option<Child>>,
 }
 
 impl Node {
-    pub(super) fn new(number: usize, net: &net::Net, world: &Path) -> Self {
+    pub(super) fn new(number: usize, net: &net::Net, world: &Path, cgroups: bool) -> Self {
         let name = format!("n{number}");
-        Self::named(&name, net.space(&name), world, 0, Environment::new())
+        let mut node = Self::named(&name, net.space(&name), world, 0, Environment::new());
+        node.cgroups = cgroups;
+        node
     }
 
     /// A node of that name in any namespace, whose machine has been running for so much longer.
@@ -37,7 +41,7 @@ impl Node {
         let config = world.join("agent.toml");
         std::os::unix::fs::symlink(config, folder.join("agent.toml")).unwrap();
         let name = name.to_owned();
-        Self { space, name, folder, ahead, environment, child: Mutex::new(None) }
+        Self { space, name, folder, ahead, cgroups: false, environment, child: Mutex::new(None) }
     }
 
     fn command(&self, name: &str) -> Command {
@@ -47,6 +51,10 @@ impl Node {
             // Does not fork: the agent keeps the number of this process.
             command.args(["unshare", "--time", &format!("--boottime={}", self.ahead)]);
             command.arg(format!("--monotonic={}", self.ahead));
+        }
+        if self.cgroups {
+            let mount = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
+            command.args(["sh", "-c", mount, "sh"]);
         }
         command.arg("env").args(&self.environment);
         command.args([lockstep(), "agent", "run", "--node", name]);
@@ -261,6 +269,13 @@ impl Node {
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The processes here that have these words.
+    pub(crate) fn pids_of(&self, words: &str) -> Vec<u32> {
+        let wanted = words.replace(' ', "\0") + "\0";
+        let line = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        self.all_pids().into_iter().filter(|pid| line(pid) == wanted.as_bytes()).collect()
     }
 
     /// Whether the toy service runs here.
