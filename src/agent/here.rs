@@ -86,8 +86,14 @@ pub fn end_everything(config: &AgentConfig) -> Result<(), String> {
         if !state::may_be_running(&state_dir, &resource.name) {
             continue;
         }
+        // The service manager says how the agent ended.
+        let in_order = std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success");
+        if in_order && state::left(&state_dir, &resource.name).is_some() {
+            continue;
+        }
         if guard::put_down(&ending(&state_dir, resource), &[]) {
             state::unmark_running(&state_dir, &resource.name)?;
+            state::forget_left(&state_dir, &resource.name)?;
         } else {
             outcome = Err(format!("{}: processes survive", resource.name));
         }
@@ -136,15 +142,13 @@ pub(super) fn watchdog(settings: &Settings) -> Result<Option<PathBuf>, String> {
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = if name == "watchdog" { "watchdog0" } else { name };
-    let seconds = std::fs::read_to_string(format!("/sys/class/watchdog/{name}/timeout"));
-    let seconds = seconds.ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let class = Path::new("/sys/class/watchdog").join(name);
     let most = (settings.ttl - settings.renew).as_secs();
-    if seconds.is_some_and(|seconds| seconds > most) {
+    if let Err(why) = shorten(path, &class, "wdctl", most) {
         let what = format!(
-            "the watchdog {} bites after {} s, later than another node may take over: set at most \
-             {most} s, with `wdctl --settimeout {most}` or the driver's parameter",
-            path.display(),
-            seconds.unwrap_or_default()
+            "the watchdog {} bites later than another node may take over: {why}: set at most {most} s \
+             by the driver's parameter",
+            path.display()
         );
         if required {
             return Err(what);
@@ -152,6 +156,37 @@ pub(super) fn watchdog(settings: &Settings) -> Result<Option<PathBuf>, String> {
         tracing::warn!("{what}");
     }
     Ok(Some(path.clone()))
+}
+
+/// Has the kernel's watchdog bite after at most so many seconds; `class` is where the kernel shows it, and
+/// `wdctl` the program of util-linux that sets its timeout.
+fn shorten(device: &Path, class: &Path, wdctl: &str, most: u64) -> Result<(), String> {
+    let shown = |what: &str| {
+        let text = std::fs::read_to_string(class.join(what)).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let too_long = || shown("timeout").filter(|seconds| *seconds > most);
+    let Some(before) = too_long() else { return Ok(()) };
+    if shown("nowayout") == Some(1) {
+        // Whoever opens it, and be it to ask for another timeout, has to feed it for ever.
+        return Err(format!("after {before} s, and what has opened it cannot close it (nowayout)"));
+    }
+    let set = std::process::Command::new(wdctl)
+        .args(["--settimeout", &most.to_string()])
+        .arg(device)
+        .stdin(std::process::Stdio::null())
+        .output();
+    let said = match &set {
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    match too_long() {
+        None => {
+            tracing::info!(device = %device.display(), before, now = most, "the watchdog's timeout");
+            Ok(())
+        }
+        Some(seconds) => Err(format!("after {seconds} s ({wdctl} --settimeout: {said})")),
+    }
 }
 
 /// The machine's own identity, and the folder: two agents on one machine are two machines.
@@ -165,4 +200,43 @@ pub(super) fn machine(state_dir: &Path) -> String {
     hash.update(id.trim().as_bytes());
     hash.update(state_dir.as_os_str().as_encoded_bytes());
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_watchdog_that_bites_too_late_is_told_to_bite_sooner() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("written");
+        let read = |name: &str| std::fs::read_to_string(at(name)).unwrap_or_default();
+        // A program that does to the folder what the real one does to the kernel.
+        let program = "#!/bin/sh\necho \"$@\" >> \"${0%/*}/asked\"\n\
+                       [ -e \"${0%/*}/deaf\" ] || echo $2 > \"${0%/*}/timeout\"\n";
+        write("wdctl", program);
+        std::fs::set_permissions(at("wdctl"), PermissionsExt::from_mode(0o755)).expect("a program");
+        let set = || {
+            let wdctl = at("wdctl").display().to_string();
+            shorten(Path::new("/dev/dog"), folder.path(), &wdctl, 8)
+        };
+        write("timeout", "8\n");
+        assert_eq!((set(), read("asked").as_str()), (Ok(()), ""), "short enough");
+        write("timeout", "60\n");
+        assert_eq!(set(), Ok(()));
+        assert_eq!(
+            (read("timeout").trim(), read("asked").trim()),
+            ("8", "--settimeout 8 /dev/dog")
+        );
+        write("timeout", "60\n");
+        write("deaf", "");
+        assert!(set().is_err_and(|why| why.starts_with("after 60 s")));
+        // One that cannot be closed is not even asked: it would bite a node that stands by.
+        write("nowayout", "1\n");
+        write("asked", "");
+        assert!(set().is_err_and(|why| why.contains("nowayout")));
+        assert_eq!(read("asked"), "");
+    }
 }

@@ -12,6 +12,7 @@
 
 pub mod alerts;
 pub mod bundle;
+pub mod cgroup;
 pub mod checks;
 pub mod clock;
 pub mod director;

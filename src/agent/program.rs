@@ -1,6 +1,7 @@
 //! Programs that end by themselves: hooks, checks, scripts. Each has a deadline, and whatever it has
 //! started dies with it then.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -70,6 +71,21 @@ pub async fn run(
         Ok(Err(error)) => Err(format!("{name}: {error}")),
         Err(_) => Err(format!("{name} did not end within {timeout:?} and was killed")),
     }
+}
+
+/// Whether there is such a program, by its path or in the folders of `PATH`.
+///
+/// # Errors
+/// If there is none, or it cannot be run.
+pub fn find(name: &str) -> std::io::Result<()> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = match name.contains('/') {
+        true => vec![name.into()],
+        false => std::env::split_paths(&folders).map(|folder| folder.join(name)).collect(),
+    };
+    let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+    let place = places.iter().find(|place| place.is_file()).ok_or_else(missing)?;
+    Ok(rustix::fs::access(place, rustix::fs::Access::EXEC_OK)?)
 }
 
 async fn wait(mut child: Child) -> std::io::Result<Ended> {

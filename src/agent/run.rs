@@ -25,7 +25,8 @@ use super::lease::Lane;
 use super::metrics::Metrics;
 use super::news::NewsLane;
 use super::stage::{self, Setting};
-use super::{kill_budget, state};
+use super::state::Left;
+use super::{cgroup, kill_budget, state};
 use crate::config::agent::{AgentConfig, Node, Resource, Settings};
 
 /// How long the tasks may take to end, after everything has been given back.
@@ -53,6 +54,10 @@ pub async fn run(mut config: AgentConfig, node: &str, again: &dyn Fn()) -> Resul
     let _lock = only_one(&state_dir)?;
     former_guard_has_ended(&state_dir).await?;
     for resource in &config.resources {
+        if resource.adopt && state::left(&state_dir, &resource.name).is_some() {
+            tracing::info!(resource = resource.name, "an earlier agent left this running");
+            continue;
+        }
         if state::may_be_running(&state_dir, &resource.name) {
             tracing::warn!(resource = resource.name, "stopping what an earlier run left behind");
             let ending = ending(&state_dir, resource);
@@ -62,7 +67,9 @@ pub async fn run(mut config: AgentConfig, node: &str, again: &dyn Fn()) -> Resul
             }
             state::unmark_running(&state_dir, &resource.name)?;
         }
+        state::forget_left(&state_dir, &resource.name)?;
     }
+    cgroup::prepare(&state_dir);
     let watchdog = watchdog(&config.agent)?;
     let (mut guard, reports) = Guard::start(&state_dir, watchdog.as_deref()).await?;
     for resource in &config.resources {
@@ -161,8 +168,8 @@ impl Shared {
         let floor = state::read_epoch(&here.state_dir, &resource.name)?;
         let policy = policy(settings, &resource);
         let wait = policy.wait(settings.ttl);
-        let seed = rand::random();
-        let machine = Machine::new(policy, &here.node.name, &here.incarnation, floor, seed);
+        let left = state::left(&here.state_dir, &resource.name).filter(|_| resource.adopt);
+        let machine = machine_of(here, policy, floor, left.as_ref());
         let (phase, phases) = watch::channel(PhaseName::Unknown);
         let (deadline, deadlines) = watch::channel(None);
         let (me, mes) = watch::channel(describe(here));
@@ -220,7 +227,7 @@ impl Shared {
             wires,
             state_dir: here.state_dir.clone(),
             held_resources: self.held.clone(),
-            memory: Memory { kept_floor: floor, ..Memory::default() },
+            memory: Memory { kept_floor: floor, left, ..Memory::default() },
             resource,
         };
         Ok((director, self.lane(), views, to_killed))
@@ -307,6 +314,13 @@ async fn notify(mut views: Vec<watch::Receiver<View>>, quiet: CancellationToken)
         }
     }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
+}
+
+/// The machine, which is the one of an earlier agent where that left something running.
+fn machine_of(here: &Here, policy: Policy, floor: i64, left: Option<&Left>) -> Machine {
+    let incarnation = left.map_or(&here.incarnation, |left| &left.incarnation);
+    let machine = Machine::new(policy, &here.node.name, incarnation, floor, rand::random());
+    if left.is_some() { machine.adopting() } else { machine }
 }
 
 fn policy(settings: &Settings, resource: &Resource) -> Policy {

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use super::clock;
 use super::election::{Event, Grade, Moment};
 use super::program;
+use super::state::Left;
 use super::tree;
 use crate::config::agent::{Program, Resource, ServiceKind};
 
@@ -39,7 +40,11 @@ pub enum Order {
         epoch: i64,
         /// What this node may do.
         grade: Grade,
+        /// What runs already, from an agent before this one.
+        left: Option<Left>,
     },
+    /// Say what runs, and leave it running when the agent ends.
+    Leave,
     /// Stop everything.
     Demote(Event),
     /// Restart one service, or the last.
@@ -67,6 +72,8 @@ pub enum Report {
         /// What happened.
         why: String,
     },
+    /// What is left running.
+    Left(Vec<(String, Option<tree::Root>)>),
     /// A process of ours, which the guard should know.
     Root(tree::Root),
     /// A word for the event it is, and more about it.
@@ -130,6 +137,7 @@ pub fn set_up(setting: Setting, tasks: &tokio_util::task::TaskTracker) -> Stage 
         held: Vec::new(),
         environment: Vec::new(),
         restarts: VecDeque::new(),
+        leaves: false,
     };
     tasks.spawn(crew.work(from_director, died));
     Stage { orders, reports }
@@ -152,6 +160,8 @@ struct Crew {
     environment: Vec<(String, String)>,
     /// When services were restarted, and which.
     restarts: VecDeque<(Moment, usize)>,
+    /// What runs goes on when the agent ends.
+    leaves: bool,
 }
 
 impl Crew {
@@ -174,11 +184,16 @@ impl Crew {
                     self.demote(cause).await;
                     while died.try_recv().is_ok() {}
                 }
-                Some(Order::Promote { epoch, grade }) => {
+                Some(Order::Leave) => {
+                    self.leaves = true;
+                    let left = self.running.iter().map(Running::left).collect();
+                    self.tell(Report::Left(left)).await;
+                }
+                Some(Order::Promote { epoch, grade, left }) => {
                     tokio::select! {
                         biased;
                         order = orders.recv() => next = order.or(Some(Order::Demote(Event::Shutdown))),
-                        outcome = self.promote(epoch, grade) => self.tell(match outcome {
+                        outcome = self.promote(epoch, grade, left) => self.tell(match outcome {
                             Ok(()) => Report::Started,
                             Err(why) => Report::StartFailed(why),
                         }).await,
@@ -195,8 +210,10 @@ impl Crew {
                 }
             }
         }
-        // The agent ends: nothing is left behind, whatever was said.
-        self.demote(Event::Shutdown).await;
+        if !self.leaves {
+            // The agent ends: nothing is left behind, whatever was said.
+            self.demote(Event::Shutdown).await;
+        }
     }
 
     async fn tell(&self, report: Report) {
@@ -204,7 +221,12 @@ impl Crew {
         let _ = self.to_director.send(report).await;
     }
 
-    async fn promote(&mut self, epoch: i64, grade: Grade) -> Result<(), String> {
+    async fn promote(
+        &mut self,
+        epoch: i64,
+        grade: Grade,
+        left: Option<Left>,
+    ) -> Result<(), String> {
         let resource = self.setting.resource.clone();
         let vips: Vec<String> = resource.vips.iter().map(|vip| vip.address.to_string()).collect();
         self.environment = [
@@ -217,10 +239,14 @@ impl Crew {
         .map(|(key, value)| (key.to_owned(), value))
         .to_vec();
         self.restarts.clear();
-        self.hook("fence", resource.fence.as_ref()).await?;
+        if left.is_none() {
+            self.hook("fence", resource.fence.as_ref()).await?;
+        }
         let claims = addresses::claim(&resource.vips).await?;
         for (index, service) in resource.services.iter().enumerate() {
-            let started = self.start(index).await;
+            let mut running = left.iter().flat_map(|left| &left.services);
+            let running = running.find(|(name, _)| *name == service.name).map(|(_, root)| *root);
+            let started = self.start(index, running).await;
             started.map_err(|why| format!("service {}: {why}", service.name))?;
         }
         for claim in claims {
@@ -232,7 +258,9 @@ impl Crew {
                 held.up().await?;
             }
         }
-        if let Err(why) = self.hook("on_promote", resource.on_promote.as_ref()).await {
+        if left.is_some() {
+            tracing::info!(resource = resource.name, "what ran already goes on");
+        } else if let Err(why) = self.hook("on_promote", resource.on_promote.as_ref()).await {
             // The services are up: people should know, and nobody is helped by a stop.
             self.tell(Report::Notice("hook_failed", why)).await;
         }
@@ -250,7 +278,12 @@ impl Crew {
         Ok(())
     }
 
-    async fn start(&mut self, index: usize) -> Result<(), String> {
+    /// Starts a service, or goes on with it if it runs already: by its process, where it is one.
+    async fn start(
+        &mut self,
+        index: usize,
+        left: Option<Option<tree::Root>>,
+    ) -> Result<(), String> {
         let deadline = *self.setting.deadline.borrow();
         if deadline.is_some_and(|end| clock::now() >= end.before(self.setting.kill_budget)) {
             return Err("the lease is at its end".into());
@@ -260,14 +293,21 @@ impl Crew {
         // Counts as running before it is: what was half started is stopped as well.
         self.running.push(Running::new(index, service.clone(), cookie));
         let Some(running) = self.running.last_mut() else { return Ok(()) };
-        if let Some(root) = running.spawn(&self.environment, &self.deaths)? {
+        let adopted = left.is_some_and(|root| running.adopt(root, &self.deaths));
+        let root = if adopted {
+            left.flatten()
+        } else {
+            running.spawn(&self.environment, &self.deaths)?
+        };
+        if let Some(root) = root {
             self.tell(Report::Root(root)).await;
         }
         let Some(running) = self.running.last_mut() else { return Ok(()) };
-        running.wait_until_up(&self.environment).await
+        running.wait_until_up(&self.environment, adopted).await
     }
 
     async fn demote(&mut self, cause: Event) {
+        self.leaves = false;
         let resource = self.setting.resource.clone();
         if !self.running.is_empty() || !self.held.is_empty() {
             self.environment.push(("LOCKSTEP_CAUSE".into(), cause.word().into()));
@@ -379,7 +419,7 @@ impl Crew {
 
     async fn start_again(&mut self, index: usize) {
         let name = self.setting.resource.services[index].name.clone();
-        match self.start(index).await {
+        match self.start(index, None).await {
             Ok(()) => {
                 let what = format!("service {name} was restarted");
                 self.tell(Report::Notice("restarted", what)).await;

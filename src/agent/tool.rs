@@ -245,7 +245,10 @@ impl Tool {
     /// # Errors
     /// When the database cannot be reached, or knows no such node.
     pub async fn maintain_node(&mut self, node: &str, on: bool) -> Result<String, String> {
-        self.order(node, Mark::Maintenance, i64::from(on)).await?;
+        let name = self.name();
+        if !self.lane.maintain(&name, node, on).await? {
+            return Err(unknown(node));
+        }
         let what = if on { "out, and hands over what it has" } else { "back" };
         Ok(format!("{node} is {what}\n"))
     }
@@ -323,32 +326,21 @@ impl Tool {
 
     async fn raise(&mut self, node: Option<&str>, mark: Mark) -> Result<String, String> {
         let name = self.name();
-        let nodes = self.lane.nodes(&name).await?;
+        let all = match node {
+            Some(node) => vec![node.to_owned()],
+            None => self.lane.nodes(&name).await?.into_iter().map(|(row, _)| row.node).collect(),
+        };
         let mut told = Vec::new();
-        for (row, orders) in nodes {
-            if node.is_some_and(|node| node != row.node) {
-                continue;
+        for node in all {
+            if self.lane.raise(&name, &node, mark).await? {
+                told.push(node);
             }
-            let value = match mark {
-                Mark::Accepted => orders.accepted + 1,
-                _ => orders.cleared + 1,
-            };
-            self.order(&row.node, mark, value).await?;
-            told.push(row.node);
         }
         match (told.is_empty(), node) {
             (false, _) => Ok(format!("told {}\n", told.join(", "))),
-            (true, Some(node)) => Err(format!("the database knows no node `{node}`")),
+            (true, Some(node)) => Err(unknown(node)),
             (true, None) => Err("the database knows no node".into()),
         }
-    }
-
-    async fn order(&mut self, node: &str, mark: Mark, value: i64) -> Result<(), String> {
-        let name = self.name();
-        if !self.lane.nodes(&name).await?.iter().any(|(row, _)| row.node == node) {
-            return Err(format!("the database knows no node `{node}`"));
-        }
-        self.lane.order(&name, node, mark, value).await
     }
 
     /// Changes the row; the agents' own writes may come before, so it is tried again.
@@ -369,4 +361,8 @@ impl Tool {
         }
         Err("the row changes faster than this write: try again".into())
     }
+}
+
+fn unknown(node: &str) -> String {
+    format!("the database knows no node `{node}`")
 }

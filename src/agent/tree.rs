@@ -3,20 +3,24 @@
 //! A service may fork, detach itself, start sessions of its own. What belongs to it is found by
 //! three marks: it descends from a process that the agent started, it is in that process's group, or
 //! it has inherited a variable of the environment that names the tree (as Jenkins' process tree killer
-//! does). A process would have to shed all three to be missed; a unit of systemd is held by its
-//! cgroup, for programs that do.
+//! does). A process would have to shed all three to be missed. Where the agent may make cgroups
+//! (`cgroup.rs`) that does not help it either; else a unit of systemd, which has its own, is for programs
+//! that do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup;
 
 /// The variable that names the tree a process belongs to.
 pub const COOKIE: &str = "LOCKSTEP_TREE";
 
 /// A process that the agent started. The moment of its start tells it from another one that got
 /// its number later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
     /// Its number.
     pub pid: u32,
@@ -29,6 +33,12 @@ impl Root {
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         stat(pid).map(|stat| Self { pid, began: stat.began })
+    }
+
+    /// Whether it still lives.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.began == self.began && !stat.zombie)
     }
 }
 
@@ -83,6 +93,8 @@ pub fn members(cookie: &str, roots: &[Root]) -> Vec<u32> {
         })
         .map(|(pid, _)| *pid)
         .collect();
+    // Also one that was born since.
+    found.extend(cgroup::members(cookie));
     loop {
         let before = found.len();
         let below = all.iter().filter(|(_, stat)| found.contains(&stat.parent));
@@ -92,7 +104,8 @@ pub fn members(cookie: &str, roots: &[Root]) -> Vec<u32> {
             break;
         }
     }
-    found.into_iter().filter(|pid| *pid != own && !all[pid].zombie).collect()
+    let lives = |pid: &u32| all.get(pid).is_none_or(|stat| !stat.zombie);
+    found.into_iter().filter(|pid| *pid != own && lives(pid)).collect()
 }
 
 /// Asks the whole tree to end.
@@ -109,8 +122,10 @@ pub fn kill(cookie: &str, roots: &[Root], patience: Duration) -> Vec<u32> {
     loop {
         let left = members(cookie, roots);
         if left.is_empty() {
+            cgroup::remove(cookie);
             return left;
         }
+        cgroup::kill(cookie);
         signal(&left, Signal::KILL);
         #[expect(clippy::disallowed_methods, reason = "as above")]
         if Instant::now() >= end {

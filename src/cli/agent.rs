@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::agent::bundle;
-use crate::agent::guard;
 use crate::agent::here;
 use crate::agent::run;
 use crate::agent::tool::{self, Tool};
+use crate::agent::{cgroup, guard};
 use crate::config::Limits;
 use crate::config::agent::AgentConfig;
 use crate::trace;
@@ -129,6 +129,14 @@ pub(super) enum Command {
         #[arg(long)]
         watchdog: Option<PathBuf>,
     },
+    /// Enter a group of processes and become another program, for an agent, which starts this itself.
+    #[command(hide = true)]
+    Enter {
+        #[arg(long)]
+        cgroup: PathBuf,
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +168,7 @@ pub(super) struct Of {
 pub(super) fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Guard { state_dir, watchdog } => guard::live(&state_dir, watchdog.as_deref()),
+        Command::Enter { cgroup, words } => cgroup::enter(&cgroup, &words),
         Command::Run(node) => {
             let config = load(&node.file)?;
             let level = trace::init(&config.log).map_err(|error| error.to_string())?;
@@ -240,7 +249,8 @@ async fn ask(command: Command) -> Result<String, String> {
         | Command::Checks(_)
         | Command::Bundle { .. }
         | Command::Demote { .. }
-        | Command::Guard { .. } => Err("this command asks nothing of the database".into()),
+        | Command::Guard { .. }
+        | Command::Enter { .. } => Err("this command asks nothing of the database".into()),
     }
 }
 

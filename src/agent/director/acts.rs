@@ -26,10 +26,12 @@ impl Director {
                 Act::Promote { epoch, grade } => {
                     // Before anything is started: else nobody would know that something may run.
                     super::super::state::mark_running(&self.state_dir, &self.resource.name)?;
+                    let left = self.memory.left.take();
+                    super::super::state::forget_left(&self.state_dir, &self.resource.name)?;
                     self.memory.stage_busy = true;
                     self.metrics.takeovers.inc();
                     self.held_resources.fetch_add(1, Ordering::SeqCst);
-                    self.stage.order(Order::Promote { epoch, grade }).await?;
+                    self.stage.order(Order::Promote { epoch, grade, left }).await?;
                 }
                 // One stop is enough: a second one would be answered when something new runs.
                 Act::Demote(_) if self.memory.demoting => {}

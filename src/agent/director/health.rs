@@ -25,6 +25,7 @@ impl Director {
         standing.candidate &= self.memory.settled.is_some()
             && !self.memory.ending
             && !self.memory.stage_busy
+            && self.memory.left.is_none()
             && !full
             && self.refusal().is_none();
         if now.since(self.began) < wait {

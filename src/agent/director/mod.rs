@@ -5,6 +5,7 @@
 //! the guard knows the deadline before the database knows that this node goes on.
 
 mod acts;
+mod adoption;
 mod health;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,8 @@ use super::http::View;
 use super::lease::{EventRow, Lane, Orders};
 use super::metrics::ResourceMetrics;
 use super::news::News;
-use super::stage::{Report, Stage};
+use super::stage::{Order, Report, Stage};
+use super::state::Left;
 use crate::config::agent::{Node, Resource, Settings};
 
 /// All that a director works with.
@@ -98,6 +100,10 @@ pub struct Memory {
     pub(super) ending: bool,
     pub(super) ending_since: Option<Moment>,
     pub(super) stage_busy: bool,
+    /// What an agent before this one has left running in maintenance, until it is known whose it is.
+    pub(crate) left: Option<Left>,
+    /// What runs is left running.
+    pub(super) leaves: bool,
     pub(super) demoting: bool,
     /// The highest epoch that is in the file: no row below it is believed, ever.
     pub(crate) kept_floor: i64,
@@ -143,6 +149,7 @@ impl Director {
                 }
             }
             self.obey().await?;
+            self.end_what_is_not_ours().await?;
             self.show();
             if self.has_ended() {
                 return Ok(());
@@ -170,7 +177,11 @@ impl Director {
                 () = stop.cancelled(), if !self.memory.ending => {
                     self.memory.ending = true;
                     self.memory.ending_since = Some(clock::now());
-                    self.machine.give_up(clock::now(), Event::Shutdown);
+                    if self.may_leave() {
+                        self.stage.order(Order::Leave).await?;
+                    } else if self.memory.left.is_none() {
+                        self.machine.give_up(clock::now(), Event::Shutdown);
+                    }
                 }
                 () = clock::sleep_until(wake.max(now.after(SHORTEST))) => {}
             }
@@ -232,6 +243,7 @@ impl Director {
                     self.machine.on_done(now, Done::Stopped);
                 }
             }
+            Some(Report::Left(services)) => self.leave(services).await?,
             Some(Report::Root(root)) => {
                 self.guard.lock().await.root(&self.resource.name, root).await?;
             }
@@ -266,6 +278,9 @@ impl Director {
     }
 
     fn has_ended(&self) -> bool {
+        if self.memory.ending && (self.memory.leaves || self.memory.left.is_some()) {
+            return true;
+        }
         let quiet = matches!(
             self.machine.phase(),
             PhaseName::Standby | PhaseName::Unknown | PhaseName::Regressed

@@ -48,6 +48,8 @@ pub struct Machine {
     read_at: Moment,
     renew_at: Moment,
     stamps: i64,
+    /// What ran under this incarnation before still runs, in maintenance: to be gone on with.
+    adopts: bool,
     acts: Vec<Act>,
 }
 
@@ -75,8 +77,16 @@ impl Machine {
             read_at: Moment::default(),
             renew_at: Moment::default(),
             stamps: i64::from(seed) << 31,
+            adopts: false,
             acts: Vec::new(),
         }
+    }
+
+    /// The same, of an agent that goes on with what an earlier one of the same incarnation left running in
+    /// maintenance.
+    #[must_use]
+    pub fn adopting(self) -> Self {
+        Self { adopts: true, ..self }
     }
 
     /// Where the node stands.
@@ -389,11 +399,15 @@ impl Machine {
                     *held = Held { row, deadline: held.deadline.max(deadline) };
                 }
                 self.tell_deadline();
+                // In maintenance nothing limits what runs already.
+                let goes_on = |held: &Held| self.adopts && held.row.paused == Pause::Yes;
+                let in_time =
+                    |held: &Held| held.row.paused == Pause::No && self.in_time(now, held.deadline);
                 if let Phase::Claiming(held) = &self.phase
-                    && held.row.paused == Pause::No
-                    && self.in_time(now, held.deadline)
+                    && (goes_on(held) || in_time(held))
                 {
                     let held = held.clone();
+                    self.adopts = false;
                     self.go(Event::Renewed, Phase::Starting(held));
                     self.begin();
                 }
@@ -475,7 +489,9 @@ impl Machine {
         self.stamps
     }
 
-    pub(super) fn incarnation(&self) -> &str {
+    /// The run of the process that the row knows as its holder's.
+    #[must_use]
+    pub fn incarnation(&self) -> &str {
         &self.incarnation
     }
 }

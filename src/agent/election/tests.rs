@@ -201,3 +201,20 @@ fn a_lost_answer_is_known_again_by_its_stamp_and_an_operator_s_write_extends_not
     read(&mut machine, 3300, &lost.row.targeted(-1, "n9"));
     assert_eq!(machine.deadline(), Some(at(12_000)));
 }
+
+#[test]
+fn what_was_left_in_maintenance_is_gone_on_with() {
+    let paused = Lease { paused: Pause::Yes, incarnation: "run-1".into(), ..held_by("n1", 4, 9) };
+    let renewed = |mut machine: Machine| {
+        read(&mut machine, 0, &paused);
+        let Poll::Send(Request::Renew(_)) = machine.poll(at(10)) else { panic!("it renews") };
+        machine.on_answer(at(20), Answer::Matched(true));
+        machine
+    };
+    let mut machine = renewed(machine(Policy::default()).adopting());
+    assert_eq!((machine.phase(), machine.deadline()), (PhaseName::Starting, None));
+    assert!(machine.take_acts().contains(&Act::Promote { epoch: 4, grade: Grade::Normal }));
+    // One that knows of nothing left starts nothing.
+    let other = Machine::new(Policy::default(), "n1", "run-1", 0, 7);
+    assert_eq!(renewed(other).phase(), PhaseName::Claiming);
+}

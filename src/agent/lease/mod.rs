@@ -235,21 +235,39 @@ impl Lane {
         Ok(())
     }
 
-    /// An operator's order to a node: one of its marks becomes `value`.
+    /// An operator takes a node out, or lets it back; whether there is such a node.
     ///
     /// # Errors
-    /// When the database cannot be reached or refuses, or if there is no such node.
-    pub async fn order(
+    /// When the database cannot be reached, or refuses.
+    pub async fn maintain(
         &mut self,
         resource: &str,
         node: &str,
-        mark: Mark,
-        value: i64,
-    ) -> Result<(), String> {
+        out: bool,
+    ) -> Result<bool, String> {
+        // Without its condition a server may count a row that was so already, or may not.
+        const SQL: &str = "UPDATE lockstep_node SET maintenance = ? \
+                           WHERE resource = ? AND node = ? AND maintenance <> ?";
+        let out = Value::Number(out.into());
+        let values = [out, Value::Text(resource), Value::Text(node), out];
+        if self.run(SQL, &values).await?.0 == 1 {
+            return Ok(true);
+        }
+        Ok(self.nodes(resource).await?.iter().any(|(row, _)| row.node == node))
+    }
+
+    /// An operator's order to a node, given once more: one of its marks rises. Whether there is such a
+    /// node. One statement, so that no order is lost where two are given at the same time.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or refuses.
+    pub async fn raise(&mut self, resource: &str, node: &str, mark: Mark) -> Result<bool, String> {
         let column = mark.column();
-        let sql = format!("UPDATE lockstep_node SET {column} = ? WHERE resource = ? AND node = ?");
-        let values = [Value::Number(value), Value::Text(resource), Value::Text(node)];
-        self.run(&sql, &values).await.map(drop)
+        let sql = format!(
+            "UPDATE lockstep_node SET {column} = {column} + 1 WHERE resource = ? AND node = ?"
+        );
+        let values = [Value::Text(resource), Value::Text(node)];
+        self.run(&sql, &values).await.map(|(matched, _)| matched == 1)
     }
 
     /// The number of the newest event of a node.
@@ -325,11 +343,9 @@ impl Lane {
 /// Rows as text.
 type Rows = Vec<Vec<String>>;
 
-/// What only operators write into a node's row.
+/// What operators count up in a node's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Whether the node is taken out.
-    Maintenance,
     /// See [`Orders::cleared`].
     Cleared,
     /// See [`Orders::accepted`].
@@ -339,7 +355,6 @@ pub enum Mark {
 impl Mark {
     const fn column(self) -> &'static str {
         match self {
-            Self::Maintenance => "maintenance",
             Self::Cleared => "cleared",
             Self::Accepted => "accepted",
         }

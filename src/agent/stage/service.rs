@@ -8,8 +8,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::Death;
-use crate::agent::program;
 use crate::agent::tree::{self, COOKIE, Root};
+use crate::agent::{cgroup, program};
 use crate::config::agent::{Service, ServiceKind};
 
 /// Between two looks at whether something is up, or gone.
@@ -41,6 +41,30 @@ impl Running {
         self.roots.iter().any(|root| root.pid == pid)
     }
 
+    /// What is left of it when the agent ends without stopping it.
+    pub(super) fn left(&self) -> (String, Option<Root>) {
+        (self.service.name.clone(), self.roots.last().copied())
+    }
+
+    /// Goes on with what an agent before this one has started; whether it is there to be gone on with.
+    pub(super) fn adopt(&mut self, root: Option<Root>, deaths: &mpsc::Sender<Death>) -> bool {
+        if !matches!(self.service.kind, ServiceKind::Exec { .. }) {
+            return true;
+        }
+        let Some(root) = root.filter(Root::lives) else { return false };
+        self.roots.push(root);
+        let (deaths, service) = (deaths.clone(), self.index);
+        // Its parent has gone, and only a parent is told. Ends with the process.
+        tokio::spawn(async move {
+            while root.lives() {
+                tokio::time::sleep(LOOK).await;
+            }
+            let how = "ended by itself".to_owned();
+            let _ = deaths.send(Death { service, pid: root.pid, how }).await;
+        });
+        true
+    }
+
     /// Starts the process of a service that is one.
     pub(super) fn spawn(
         &mut self,
@@ -48,16 +72,23 @@ impl Running {
         deaths: &mpsc::Sender<Death>,
     ) -> Result<Option<Root>, String> {
         let ServiceKind::Exec { command, .. } = &self.service.kind else { return Ok(None) };
-        let mut process = Command::new(&command[0]);
+        let unusable = |error: std::io::Error| format!("{} cannot be started: {error}", command[0]);
+        let words = match cgroup::make(&self.cookie) {
+            Some(group) => {
+                // Who enters the group first cannot say so any more.
+                program::find(&command[0]).map_err(unusable)?;
+                cgroup::words_in(&group, command)
+            }
+            None => command.clone(),
+        };
+        let mut process = Command::new(&words[0]);
         process
-            .args(&command[1..])
+            .args(&words[1..])
             .envs(environment.iter().map(|(key, value)| (key, value)))
             .env(COOKIE, &self.cookie)
             .process_group(0)
             .stdin(Stdio::null());
-        let mut child = process
-            .spawn()
-            .map_err(|error| format!("{} cannot be started: {error}", command[0]))?;
+        let mut child = process.spawn().map_err(unusable)?;
         let pid = child.id().unwrap_or_default();
         let root = Root::of(pid);
         self.roots.extend(root);
@@ -77,10 +108,13 @@ impl Running {
     pub(super) async fn wait_until_up(
         &mut self,
         environment: &[(String, String)],
+        adopted: bool,
     ) -> Result<(), String> {
         let timeout = self.service.start_timeout;
         match &self.service.kind {
             ServiceKind::Exec { .. } => {}
+            // A script's work is not done twice; a unit knows by itself whether it runs.
+            ServiceKind::Script { .. } if adopted => {}
             ServiceKind::Systemd { unit } => {
                 let words = systemctl("start", unit);
                 program::run(&words, &[], timeout).await?.success()?;

@@ -156,6 +156,8 @@ pub struct Resource {
     pub only: Option<String>,
     /// Whether it moves without being told.
     pub auto_failover: bool,
+    /// An agent that ends in maintenance leaves the services running, and the next one goes on with them.
+    pub adopt: bool,
     /// A master keeps its role at least so long, unless it fails.
     pub min_role_time: Duration,
     /// So many failovers within `flap_window` hold back what is not necessary.

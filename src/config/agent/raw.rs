@@ -77,6 +77,7 @@ pub(super) struct RawResource {
     pub failback: Option<String>,
     pub failback_window: Option<OneOrMany>,
     pub auto_failover: Option<bool>,
+    pub adopt: Option<bool>,
     pub min_role_time: Option<Time>,
     pub flap_limit: Option<usize>,
     pub flap_window: Option<Time>,

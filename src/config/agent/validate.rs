@@ -333,6 +333,7 @@ fn resource(raw: RawResource, key: &str, nodes: &[Node]) -> Result<Resource> {
         failback_window: period(raw.failback_window.as_ref(), &format!("{key}.failback_window"))?,
         only: None,
         auto_failover: raw.auto_failover.unwrap_or(true),
+        adopt: raw.adopt.unwrap_or(false),
         min_role_time: time(raw.min_role_time, 30 * SECOND),
         flap_limit: raw.flap_limit.unwrap_or(3),
         flap_window: time(raw.flap_window, 600 * SECOND),
