@@ -350,6 +350,68 @@ fn pure_files_have_no_clock_no_dice_and_no_runtime() {
     settle(complaints);
 }
 
+/// The tests of a file, with the names of the modules that they are in.
+fn tests_in(source: &Source) -> Vec<Vec<String>> {
+    let path = source.name.trim_end_matches(".rs");
+    let roots = ["src/", "tests/", "protocol/src/"];
+    let path = roots.iter().find_map(|root| path.strip_prefix(root)).unwrap_or(path);
+    let words = path.split('/').filter(|word| !["main", "lib", "mod"].contains(word));
+    let mut modules: Vec<String> = words.map(str::to_owned).collect();
+    if !source.is_test() {
+        modules.push("tests".into());
+    }
+    let attribute = |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    let marked = source.code.iter().enumerate().filter(|(_, line)| attribute(line.trim()));
+    let named =
+        marked.filter_map(|(at, _)| source.code[at..].iter().find_map(|l| function_name(l)));
+    named.map(|name| modules.iter().cloned().chain([name]).collect()).collect()
+}
+
+/// Whether a name as the inventory writes it (`a::b`, `a::b…`, `a::*`) is that of a test, or of modules
+/// that it is in.
+fn names(text: &str, test: &[String]) -> bool {
+    let wanted: Vec<&str> = text.split("::").collect();
+    let fits = |(wanted, there): (&&str, &String)| match wanted.strip_suffix('…') {
+        Some(begin) => there.starts_with(begin),
+        None => *wanted == "*" || *wanted == there,
+    };
+    test.windows(wanted.len()).any(|there| wanted.iter().zip(there).all(fits))
+}
+
+/// What stands between backquotes, line by line.
+fn quoted(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        found.extend(line.split('`').skip(1).step_by(2).map(|word| (at + 1, word)));
+    }
+    found
+}
+
+#[test]
+fn the_inventory_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).expect("it is readable");
+    let tests: Vec<Vec<String>> = sources().iter().flat_map(tests_in).collect();
+    let makefile = read("Makefile");
+    let targets: Vec<&str> = makefile.lines().filter_map(|line| line.split(':').next()).collect();
+    let mut complaints = Vec::new();
+    for (line, word) in quoted(&read("docs/inventory.md")) {
+        let is_there = if word.contains("::") || word.ends_with('…') {
+            tests.iter().any(|test| names(word, test))
+        } else if let Some(target) = word.strip_prefix("make ") {
+            targets.contains(&target)
+        } else if ["tests/", "src/", "config/", "docs/"].iter().any(|f| word.starts_with(f)) {
+            root.join(word).exists()
+        } else {
+            true
+        };
+        if !is_there {
+            complaints.push(format!("docs/inventory.md:{line}: there is no {word}"));
+        }
+    }
+    settle(complaints);
+}
+
 #[test]
 fn the_tidy_test_sees_what_it_should() {
     let code: Vec<String> = blank("pub(crate) async fn long(a: &str) {\n  // }\n  let x = \"}\\\"\"; let c = '}';\n r#\"}\"#;\n}\nfn next<'a>() {}")
@@ -361,4 +423,11 @@ fn the_tidy_test_sees_what_it_should() {
         crate_paths("use crate::{sql::Class, keeper}; let x = crate::error::Error; $crate::no"),
         ["sql", "keeper", "error"]
     );
+    let test = ["agent", "failover", "one_dies"].map(str::to_owned);
+    let good = ["failover::one_dies", "failover::one…", "one_d…", "agent::failover", "failover::*"];
+    assert!(good.iter().all(|name| names(name, &test)));
+    assert!(
+        ["failover::one", "two…", "farm::one_dies", "one_dies::*"].iter().all(|n| !names(n, &test))
+    );
+    assert_eq!(quoted("a `b` c\n`d::e`"), [(1, "b"), (2, "d::e")]);
 }

@@ -51,7 +51,7 @@ impl Authority {
 
     /// Gives a server, which must be down, a certificate for this name, and has it take nothing but
     /// TLS from then on.
-    fn secure(&self, server: &Server, name: &str) {
+    pub(crate) fn secure(&self, server: &Server, name: &str) {
         self.sign(name);
         for file in ["server.crt", "server.key"] {
             let there = server.data.join(file);

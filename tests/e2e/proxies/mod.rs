@@ -170,10 +170,27 @@ async fn the_other_half_goes_on(
 
 #[test]
 fn a_database_as_a_witness_lets_either_half_go_on() {
+    with_a_database_as_a_witness(None);
+}
+
+#[test]
+fn a_database_as_a_witness_is_reached_under_tls_that_is_verified() {
+    with_a_database_as_a_witness(Some(Authority::new()));
+}
+
+fn with_a_database_as_a_witness(tls: Option<Authority>) {
     run_heavy(secs(120), async {
         let witness = Server::launch(&format!("witness{}", unique()), 4);
+        let mut verified = String::new();
+        if let Some(authority) = &tls {
+            witness.stop_fast();
+            // From now on it takes nothing else.
+            authority.secure(&witness, "IP:127.0.0.1");
+            witness.start();
+            verified = format!("?sslmode=verify-full&sslrootcert={}", authority.ca().display());
+        }
         let url = format!(
-            "\"postgresql://{ADMIN}:{}@127.0.0.1:{}/{DATABASE}\"",
+            "\"postgresql://{ADMIN}:{}@127.0.0.1:{}/{DATABASE}{verified}\"",
             ADMIN_PASSWORD.replace(' ', "%20"),
             witness.port
         );
