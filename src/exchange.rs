@@ -17,6 +17,7 @@ use bytes::BytesMut;
 
 use crate::catalog::Text;
 use crate::error::Failure;
+use crate::sql::Numbers;
 use crate::store::journal::Effect;
 
 pub use sink::{Discard, Gathered, Gone, Sink};
@@ -85,6 +86,9 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// The value bound to a parameter, counted from 1, as text: the outer `None` when there is no
     /// such parameter, the inner one for NULL.
     fn parameter(&self, number: u32) -> Option<Option<String>>;
+    /// Whether the parameters in these places are numbers that a server leaves as they are where it
+    /// would number a row.
+    fn brings(&self, numbers: &Numbers) -> bool;
 }
 
 /// What an application sent, up to the point where it waits for answers.

@@ -51,6 +51,10 @@ impl<L: Link> Share<L> {
     }
 }
 
+/// How many effects of a transaction wait for its end, and how many bytes of them.
+const HELD_EFFECTS: usize = 16;
+const HELD_BYTES: usize = 64 * 1024;
+
 /// Why a share is applied again that has done nothing wrong.
 pub(super) const MADE_WAY: &str = "it made way for a transaction that committed";
 
@@ -139,9 +143,8 @@ impl Record {
 pub(super) struct Transaction<L: Link> {
     /// Opened by the application, not by us around a single statement or a pipeline.
     pub explicit: bool,
-    /// More statements follow: what each has done is sent at once, so that the transaction can be
-    /// carried over when the leader dies under the next one. A single statement sends it with its
-    /// commit.
+    /// More statements follow: what each has done is sent at once (see [`Self::is_worth_streaming`]). A
+    /// single statement sends it with its commit.
     pub streams: bool,
     /// How it was opened.
     pub mode: TxMode,
@@ -225,6 +228,14 @@ impl<L: Link> Transaction<L> {
     pub(super) fn is_portable(&self, default: Isolation) -> bool {
         let level = self.mode.isolation.unwrap_or(default);
         level <= Isolation::ReadCommitted && !self.stateful
+    }
+
+    /// Whether its effects go to the followers as they arise. They do where the transaction could be carried
+    /// over when the leader dies under its next statement; otherwise only so that the followers need not
+    /// begin with a long one when it ends. A few effects are cheaper in one piece: a server that is woken
+    /// for each of them spends more time on waking than on working.
+    pub(super) fn is_worth_streaming(&self, default: Isolation) -> bool {
+        self.is_portable(default) || self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
     }
 
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.

@@ -200,7 +200,7 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
-        if outcome.context.is_none() && step.statement.context != Context::default() {
+        if outcome.context.is_none() && context_of(step).is_some() {
             return Err(internal("a statement came back without what it depends on").into());
         }
         if let Some(sql) = &outcome.context {
@@ -306,13 +306,18 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Sends the newest effects to the followers, behind the client's back. A single statement
-    /// sends them with its commit, which follows at once.
+    /// sends them with its commit, which follows at once, and so does a short transaction that could not be
+    /// carried over anyway.
     pub(super) async fn stream(&mut self, from: usize) -> Result<(), Stop> {
+        let default = self.default_isolation();
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        if (!tx.streams && !opened) || tx.effects.len() == from || tx.writing == 0 {
+        if (!(tx.streams && tx.is_worth_streaming(default)) && !opened)
+            || tx.effects.len() == from
+            || tx.writing == 0
+        {
             return Ok(());
         }
         if !opened {
@@ -354,7 +359,12 @@ fn keyed_watch<'a, W: Work>(step: &Step<'a, W>) -> Watch<'a> {
     // What a server of its own gives back must be what the leader gave back (I3).
     let alike = step.statement.portable || step.work.answers_in_text();
     let digest = step.statement.returns_rows && alike;
-    // What depends on nothing but its text needs no look around it.
-    let context = Some(&step.statement.context).filter(|context| **context != Context::default());
-    Watch { digest, context, ..Watch::default() }
+    Watch { digest, context: context_of(step), ..Watch::default() }
+}
+
+/// What has to be fixed for a statement, and reported of it. What depends on nothing but its text and its
+/// parameters needs no look around it.
+fn context_of<'a, W: Work>(step: &Step<'a, W>) -> Option<&'a Context> {
+    let context = &step.statement.context;
+    context.is_needed(|numbers| step.work.brings(numbers)).then_some(context)
 }

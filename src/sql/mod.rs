@@ -28,6 +28,7 @@ pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Bulk, Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys,
-    Maintenance, Modes, Outside, Password, Pin, Recall, Recalled, Refusal, Returned, Script,
-    Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
+    Maintenance, Modes, Numbers, Outside, Password, Pin, Recall, Recalled, Refusal, Returned,
+    Script, Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told,
+    Touched, TxOp,
 };

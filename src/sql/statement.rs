@@ -94,6 +94,8 @@ pub struct Context {
     pub clock: bool,
     /// It may number new rows (`AUTO_INCREMENT`): the number that the first of them got.
     pub insert_id: bool,
+    /// Where the rows may bring their numbers themselves.
+    pub numbers: Option<Numbers>,
     /// Its answer need not tell that number: it is rows (`RETURNING`), or may be about rows that were
     /// there already.
     pub hidden_id: bool,
@@ -103,6 +105,24 @@ pub struct Context {
     pub rand_seeds: bool,
     /// User variables that it reads, in lower case and without the `@`.
     pub user_variables: Vec<String>,
+}
+
+/// The parameters that stand in the place of new rows' numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbers {
+    /// Which ones, counted from 0.
+    pub places: Vec<usize>,
+    /// How many parameters the statement has.
+    pub of: usize,
+}
+
+impl Context {
+    /// Whether the statement depends on anything, where `brings` says whether these parameters are numbers.
+    pub fn is_needed(&self, brings: impl FnOnce(&Numbers) -> bool) -> bool {
+        let numbered = self.insert_id && !self.numbers.as_ref().is_some_and(brings);
+        let read = self.clock || self.last_insert_id || self.rand_seeds;
+        numbered || read || !self.user_variables.is_empty()
+    }
 }
 
 /// A write that is captured by what it returns: the leader gives back the columns that the followers

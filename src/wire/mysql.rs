@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
+use lockstep_protocol::mysql::cut;
 
 use crate::catalog::{Catalogs, Text};
 use crate::exchange::Work;
-use crate::sql::TimeParam;
+use crate::sql::{Numbers, TimeParam};
 use crate::store::journal::Effect;
 
 /// What stands in the place of a packet's number on its way through the proxy.
@@ -171,6 +172,11 @@ impl Work for MyWork {
 
     fn parameter(&self, _number: u32) -> Option<Option<String>> {
         None // No statement of the proxy's own takes one here.
+    }
+
+    fn brings(&self, numbers: &Numbers) -> bool {
+        let Self::Execute { parameters, .. } = self else { return false };
+        cut::are_numbers(parameters, numbers.of, &numbers.places).unwrap_or(false)
     }
 
     fn needs_backend(&self) -> bool {

@@ -13,7 +13,7 @@ use lockstep_protocol::pg::client;
 use crate::catalog::{Catalogs, Text};
 use crate::encoding::Encoding;
 use crate::exchange::Work;
-use crate::sql::{TimeParam, value_reads_clock};
+use crate::sql::{Numbers, TimeParam, value_reads_clock};
 use crate::store::journal::Effect;
 
 /// A prepared statement as all sessions share it.
@@ -237,6 +237,10 @@ impl Work for PgWork {
             _ => None,
         });
         named.collect()
+    }
+
+    fn brings(&self, _numbers: &Numbers) -> bool {
+        false // Numbers come from sequences here, and sequences have ways of their own.
     }
 
     fn parameter(&self, number: u32) -> Option<Option<String>> {

@@ -9,6 +9,38 @@ use mysql_async::prelude::Queryable;
 
 use crate::cluster::{Cluster, refused, run, value};
 
+/// Rows that bring their numbers need no help, and those that ask for one by NULL or zero get the leader's.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_may_bring_their_numbers() {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    run(&mut conn, "create table t(id bigint auto_increment primary key, n int)").await;
+    // A number that was given and taken back is used up, and on the leader alone.
+    let use_up = ["start transaction", "insert into t(n) values(0), (0), (0)", "rollback"];
+    for id in [Some(7_i64), Some(70), None, Some(0), Some(-3)] {
+        for statement in use_up {
+            run(&mut conn, statement).await;
+        }
+        conn.exec_drop("insert into t(id, n) values(?, 1)", (id,)).await.unwrap();
+        let two = "insert into t(n, id) values(2, 90 + ?), (3, ?)";
+        conn.exec_drop(two, (id.unwrap_or(5), None::<i64>)).await.unwrap();
+        let last = value(&mut conn, "select last_insert_id()").await;
+        let newest = value(&mut conn, "select max(id) from t where n = 3").await;
+        assert_eq!(last, newest, "{id:?}");
+    }
+    for statement in use_up {
+        run(&mut conn, statement).await;
+    }
+    let used_up = value(&mut conn, "select last_insert_id()").await;
+    run(&mut conn, "insert into t(id, n) values(4000, 4), (5000, 4)").await;
+    assert_eq!(value(&mut conn, "select last_insert_id()").await, used_up);
+    run(&mut conn, "insert into t(id, n) values(6000, 5), (null, 5), (0, 5)").await;
+    conn.exec_drop("insert into t(id, n) values(?, 6)", ("8000",)).await.unwrap();
+    run(&mut conn, "insert into t(n) values(7)").await;
+    assert_eq!(value(&mut conn, "select max(id) from t").await, "8001");
+    cluster.assert_all_equal().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_and_writes_of_all_kinds() {
     let cluster = Cluster::start(3).await;
@@ -237,8 +269,11 @@ async fn who_commits_goes_first_where_a_follower_locks_more() {
     follower
         .root("create trigger app.more after update on app.a for each row update app.b set v = v");
     run(&mut early, "start transaction").await;
-    run(&mut early, "update a set v = 1").await;
-    // The share has that row by now, and the leader has not.
+    // A long transaction does not wait for its end before its effects are sent.
+    for n in 1..=30 {
+        run(&mut early, &format!("update a set v = {n}")).await;
+    }
+    // The share has that row of b by now, and the leader has not.
     tokio::time::sleep(Duration::from_millis(300)).await;
     run(&mut late, "start transaction").await;
     run(&mut late, "update b set v = 2").await;

@@ -10,7 +10,7 @@ use lockstep::exchange::{
     Batch, BulkPiece, Client, End, Gone, Item, Manners, Protocol, ServerError, Sink, Table,
     TxState, Work,
 };
-use lockstep::sql::TimeParam;
+use lockstep::sql::{Numbers, TimeParam};
 use lockstep::store::journal::Effect;
 use tokio::sync::mpsc;
 
@@ -80,6 +80,10 @@ impl Work for SimWork {
 
     fn texts(&self) -> Vec<&Arc<Text>> {
         Vec::new()
+    }
+
+    fn brings(&self, _numbers: &Numbers) -> bool {
+        false
     }
 
     fn parameter(&self, _number: u32) -> Option<Option<String>> {

@@ -10,6 +10,9 @@ use std::ops::Range;
 /// How many bits stand before those of the columns in a row's NULL bits.
 const ROW_OFFSET: usize = 2;
 
+/// The flag of a type that has no numbers below zero.
+const UNSIGNED: u8 = 0x80;
+
 /// The first columns of a row of text, as they travel, and the value of the one behind them.
 ///
 /// # Errors
@@ -122,6 +125,31 @@ pub fn parameters(
     Ok(out.freeze())
 }
 
+/// Whether the parameters of an EXECUTE in these places are all whole numbers above zero. (One below zero may
+/// become zero in a column that knows none.) The parameters are complete: their types are among them.
+///
+/// # Errors
+/// When they do not fit their types.
+pub fn are_numbers(all: &[u8], count: usize, places: &[usize]) -> Result<bool, DecodeError> {
+    let mut read = Reader::new(all);
+    let nulls = read.bytes(count.div_ceil(8), "NULL bits")?;
+    read.u8("types flag")?;
+    let kinds: &[Kind] = read.bytes(count * 2, "types")?.as_chunks::<2>().0;
+    let whole = [kind::TINY, kind::SHORT, kind::INT24, kind::LONG, kind::LONGLONG];
+    let mut found = 0;
+    for (at, [kind, flags]) in kinds.iter().enumerate() {
+        if is_null(nulls, at) || *kind == kind::NULL {
+            continue;
+        }
+        let value = value::take(&mut read, *kind)?;
+        let below = flags & UNSIGNED == 0 && value.last().is_some_and(|byte| byte & 0x80 != 0);
+        let number = whole.contains(kind) && value.iter().any(|byte| *byte != 0) && !below;
+        found += usize::from(number && places.contains(&at));
+    }
+    read.finish()?;
+    Ok(found == places.len())
+}
+
 fn is_null(bits: &[u8], at: usize) -> bool {
     bits.get(at / 8).is_some_and(|byte| byte & (1 << (at % 8)) != 0)
 }
@@ -170,5 +198,26 @@ mod tests {
         assert!(parameters(all, 3, &(3..9), true).unwrap().is_empty());
         assert!(parameters(b"", 0, &(0..1), true).unwrap().is_empty());
         assert!(parameters(&all[..9], 3, &(0..1), true).is_err());
+    }
+    #[test]
+    fn numbers_are_told_from_what_asks_for_one() {
+        // A number, NULL, a text, a number of eight bytes.
+        let all = |first: u8, flags: u8, last: i64| {
+            let mut all = vec![0b0010, 1, 1, flags, 8, 0, 0xfd, 0, 8, 0, first, 1, b'7'];
+            all.extend(last.to_le_bytes());
+            all
+        };
+        let asked = |parameters: &[u8], places: &[usize]| are_numbers(parameters, 4, places);
+        assert_eq!(asked(&all(7, 0, 1 << 40), &[0, 3]), Ok(true));
+        assert_eq!(asked(&all(0, 0, 1), &[3]), Ok(true));
+        assert_eq!(asked(&all(0, 0, 1), &[0, 3]), Ok(false));
+        assert_eq!(asked(&all(7, 0, 0), &[0, 3]), Ok(false));
+        assert_eq!(asked(&all(7, 0, -1), &[3]), Ok(false));
+        assert_eq!(asked(&all(0xff, 0, 1), &[0]), Ok(false));
+        assert_eq!(asked(&all(0xff, UNSIGNED, 1), &[0]), Ok(true));
+        for place in [1, 2, 4] {
+            assert_eq!(asked(&all(7, 0, 1), &[place]), Ok(false), "{place}");
+        }
+        assert!(are_numbers(&all(7, 0, 1)[..12], 4, &[0]).is_err());
     }
 }

@@ -125,8 +125,10 @@ pub struct MyLink {
     /// What the server reports of its session: nothing that a client would have to be told.
     pub(super) parameters: std::collections::BTreeMap<String, String>,
     pub(super) in_transaction: bool,
-    /// `autocommit` is off, as for a share: see [`MyLink::hold_back`].
+    /// `autocommit` is off: see [`MyLink::hold_back`].
     pub(super) holds_back: bool,
+    /// What is sent belongs to a share. Otherwise `autocommit` is given back before anything else is sent.
+    pub(super) sharing: bool,
     /// Used for balanced reads only.
     pub(super) reader: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
@@ -161,6 +163,7 @@ impl MyLink {
             parameters: std::collections::BTreeMap::new(),
             in_transaction: false,
             holds_back: false,
+            sharing: false,
             reader: false,
             fixed: false,
             loading: None,
@@ -173,6 +176,10 @@ impl MyLink {
     }
 
     pub(super) fn push(&mut self, request: Request, what: &'static str, rows: Option<u64>) {
+        if self.holds_back && !self.sharing {
+            self.holds_back = false;
+            self.push_text("SET autocommit=1", "settings");
+        }
         self.queue.push_back(Queued { request, what, rows });
     }
 

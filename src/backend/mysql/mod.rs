@@ -66,9 +66,9 @@ impl Link for MyLink {
 
     fn begin_share(&mut self, settings: &Settings) {
         self.trim_prepared();
+        self.hold_back();
         let limited = self.limited(settings);
         self.adopt_settings(&limited);
-        self.hold_back(true);
         self.push_text("START TRANSACTION READ WRITE", "BEGIN");
     }
 
@@ -108,13 +108,13 @@ impl Link for MyLink {
     fn queue_commit(&mut self) {
         self.push_text("COMMIT", "COMMIT");
         self.unfix();
-        self.hold_back(false);
+        self.sharing = false;
     }
 
     fn queue_rollback(&mut self) {
         self.push_text("ROLLBACK", "ROLLBACK");
         self.unfix();
-        self.hold_back(false);
+        self.sharing = false;
     }
 
     fn queue(&mut self, sql: &str) {

@@ -69,17 +69,18 @@ impl MyLink {
         }
     }
 
-    /// Queues the opening of a transaction.
-    /// Whether what is sent while no transaction is open waits for a COMMIT. A share's effects are sent one
+    /// What is sent while no transaction is open waits for a COMMIT from now on. A share's effects are sent one
     /// after the other: when a deadlock has the server roll back the transaction in the middle, those
-    /// behind must not become commits of their own.
-    pub(super) fn hold_back(&mut self, holds_back: bool) {
-        if std::mem::replace(&mut self.holds_back, holds_back) != holds_back {
-            let text = if holds_back { "SET autocommit=0" } else { "SET autocommit=1" };
-            self.push_text(text, "settings");
+    /// behind must not become commits of their own. Most connections that carry a share carry another one
+    /// next, so that `autocommit` is given back only when something else is to be sent ([`MyLink::push`]).
+    pub(super) fn hold_back(&mut self) {
+        self.sharing = true;
+        if !std::mem::replace(&mut self.holds_back, true) {
+            self.push_text("SET autocommit=0", "settings");
         }
     }
 
+    /// Queues the opening of a transaction.
     pub(super) fn push_begin(&mut self, mode: &TxMode) {
         if let Some(level) = mode.isolation {
             // Below REPEATABLE READ a statement cannot be repeated in the order of the commits.

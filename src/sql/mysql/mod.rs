@@ -8,7 +8,7 @@
 //! From top to bottom, each file importing only files that come later: `analyze` and `prepared`, which
 //! judges the statement in a string; `ddl`, `recalls`, `settings`, `transaction`, `load`, `lock`, `returned`; `walk`, `body`, `write`, which
 //! call each other as routines call statements; `parts`,
-//! `order`, `names`; `queries`, `catalog`, `functions`, `split`, `lexer`.
+//! `numbers`, `order`, `names`; `queries`, `catalog`, `functions`, `split`, `lexer`.
 
 mod analyze;
 mod body;
@@ -19,6 +19,7 @@ mod lexer;
 mod load;
 mod lock;
 mod names;
+mod numbers;
 mod order;
 mod parts;
 mod picks;

@@ -422,7 +422,10 @@ impl<'c> Walk<'c> {
         let facts = &mut self.facts;
         facts.reads.merge(&other.reads);
         facts.writes.merge(&other.writes);
-        facts.context.insert_id |= other.context.insert_id;
+        if other.context.insert_id {
+            facts.context.insert_id = true;
+            facts.context.numbers = None;
+        }
         facts.context.last_insert_id |= other.context.last_insert_id;
         facts.context.rand_seeds |= other.context.rand_seeds;
         for variable in other.context.user_variables {

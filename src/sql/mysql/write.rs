@@ -7,6 +7,7 @@
 use super::catalog::{Event, Table, TableKind};
 use super::lexer::Token;
 use super::names::Target;
+use super::numbers;
 use super::order::{groups_are_fixed, is_ordered, level, limits_are_fixed, qualifier};
 use super::parts::{Insert, Source, Update, delete_lists, insert_parts, update_parts};
 use super::statement::Touched;
@@ -162,7 +163,20 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
     }
     let tables = target(walk, written, name, &events);
     let numbered = tables.iter().any(|table| table.numbered().is_some());
-    walk.facts.context.insert_id |= numbered;
+    if numbered {
+        let plain = !upsert && !replace;
+        let brought = match (&tables[..], columns.as_deref()) {
+            ([table], Some(columns)) if plain => {
+                table.numbered().and_then(|column| numbers::brought(tokens, columns, &column.name))
+            }
+            _ => None,
+        };
+        let context = &mut walk.facts.context;
+        // What triggers number is not brought by these rows.
+        context.numbers = brought.filter(|_| !context.insert_id);
+        // Rows that bring constants need nothing at all.
+        context.insert_id |= context.numbers.as_ref().is_none_or(|n| !n.places.is_empty());
+    }
     for table in &tables {
         defaults(walk, table, columns.as_deref(), tokens);
     }
