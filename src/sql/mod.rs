@@ -9,6 +9,7 @@
 //! What a statement is called is common to all databases (`statement`, `scope`); how it is judged
 //! is each one's own (a folder a dialect), behind one trait (`judge`). The whole folder is pure: no clock, no randomness, no I/O.
 
+mod context;
 mod control;
 mod indirect;
 mod judge;
@@ -20,6 +21,7 @@ mod schema;
 mod scope;
 mod statement;
 
+pub use context::{Context, Numbers};
 pub use indirect::{Around, Indirect, Source};
 pub use judge::{Answers, Entry, Judge, ignorant, informed, questions, shape};
 pub use mysql::assignment_of;
@@ -27,8 +29,7 @@ pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Bulk, Class, Context, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys,
-    Maintenance, Modes, Numbers, Outside, Password, Pin, Recall, Recalled, Refusal, Returned,
-    Script, Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told,
-    Touched, TxOp,
+    Bulk, Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys, Maintenance,
+    Modes, Outside, Password, Pin, Recall, Recalled, Refusal, Returned, Script, Sequences, SetOp,
+    Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
 };

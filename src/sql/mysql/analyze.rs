@@ -1,6 +1,7 @@
 //! From a client's string to its classes.
 
 use super::catalog::{Catalog, quoting};
+use super::context::Context;
 use super::judge::{Entry, Judge};
 use super::lexer::{Kind, Token, tokens};
 use super::names::{Names, names_reserved};
@@ -9,7 +10,7 @@ use super::queries::QUERIES;
 use super::recalls::recalls;
 use super::returned::{Piece, returned};
 use super::scope::{ParseError, Scope};
-use super::statement::{Class, Context, Hold, Maintenance, Refusal, Script, Statement, Touched};
+use super::statement::{Class, Hold, Maintenance, Refusal, Script, Statement, Touched};
 use super::walk::{Facts, Walk};
 use super::write::{Written, write};
 use super::{body, ddl, load, prepared, settings, split, transaction};

@@ -34,7 +34,7 @@ mod transaction;
 mod walk;
 mod write;
 
-use super::{judge, scope, statement};
+use super::{context, judge, scope, statement};
 
 pub(super) use catalog::Catalog;
 pub use settings::assignment_of;

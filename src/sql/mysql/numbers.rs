@@ -3,9 +3,9 @@
 //! A restored dump, a synchronised table, most benchmarks: where every row has its number, no server gives one,
 //! and nothing has to be asked of the leader or told to the followers.
 
+use super::context::Numbers;
 use super::lexer::{Kind, Token};
 use super::order::{closing, level};
-use super::statement::Numbers;
 
 /// Where the numbers of all rows stand in an INSERT … VALUES, if each row has a number of its own there: a
 /// constant, or a parameter that may turn out to be one.

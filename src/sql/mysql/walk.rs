@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 
 use super::catalog::{Code, Table, TableKind};
+use super::context::Context;
 use super::functions::{Nature, bare, nature};
 use super::lexer::{Kind, Token};
 use super::names::{Names, Target, is_reserved, is_system};
 use super::picks::Picks;
-use super::statement::{Context, Touched};
+use super::statement::Touched;
 use super::{body, order};
 
 /// How deep views and routines may name one another.

@@ -164,18 +164,7 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
     let tables = target(walk, written, name, &events);
     let numbered = tables.iter().any(|table| table.numbered().is_some());
     if numbered {
-        let plain = !upsert && !replace;
-        let brought = match (&tables[..], columns.as_deref()) {
-            ([table], Some(columns)) if plain => {
-                table.numbered().and_then(|column| numbers::brought(tokens, columns, &column.name))
-            }
-            _ => None,
-        };
-        let context = &mut walk.facts.context;
-        // What triggers number is not brought by these rows.
-        context.numbers = brought.filter(|_| !context.insert_id);
-        // Rows that bring constants need nothing at all.
-        context.insert_id |= context.numbers.as_ref().is_none_or(|n| !n.places.is_empty());
+        number(walk, &tables, columns.as_deref().filter(|_| !upsert && !replace), tokens);
     }
     for table in &tables {
         defaults(walk, table, columns.as_deref(), tokens);
@@ -220,6 +209,22 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
         );
     }
     limits(walk, query, None);
+}
+
+/// Notes that rows get numbers, or bring them.
+fn number(walk: &mut Walk<'_>, tables: &[&Table], columns: Option<&[String]>, tokens: &[Token]) {
+    let brought = match (tables, columns) {
+        ([table], Some(columns)) => {
+            let column = table.numbered();
+            column.and_then(|column| numbers::brought(tokens, columns, &column.name))
+        }
+        _ => None,
+    };
+    let context = &mut walk.facts.context;
+    // What triggers number is not brought by these rows.
+    context.numbers = brought.filter(|_| !context.insert_id);
+    // Rows that bring constants need nothing at all.
+    context.insert_id |= context.numbers.as_ref().is_none_or(|n| !n.places.is_empty());
 }
 
 /// Columns that are filled by an expression where nothing is given.
