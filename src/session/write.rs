@@ -314,10 +314,8 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        if (!(tx.streams && tx.is_worth_streaming(default)) && !opened)
-            || tx.effects.len() == from
-            || tx.writing == 0
-        {
+        let streams = opened || tx.streams && tx.is_worth_streaming(default);
+        if !streams || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
         if !opened {
