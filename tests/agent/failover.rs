@@ -100,6 +100,26 @@ fn a_master_that_stands_still_for_less_than_its_lease_keeps_it() {
     assert_eq!(first, [(1, "n1".to_owned())]);
 }
 
+/// It learns while it stops that another has taken the row; after that it is a node like any other.
+#[test]
+fn a_master_that_is_superseded_while_it_stops_can_be_the_master_again() {
+    let slow = "[[service]]\nname = \"slow\"\nstop_timeout = \"1s\"\n\
+                command = [\"/bin/sh\", \"-c\", \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+    let Some(world) = World::ready(&Plan { more: slow.into(), ..Plan::default() }) else { return };
+    let [n1, n2] = [1, 2].map(|n| world.node(n));
+    world.wait_for_standbys(1, 1);
+    // Its service first, which would write on for a moment when it wakes: this is about the agent.
+    n1.signal("KILL", &n1.service_pids());
+    n1.signal("STOP", &n1.all_pids());
+    world.wait_for_master(2);
+    n1.thaw();
+    n1.wait_for_role("standby");
+    n2.crash();
+    world.wait_for_master(1);
+    wait_until(10, || n1.log(), || n1.serves());
+    world.judge();
+}
+
 #[test]
 fn the_kernel_takes_the_address_away_when_agent_and_guard_are_frozen() {
     let Some(world) = World::ready(&plan(2)) else { return };

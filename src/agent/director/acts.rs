@@ -64,7 +64,8 @@ impl Director {
         let lease_left = self.machine.deadline().map(|end| end.since(clock::now()));
         let resource = &self.resource.name;
         tracing::info!(resource, %from, event = event.word(), %to, epoch, cause, ?lease_left, "{sentence}");
-        if from == PhaseName::Stopping {
+        // It may learn only while it stops that the row is another's: it is still one stop.
+        if from == PhaseName::Stopping && to != PhaseName::Stopping {
             self.held_resources.fetch_sub(1, Ordering::SeqCst);
         }
         if event == Event::Started {

@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// Every process in its namespace.
-    pub(super) fn all_pids(&self) -> Vec<u32> {
+    pub(crate) fn all_pids(&self) -> Vec<u32> {
         let output = Command::new("ip").args(["netns", "pids", &self.space]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
