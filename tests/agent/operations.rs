@@ -80,6 +80,16 @@ fn an_agent_that_is_restarted_in_maintenance_goes_on_with_what_runs() {
     assert_eq!((n1.service_pids(), second()), former, "nothing was started anew");
     assert_eq!(world.tool("maintenance off"), "maintenance has ended\n");
     assert_eq!((n1.role(), n1.status()["epoch"].as_i64()), ("master".into(), Some(1)));
+    // Maintenance that is ended while no agent is there goes on until one has said what it knows.
+    in_maintenance();
+    assert!(n1.stop().success());
+    let said = world.try_tool("maintenance off");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("n1 does not answer"));
+    assert_eq!(n2.role(), "standby");
+    n1.start();
+    world.wait_for_master(1);
+    wait_until(10, || n1.log(), || n1.status()["paused"] == false);
+    assert_eq!((n1.service_pids(), second()), former);
     // It looks after what it has not started.
     n1.signal("KILL", &second());
     wait_until(10, || n1.log(), || n1.log().contains("service second was restarted"));

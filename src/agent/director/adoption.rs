@@ -2,8 +2,9 @@
 //!
 //! That is safe because nobody takes a row in maintenance, and nothing limits its holder: neither a lease
 //! nor a guard is missing meanwhile. The row stays as it is; the next agent finds by a file under which
-//! incarnation it is held, and is the holder under that. If the row has become another's, what was left is
-//! ended before anything else is done.
+//! incarnation it is held, and is the holder under that. Maintenance ends only after its guard knows what
+//! runs. If the row has become another's, or maintenance was ended because somebody said that nothing runs
+//! here, what was left is ended before anything else is done.
 
 use super::super::election::{Event, Pause, PhaseName};
 use super::super::guard::{self, Ending};
@@ -45,8 +46,11 @@ impl Director {
 
     /// What was left under a row that is another's by now is ended.
     pub(super) async fn end_what_is_not_ours(&mut self) -> Result<(), String> {
+        if self.memory.left.is_none() {
+            return Ok(());
+        }
         let other = matches!(self.machine.phase(), PhaseName::Standby | PhaseName::Regressed);
-        if !other || self.memory.left.is_none() {
+        if !other && self.machine.row().is_none_or(|row| row.paused != Pause::No) {
             return Ok(());
         }
         let name = self.resource.name.clone();

@@ -135,6 +135,8 @@ impl Director {
             self.consider(now);
             self.machine.tick(now);
             self.obey().await?;
+            // Before anything is sent that says that this node goes on.
+            self.end_what_is_not_ours().await?;
             let mut wake = self.machine.alarm();
             if let Some(free) = lane.take() {
                 match self.machine.poll(now) {
@@ -149,7 +151,6 @@ impl Director {
                 }
             }
             self.obey().await?;
-            self.end_what_is_not_ours().await?;
             self.show();
             if self.has_ended() {
                 return Ok(());

@@ -49,7 +49,7 @@ pub struct Machine {
     renew_at: Moment,
     stamps: i64,
     /// What ran under this incarnation before still runs, in maintenance: to be gone on with.
-    adopts: bool,
+    pub(super) adopts: bool,
     acts: Vec<Act>,
 }
 
@@ -80,13 +80,6 @@ impl Machine {
             adopts: false,
             acts: Vec::new(),
         }
-    }
-
-    /// The same, of an agent that goes on with what an earlier one of the same incarnation left running in
-    /// maintenance.
-    #[must_use]
-    pub fn adopting(self) -> Self {
-        Self { adopts: true, ..self }
     }
 
     /// Where the node stands.
@@ -247,7 +240,7 @@ impl Machine {
     /// target that is us or nobody alive.
     fn renewal(&self, held: &Held) -> Change {
         let mut row = held.row.next(self.stamps + 1);
-        if row.paused == Pause::Ending {
+        if row.paused == Pause::Ending && !self.is_adopting() {
             row.paused = Pause::No;
         }
         let answered = matches!(self.phase, Phase::Master(_))
@@ -399,12 +392,9 @@ impl Machine {
                     *held = Held { row, deadline: held.deadline.max(deadline) };
                 }
                 self.tell_deadline();
-                // In maintenance nothing limits what runs already.
-                let goes_on = |held: &Held| self.adopts && held.row.paused == Pause::Yes;
-                let in_time =
-                    |held: &Held| held.row.paused == Pause::No && self.in_time(now, held.deadline);
                 if let Phase::Claiming(held) = &self.phase
-                    && (goes_on(held) || in_time(held))
+                    && (held.row.paused == Pause::No || self.adopts)
+                    && self.in_time(now, held.deadline)
                 {
                     let held = held.clone();
                     self.adopts = false;

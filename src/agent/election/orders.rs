@@ -8,6 +8,19 @@ use super::table::Event;
 use super::words::Done;
 
 impl Machine {
+    /// The same, of an agent that goes on with what an earlier one of the same incarnation left running in
+    /// maintenance: that it may start in maintenance.
+    #[must_use]
+    pub const fn adopting(mut self) -> Self {
+        self.adopts = true;
+        self
+    }
+
+    /// Whether something runs that no guard knows of yet. Until one does, maintenance must not end.
+    pub(super) const fn is_adopting(&self) -> bool {
+        self.adopts && matches!(self.phase, Phase::Claiming(_))
+    }
+
     /// What became of the start or the stop that was asked for.
     pub fn on_done(&mut self, now: Moment, done: Done) {
         match (done, self.phase.clone()) {

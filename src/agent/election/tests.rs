@@ -204,17 +204,25 @@ fn a_lost_answer_is_known_again_by_its_stamp_and_an_operator_s_write_extends_not
 
 #[test]
 fn what_was_left_in_maintenance_is_gone_on_with() {
-    let paused = Lease { paused: Pause::Yes, incarnation: "run-1".into(), ..held_by("n1", 4, 9) };
-    let renewed = |mut machine: Machine| {
-        read(&mut machine, 0, &paused);
-        let Poll::Send(Request::Renew(_)) = machine.poll(at(10)) else { panic!("it renews") };
+    let row = |paused| Lease { paused, incarnation: "run-1".into(), ..held_by("n1", 4, 9) };
+    let renewed = |mut machine: Machine, paused| {
+        read(&mut machine, 0, &row(paused));
+        let Poll::Send(Request::Renew(change)) = machine.poll(at(10)) else { panic!("it renews") };
         machine.on_answer(at(20), Answer::Matched(true));
-        machine
+        (machine, change.row.paused)
     };
-    let mut machine = renewed(machine(Policy::default()).adopting());
-    assert_eq!((machine.phase(), machine.deadline()), (PhaseName::Starting, None));
-    assert!(machine.take_acts().contains(&Act::Promote { epoch: 4, grade: Grade::Normal }));
+    let adopting = || machine(Policy::default()).adopting();
+    let (mut goes_on, _) = renewed(adopting(), Pause::Yes);
+    assert_eq!((goes_on.phase(), goes_on.deadline()), (PhaseName::Starting, None));
+    assert!(goes_on.take_acts().contains(&Act::Promote { epoch: 4, grade: Grade::Normal }));
+    // Maintenance that is to end does not before the guard knows until when it runs.
+    let (mut ending, written) = renewed(adopting(), Pause::Ending);
+    assert_eq!((ending.phase(), written), (PhaseName::Starting, Pause::Ending));
+    let acts = ending.take_acts();
+    let place = |wanted: Act| acts.iter().position(|act| *act == wanted);
+    let armed = place(Act::Deadline(Some(at(10_010)))).expect("a deadline");
+    assert!(armed < place(Act::Promote { epoch: 4, grade: Grade::Normal }).expect("a start"));
     // One that knows of nothing left starts nothing.
     let other = Machine::new(Policy::default(), "n1", "run-1", 0, 7);
-    assert_eq!(renewed(other).phase(), PhaseName::Claiming);
+    assert_eq!(renewed(other, Pause::Yes).0.phase(), PhaseName::Claiming);
 }
