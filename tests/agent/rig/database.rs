@@ -255,6 +255,22 @@ impl Database {
         &self.clerk
     }
 
+    /// The application's transactions that have been open for more than a second, by names that no others
+    /// get.
+    pub(crate) fn open_transactions(&self) -> Vec<String> {
+        let sql = match self.clerk.kind {
+            Kind::Postgres => {
+                "select pid || ' ' || xact_start from pg_stat_activity where usename = 'app' and \
+                 backend_type = 'client backend' and xact_start < now() - interval '1 second'"
+            }
+            Kind::MariaDb => {
+                "select trx_id from information_schema.innodb_trx where trx_rows_modified > 0 and \
+                 trx_started < now() - interval 1 second"
+            }
+        };
+        self.ask(sql).lines().map(str::to_owned).collect()
+    }
+
     /// Runs a statement as the administrator; what it answers.
     pub(crate) fn ask(&self, sql: &str) -> String {
         self.clerk.ask(sql)

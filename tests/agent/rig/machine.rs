@@ -99,13 +99,23 @@ impl Machine {
     /// keeps it open.
     pub(crate) fn keeps_open(&self, epoch: i64, n: i64) -> Child {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.space, "psql", "-qtA", "-v", "ON_ERROR_STOP=1"]);
-        command.arg("host=127.0.0.1,10.77.0.11,10.77.0.12 port=6432 user=app dbname=app");
-        let options = format!(
-            "-c lockstep.resource=shop -c lockstep.node={} -c lockstep.epoch={epoch}",
-            self.name
-        );
-        command.env("PGOPTIONS", options).env("PGPASSWORD", "app");
+        command.args(["netns", "exec", &self.space]);
+        match self.kind {
+            Kind::Postgres => {
+                command.args(["psql", "-qtA", "-v", "ON_ERROR_STOP=1"]);
+                command.arg("host=127.0.0.1,10.77.0.11,10.77.0.12 port=6432 user=app dbname=app");
+                let options = format!(
+                    "-c lockstep.resource=shop -c lockstep.node={} -c lockstep.epoch={epoch}",
+                    self.name
+                );
+                command.env("PGOPTIONS", options).env("PGPASSWORD", "app");
+            }
+            Kind::MariaDb => {
+                command.args(["mariadb", "--no-defaults", "-N", "--batch", "--unbuffered"]);
+                let host = self.name.replace('m', "10.77.0.1");
+                command.args(["-h", &host, "-P", "6433", "-u", "app", "-papp", "-D", "app"]);
+            }
+        }
         let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let values = format!("({epoch}, '{}', {n})", self.name);
         let sql = format!("begin; insert into writes(epoch, node, n) values {values} returning n;");
