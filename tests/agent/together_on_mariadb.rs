@@ -30,3 +30,8 @@ fn each_process_freezes_and_wakes_up_late() {
 fn a_whole_machine_freezes_and_wakes_up_late() {
     together::a_machine_freezes(&MARIADB);
 }
+
+#[test]
+fn a_frozen_masters_open_transaction_has_ended_before_the_next_one_writes() {
+    together::an_open_transaction_freezes(&MARIADB);
+}
