@@ -167,6 +167,10 @@ pub trait Client: Sink {
         let _ = what;
         None
     }
+    /// Whether nothing is under way, so that the conversation could go on elsewhere: no request has come in part only.
+    fn is_at_rest(&self) -> bool {
+        false
+    }
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
 }

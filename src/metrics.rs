@@ -48,6 +48,8 @@ pub struct Metrics {
     pub proxy_writer: IntGauge,
     /// Clients that are connected through to the proxy that writes.
     pub proxy_forwarded_sessions: IntGauge,
+    /// Sessions that have gone on here after another proxy, or this one, had handed the role over.
+    pub proxy_moved_sessions: IntCounter,
     /// Sessions that were ended for a lease's sake.
     pub fenced_sessions: IntCounter,
     /// Backends that take part in every write.
@@ -152,6 +154,11 @@ impl Metrics {
                 r,
                 "proxy_forwarded_sessions",
                 "Clients that are connected through to the proxy that writes.",
+            ),
+            proxy_moved_sessions: counter(
+                r,
+                "proxy_moved_sessions",
+                "Sessions that went on here after the role of the writer had been handed over.",
             ),
             fenced_sessions: counter(
                 r,

@@ -1,11 +1,16 @@
 //! The glue, and the only one: builds every part in order, binds, spawns, drains.
 
 mod build;
+mod ferry;
 mod forward;
 mod front;
 mod house;
+mod moving;
+mod moving_mysql;
+mod moving_pg;
 mod mysql;
 mod pg;
+mod seal;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +22,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Phase;
 use crate::config::Config;
-use crate::error::{Failure, Kind};
 use crate::exchange::Protocol;
 use crate::monitor;
 use crate::session::Shared;
@@ -115,9 +119,7 @@ async fn close_with_the_role<P: Protocol>(shared: Arc<Shared<P>>, end: Cancellat
         let changed = shared.keeper.next_change();
         let now = shared.keeper.view();
         if now.phase == Phase::Standby && view.phase != Phase::Standby {
-            let farewell = Failure::new(Kind::Shutdown, "another proxy writes now")
-                .hint("connect again, with all proxies in the connection string");
-            shared.registry.end_all(&farewell);
+            shared.registry.end_all(&moving::farewell());
         }
         view = now;
         tokio::select! {

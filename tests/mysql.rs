@@ -26,6 +26,8 @@ mod load_data;
 mod locks;
 #[path = "mysql/logins.rs"]
 mod logins;
+#[path = "mysql/moving.rs"]
+mod moving;
 #[path = "mysql/operations.rs"]
 mod operations;
 #[path = "mysql/prepared.rs"]

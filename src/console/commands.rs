@@ -145,7 +145,7 @@ pub(super) static COMMANDS: &[Entry] = &[
         words: "SWITCHOVER PROXY",
         also: &["SWITCHOVER"],
         arguments: "",
-        help: "let another proxy write: transactions may finish, then all clients connect again",
+        help: "let another proxy write: transactions may finish, then sessions go on there, or clients connect again",
         read: |_| Ok(Command::Switchover),
     },
     Entry {

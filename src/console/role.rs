@@ -56,6 +56,8 @@ pub(super) async fn switchover<P: Protocol>(
     while laid_down.elapsed() < rest {
         // Noted once the other shows that it lives; it serves by then, or is about to.
         if keeper.view().phase == Phase::Standby && !keeper.writer().is_empty() {
+            // Somebody has the role: it may come back at any time.
+            keeper.rest_no_longer();
             let done = Reply::done("SWITCHOVER");
             return Ok(match cut_off {
                 0 => done,

@@ -8,17 +8,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
+use super::ferry::Ferry;
 use super::front::Front;
 use super::house::House;
+use super::moving::{self, Moves, Traveller};
+use super::mysql::MySql;
 use super::pg::Pg;
 use crate::backend::ConnectError;
 use crate::backend::mysql as my;
 use crate::backend::pg::Route;
 use crate::client::mysql::{Greeting, MyClient};
-use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, not_here};
+use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, knock, not_here};
+use crate::client::{CHALLENGE, hex};
 use crate::config::{Config, OnStandby};
 use crate::error::{Failure, Kind};
 use crate::net::Stream;
@@ -30,9 +35,14 @@ pub(super) const FORWARDED: &str = "lockstep_forwarded";
 pub(super) const READS: &str = "lockstep_reads";
 /// And this is the number that it was greeted with there, by which it may ask to have its statements cancelled.
 pub(super) const NUMBER: &str = "lockstep_number";
+/// That proxy takes the session back when another one is to write. Who hands it back proves that he is a proxy by what
+/// stands here, in hexadecimal digits.
+pub(super) const TAKES_BACK: &str = "lockstep_takes_back";
+/// It is a session that another proxy has served so far.
+pub(super) const GOES_ON: &str = "lockstep_goes_on";
 
 /// The way to the proxy that writes.
-struct Place {
+pub(super) struct Place {
     host: String,
     port: u16,
     tls: Option<BackendConnector>,
@@ -42,7 +52,7 @@ struct Place {
 
 impl Place {
     /// Where that proxy is, as it has told itself.
-    fn of<P: Front>(house: &House<P>) -> Result<Self, String> {
+    pub(super) fn of<P: Front>(house: &House<P>) -> Result<Self, String> {
         let writer = house.shared.keeper.writer();
         let address = writer.rsplit_once(' ').and_then(|(_, address)| address.rsplit_once(':'));
         let address = address.and_then(|(host, port)| Some((host, port.parse().ok()?)));
@@ -56,6 +66,14 @@ impl Place {
             timeout: config.timeouts.connect,
             user_timeout: config.timeouts.dead_after,
         })
+    }
+}
+
+impl Place {
+    /// The same for clients of MariaDB and MySQL.
+    pub(super) fn mysql(self) -> my::Route {
+        let Self { host, port, tls, timeout, user_timeout } = self;
+        my::Route { host, port, tls, timeout, user_timeout }
     }
 }
 
@@ -77,7 +95,12 @@ where
             return Ok(None);
         };
         let opened = match Place::of(house) {
-            Ok(place) => open(place).await,
+            // Where another one writes by now, nobody waits for the former one to say so.
+            Ok(place) => tokio::select! {
+                biased;
+                opened = open(place) => opened,
+                () = changes.cancelled() => continue,
+            },
             Err(why) => Err(why),
         };
         let why = match opened {
@@ -91,30 +114,7 @@ where
     }
 }
 
-/// Hands bytes on until either side ends, or until another proxy writes.
-async fn carry<P: Front>(house: &House<P>, mut near: Stream, mut far: Stream, said: &[u8]) {
-    let ends = house.shared.keeper.following();
-    let gauge = &house.shared.metrics.proxy_forwarded_sessions;
-    gauge.inc();
-    let carried = async {
-        far.write_all(said).await?;
-        far.flush().await?;
-        copy_bidirectional(&mut near, &mut far).await
-    };
-    let stop = house.stop.clone();
-    tokio::select! {
-        ended = carried => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a client that was connected through is gone");
-            }
-        }
-        () = ends.cancelled() => tracing::debug!("another proxy writes: a client connects again"),
-        () = stop.cancelled() => {}
-    }
-    gauge.dec();
-}
-
-async fn open_postgres(place: Place) -> Result<Stream, String> {
+pub(super) async fn open_postgres(place: Place) -> Result<Stream, String> {
     let Place { host, port, tls, timeout, user_timeout } = place;
     let route = Route { host, port, tls, timeout, user_timeout };
     let opened = tokio::time::timeout(timeout, route.open()).await;
@@ -123,7 +123,12 @@ async fn open_postgres(place: Place) -> Result<Stream, String> {
 
 /// Where clients are served at this moment.
 impl Signpost for House<Pg> {
-    async fn look(&self, database: &str, forwarded: bool) -> Whither {
+    async fn look(
+        &self,
+        database: &str,
+        forwarded: bool,
+        said: impl Fn(bool) -> BytesMut + Send + Sync,
+    ) -> Whither {
         let Some(writer) = self.stands_by(database) else {
             return Whither::Here;
         };
@@ -131,18 +136,27 @@ impl Signpost for House<Pg> {
         if forwarded || !policy.connects() {
             return Whither::Nowhere(not_here(&writer));
         }
-        match reach(self, database, open_postgres).await {
-            Ok(Some(far)) => Whither::There { far, reads: policy == OnStandby::ReadOnly },
+        let said = said(policy == OnStandby::ReadOnly);
+        // One that is refused there since the role has just been handed over is not refused here.
+        let open = |place: Place| {
+            let said = &said;
+            async move { knock(open_postgres(place).await?, said).await }
+        };
+        match reach(self, database, open).await {
+            Ok(Some((far, early))) => Whither::There { far, early },
             Ok(None) => Whither::Here,
             Err(refusal) => Whither::Nowhere(refusal),
         }
     }
 }
 
-/// Connects a client of PostgreSQL through.
+/// Connects a client of PostgreSQL through, and goes on with it where it is taken back.
 pub(super) async fn pass(house: &Arc<House<Pg>>, passage: Passage) {
-    let Passage { stream, far, said } = passage;
-    carry(house, stream, far, &said).await;
+    let Passage { stream, far, said, early, challenge } = passage;
+    let ferry = Ferry::new(stream, far, said, early, Pg::watch(&challenge));
+    if let Some(traveller) = moving::connect_through(house, ferry, &challenge).await {
+        moving::go_on(house, traveller).await;
+    }
 }
 
 /// Hands a request to cancel on.
@@ -160,26 +174,35 @@ pub(super) async fn cancel(house: &Arc<House<Pg>>, number: u32, secret: &[u8]) {
     }
 }
 
-/// Connects a client of MariaDB or MySQL through, if this proxy stands by and does so; else gives it back.
+/// What has become of a client of MariaDB or MySQL.
+pub(super) enum Passed {
+    /// It is served here.
+    Not(Box<Greeting>),
+    /// It was connected through, and has left, or goes on as it was taken back.
+    Through(Option<Box<Traveller<MySql>>>),
+}
+
+/// Connects a client of MariaDB or MySQL through, if this proxy stands by and does so.
 pub(super) async fn pass_mysql(
-    house: &Arc<House<super::MySql>>,
+    house: &Arc<House<MySql>>,
     greeting: Greeting,
     number: u32,
-) -> Option<Greeting> {
+) -> Passed {
     let config = house.config.load_full();
     let database = greeting.who.database.as_ref().unwrap_or(&config.cluster.database).clone();
     let forwarded = greeting.who.attributes.iter().any(|(name, _)| name == FORWARDED);
     if forwarded || !config.proxy.on_standby.connects() || house.stands_by(&database).is_none() {
-        return Some(greeting);
+        return Passed::Not(Box::new(greeting));
     }
+    let challenge: [u8; CHALLENGE] = rand::random();
     let reads = config.proxy.on_standby == OnStandby::ReadOnly;
-    let (login, manner) = (login_of(&config, &greeting), manner_of(&greeting, number, reads));
+    let Greeting { who, found_rows, .. } = &greeting;
+    let login = login_of(&config, &who.user, who.database.as_deref(), *found_rows);
+    let manner = manner_of(&greeting, number, reads, &challenge);
     let open = |place: Place| {
         let (login, manner) = (login.clone(), manner.clone());
         async move {
-            let Place { host, port, tls, timeout, user_timeout } = place;
-            let route = my::Route { host, port, tls, timeout, user_timeout };
-            match route.through(&login, &manner).await {
+            match place.mysql().through(&login, &manner).await {
                 Ok(far) => Ok(Ok(far)),
                 Err(ConnectError::Unreachable(why)) => Err(why),
                 Err(refused) => Ok(Err(refused)),
@@ -192,7 +215,7 @@ pub(super) async fn pass_mysql(
         client.close(&refusal).await;
     };
     match reach(house, &database, open).await {
-        Ok(None) => return Some(greeting),
+        Ok(None) => return Passed::Not(Box::new(greeting)),
         Ok(Some(Ok((_, far, said)))) => {
             let mut client = greeting.client;
             if client.welcome(number, &database).await.is_ok() {
@@ -200,7 +223,11 @@ pub(super) async fn pass_mysql(
                 // Nothing comes behind a login but what the client asks for.
                 let early = near.write_all(&said).await;
                 if early.is_ok() {
-                    carry(house, near, far, &arrived.split()).await;
+                    let up = arrived.split();
+                    let watch = MySql::watch(&challenge);
+                    let ferry = Ferry::new(near, far, up, BytesMut::new(), watch);
+                    let back = moving::connect_through(house, ferry, &challenge).await;
+                    return Passed::Through(back.map(Box::new));
                 }
             }
         }
@@ -215,26 +242,38 @@ pub(super) async fn pass_mysql(
         }
         Err(refusal) => refuse(greeting.client, refusal).await,
     }
-    None
+    Passed::Through(None)
 }
 
 /// As whom a client is logged in at the other proxy, which has the same users.
-fn login_of(config: &Config, greeting: &Greeting) -> my::Login {
-    let known = config.users.iter().find(|user| user.name == greeting.who.user);
+pub(super) fn login_of(
+    config: &Config,
+    user: &str,
+    database: Option<&str>,
+    found_rows: bool,
+) -> my::Login {
+    let known = config.users.iter().find(|known| known.name == user);
     my::Login {
-        user: greeting.who.user.clone(),
+        user: user.to_owned(),
         password: known.map(|user| user.password.clone()).unwrap_or_default(),
-        database: greeting.who.database.clone().unwrap_or_default(),
-        found_rows: greeting.found_rows,
+        database: database.unwrap_or_default().to_owned(),
+        found_rows,
     }
 }
 
+/// Attributes that proxies say to each other.
+pub(super) fn is_ours(name: &str) -> bool {
+    [FORWARDED, NUMBER, READS, TAKES_BACK, GOES_ON].contains(&name)
+}
+
 /// What it can do, and what is said about it there.
-fn manner_of(greeting: &Greeting, number: u32, reads: bool) -> my::Manner {
-    let ours = |name: &str| [FORWARDED, NUMBER, READS].contains(&name);
-    let said = greeting.who.attributes.iter().filter(|(name, _)| !ours(name)).cloned();
+fn manner_of(greeting: &Greeting, number: u32, reads: bool, challenge: &[u8]) -> my::Manner {
+    let said = greeting.who.attributes.iter().filter(|(name, _)| !is_ours(name)).cloned();
     let more = [(FORWARDED, greeting.peer.to_string()), (NUMBER, number.to_string())];
-    let more = more.into_iter().chain(reads.then(|| (READS, "yes".to_owned())));
+    let reader = reads.then(|| (READS, "yes".to_owned()));
+    // Who may only read here comes to be told that, and connects again.
+    let back = (!reads).then(|| (TAKES_BACK, hex(challenge)));
+    let more = more.into_iter().chain(reader).chain(back);
     let more = more.map(|(name, value)| (name.to_owned(), value));
     my::Manner {
         capabilities: greeting.capabilities,

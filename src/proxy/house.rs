@@ -82,6 +82,12 @@ impl<P: Front> House<P> {
         away.then(|| (*keeper.writer()).clone())
     }
 
+    /// Whoever is in the list of clients by now ends with the role, or moves with it; who has come too late for that would be
+    /// left behind.
+    pub(super) fn is_still_served(&self, database: &str) -> Result<(), Failure> {
+        self.stands_by(database).map_or(Ok(()), |writer| Err(not_here(&writer)))
+    }
+
     /// A session's right to be there, where that depends on a lease, or on the proxy that it has come to.
     pub(super) async fn pass(
         &self,

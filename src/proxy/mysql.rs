@@ -4,27 +4,33 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use lockstep_protocol::Dialect;
 use lockstep_protocol::mysql::auth::Verifier;
+use lockstep_protocol::mysql::handshake::capability;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::build::quick;
-use super::forward;
+use super::forward::{self, Passed};
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
+use super::moving::{self, Person, Seat, Traveller};
+use super::moving_mysql;
 use crate::backend::Dial;
 use crate::backend::mysql::{
     Login as LinkLogin, Logins, MyDial, MyLink, Route, Shared as LinkShared,
 };
 use crate::catalog::Catalogs;
+use crate::client::from_hex;
 use crate::client::mysql::{Bounds, Door, Greeting, Known, MyClient, Who, charset_settings};
 use crate::config::{self, AuthMethod, Config};
 use crate::console;
 use crate::control::mysql::{Address, MyControl};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Client, Link, Manners, Protocol, Settings};
+use crate::exchange::{Client, Manners, Protocol, Settings};
 use crate::keeper::{Control, now_ms};
-use crate::session::{CancelSlot, Login, Pass, Said, Session, SessionInfo};
+use crate::session::{Carried, Login, Pass, Said, SessionInfo};
 use crate::sql::Isolation;
 use crate::store::agents::AgentTables;
 use crate::store::mysql::schema::RECORD_SQL;
@@ -164,8 +170,11 @@ impl Front for MySql {
         match door.open(tcp, peer, number).await {
             Some(greeting) => {
                 let number = renumbered(&house, &greeting, number);
-                enter(&house, greeting, number).await;
+                let left = enter(&house, greeting, number).await;
                 house.shared.registry.remove(number);
+                if let Some(traveller) = left {
+                    moving::go_on(&house, traveller).await;
+                }
             }
             None => {
                 house.shared.metrics.client_rejections.inc();
@@ -199,51 +208,149 @@ fn renumbered(house: &House<MySql>, greeting: &Greeting, number: u32) -> u32 {
     there.map_or(number, |there| house.shared.registry.renumber(number, there))
 }
 
-/// Serves a client to the end, also where it goes on as somebody else in between.
-async fn enter(house: &Arc<House<MySql>>, greeting: Greeting, number: u32) {
-    let Some(greeting) = forward::pass_mysql(house, greeting, number).await else {
-        return;
+/// A client on one connection, whoever it becomes there.
+pub(super) struct Guest {
+    who: Who,
+    number: u32,
+    found_rows: bool,
+    /// Where it comes from itself.
+    origin: SocketAddr,
+    /// It came by way of another proxy.
+    forwarded: bool,
+    /// Whoever it becomes on this connection, it may do no more than the proxy that it came to allows.
+    reads: bool,
+    /// The proxy that it came by takes it back, with a proof about this.
+    takes_back: Option<Bytes>,
+}
+
+impl Guest {
+    fn of(greeting: &Greeting, number: u32) -> Self {
+        let said = |key: &str| {
+            let found = greeting.who.attributes.iter().find(|(name, _)| name == key);
+            found.map(|(_, value)| value)
+        };
+        let forwarded = said(forward::FORWARDED);
+        let origin = forwarded.and_then(|address| address.parse().ok());
+        let takes_back = forwarded.and_then(|_| said(forward::TAKES_BACK));
+        Self {
+            who: greeting.who.clone(),
+            number,
+            found_rows: greeting.found_rows,
+            origin: origin.unwrap_or(greeting.peer),
+            forwarded: forwarded.is_some(),
+            reads: said(forward::READS).is_some(),
+            takes_back: takes_back.and_then(|hex| from_hex(hex)),
+        }
+    }
+
+    /// One whose session goes on here.
+    pub(super) fn moved(person: Person, capabilities: u32, takes_back: Option<Bytes>) -> Self {
+        let Person { user, database, application, origin, number, attributes, collation, .. } =
+            person;
+        let database = Some(database);
+        Self {
+            who: Who { user, database, collation, application, attributes },
+            number,
+            found_rows: capabilities & capability::FOUND_ROWS != 0,
+            origin,
+            forwarded: takes_back.is_some(),
+            reads: false,
+            takes_back,
+        }
+    }
+
+    fn person(&self, house: &House<MySql>) -> Person {
+        let Who { user, collation, application, attributes, .. } = self.who.clone();
+        Person {
+            user,
+            database: database_of(house, &self.who),
+            application,
+            origin: self.origin,
+            number: self.number,
+            secret: Vec::new(),
+            said: said(&attributes),
+            attributes: attributes
+                .into_iter()
+                .filter(|(name, _)| !forward::is_ours(name))
+                .collect(),
+            collation,
+        }
+    }
+}
+
+/// Serves a client to the end, or until its session is to go on elsewhere.
+async fn enter(
+    house: &Arc<House<MySql>>,
+    greeting: Greeting,
+    number: u32,
+) -> Option<Traveller<MySql>> {
+    let greeting = match forward::pass_mysql(house, greeting, number).await {
+        Passed::Not(greeting) => *greeting,
+        Passed::Through(back) => return back.map(|traveller| *traveller),
     };
-    let Greeting { mut client, mut who, found_rows, peer, .. } = greeting;
-    let origin = who.attributes.iter().find(|(name, _)| name == forward::FORWARDED);
-    let origin = origin.and_then(|(_, address)| address.parse::<SocketAddr>().ok());
-    let peer = origin.unwrap_or(peer);
-    // Whoever it becomes on this connection, it may do no more than the proxy that it came to allows.
-    let reads = who.attributes.iter().any(|(name, _)| name == forward::READS);
-    let mut settings = match admitted(house, &who) {
+    let guest = Guest::of(&greeting, number);
+    let mut client = greeting.client;
+    let goes_on = greeting.who.attributes.iter().any(|(name, _)| name == forward::GOES_ON);
+    let settings = match admitted(house, &guest.who) {
         Ok(settings) => settings,
         Err(refusal) => {
             house.shared.metrics.client_rejections.inc();
-            return client.close(&refusal).await;
+            client.close(&refusal).await;
+            return None;
         }
     };
+    if let Some(takes_back) = guest.takes_back.clone().filter(|_| goes_on) {
+        moving_mysql::arrive(house, Greeting { client, ..greeting }, takes_back).await;
+        return None;
+    }
     house.shared.metrics.client_connections.inc();
-    let mut greeted = false;
+    stay(house, client, guest, settings, None).await
+}
+
+/// Serves a client to the end, also where it goes on as somebody else in between, or until its session is to go on
+/// elsewhere. What another proxy has served so far has its place already.
+pub(super) async fn stay(
+    house: &Arc<House<MySql>>,
+    mut client: MyClient,
+    mut guest: Guest,
+    mut settings: Settings,
+    mut moved: Option<(Seat<MySql>, Carried)>,
+) -> Option<Traveller<MySql>> {
+    let number = guest.number;
+    let mut greeted = moved.is_some();
     loop {
-        let slot = house.shared.registry.enter(number, Vec::new(), info(house, &who, peer));
-        let database = database_of(house, &who);
-        let pass = match pass_of(house, number, &who, peer, reads).await {
-            Ok(pass) => pass,
-            Err(refusal) => {
-                house.shared.metrics.client_rejections.inc();
-                return client.close(&refusal).await;
-            }
+        let database = database_of(house, &guest.who);
+        let (seat, carried) = match moved.take() {
+            Some((seat, carried)) => (seat, Some(carried)),
+            None => match seated(house, &guest).await {
+                Ok(seat) => (seat, None),
+                Err(refusal) => {
+                    house.shared.metrics.client_rejections.inc();
+                    client.close(&refusal).await;
+                    return None;
+                }
+            },
         };
-        let told = std::mem::replace(&mut greeted, true);
-        if !told && client.welcome(number, &database).await.is_err() {
-            return;
+        if !std::mem::replace(&mut greeted, true) {
+            client.welcome(number, &database).await.ok()?;
         }
-        let user = identity::of(&who.user, found_rows);
-        let login = Login { user, name: who.user.clone(), settings };
-        let ends = (slot.ended().clone(), slot.hangup().clone());
-        client = serve(house, client, (login, pass), slot, &database).await;
+        let user = identity::of(&guest.who.user, guest.found_rows);
+        let login = Login { user, name: guest.who.user.clone(), settings };
+        let ends = (seat.slot.ended().clone(), seat.slot.hangup().clone());
+        let moves = house.moves(guest.forwarded, guest.takes_back.as_ref());
+        let left;
+        (client, left) = serve(house, client, (login, moves), (seat, carried), &database).await;
+        if let Some(carried) = left {
+            let person = guest.person(house);
+            return moving::depart(house, client, (person, carried), guest.takes_back).await;
+        }
         if ends.0.is_cancelled() || ends.1.is_cancelled() {
-            return;
+            return None;
         }
-        let Some(parting) = client.parting() else { return };
+        let parting = client.parting()?;
         house.shared.registry.vacate(number);
         let door = house.door.load_full();
-        let Some((next, wanted)) = door.change(parting, peer).await else { return };
+        let (next, wanted) = door.change(parting, guest.origin).await?;
         client = next;
         let wanted = wanted.and_then(|wanted| {
             let settings = admitted(house, &wanted)?;
@@ -252,22 +359,32 @@ async fn enter(house: &Arc<House<MySql>>, greeting: Greeting, number: u32) {
         // Whoever may not be whom it wants to be stays whom it was, in a session without a past.
         match wanted {
             Ok(other) => {
-                (who, settings) = other;
+                (guest.who, settings) = other;
                 greeted = false;
             }
             Err(refusal) => {
                 house.shared.metrics.client_rejections.inc();
-                let stays = admitted(house, &who);
-                if client.keep(number, &refusal).await.is_err() {
-                    return;
-                }
+                let stays = admitted(house, &guest.who);
+                client.keep(number, &refusal).await.ok()?;
                 settings = match stays {
                     Ok(settings) => settings,
-                    Err(refusal) => return client.close(&refusal).await,
+                    Err(refusal) => {
+                        client.close(&refusal).await;
+                        return None;
+                    }
                 };
             }
         }
     }
+}
+
+/// The place of a session that begins.
+async fn seated(house: &House<MySql>, guest: &Guest) -> Result<Seat<MySql>, Failure> {
+    let Guest { who, number, origin, reads, .. } = guest;
+    let slot = house.shared.registry.enter(*number, Vec::new(), info(house, who, *origin));
+    house.is_still_served(&database_of(house, who))?;
+    let pass = pass_of(house, *number, who, *origin, *reads).await?;
+    Ok(Seat { slot, pass })
 }
 
 /// The settings that a client's session begins with.
@@ -305,17 +422,19 @@ fn info(house: &House<MySql>, who: &Who, peer: SocketAddr) -> SessionInfo {
 async fn serve(
     house: &Arc<House<MySql>>,
     client: MyClient,
-    (login, pass): (Login, Option<Pass>),
-    slot: Arc<CancelSlot<<MyLink as Link>::Canceller>>,
+    (login, moves): (Login, Option<CancellationToken>),
+    (seat, carried): (Seat<MySql>, Option<Carried>),
     database: &str,
-) -> MyClient {
+) -> (MyClient, Option<Carried>) {
     if database == CONSOLE {
         let (shared, levers) = (house.shared.clone(), house.levers.clone());
-        return console::serve(shared, levers, client, house.stop.clone()).await;
+        return (console::serve(shared, levers, client, house.stop.clone()).await, None);
     }
-    let stop = house.shared.keeper.reign();
-    let session = Session::new(house.shared.clone(), client, login, slot, stop);
-    session.under(pass).serve().await
+    let session = house.session(client, login, seat, moves);
+    match carried {
+        Some(carried) => session.brought(carried).serve().await,
+        None => session.serve().await,
+    }
 }
 
 /// A client's right to be there, where that depends on a lease; nothing on the console.

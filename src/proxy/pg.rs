@@ -11,6 +11,8 @@ use super::build::quick;
 use super::forward;
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
+use super::moving::{self, Person, Seat, Traveller};
+use super::moving_pg;
 use crate::backend::pg::{Login as LinkLogin, Logins, PgDial, PgLink, Route, Shared as LinkShared};
 use crate::backend::{CheckoutError, ConnectError, Dial, Purpose};
 use crate::catalog::Catalogs;
@@ -20,8 +22,8 @@ use crate::console;
 use crate::control::{Address, PgControl};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Client, Link, Manners, Protocol, Settings};
-use crate::keeper::{Control, now_ms};
-use crate::session::{CancelSlot, Login, Pass, Said, Session, SessionInfo, startup_statement};
+use crate::keeper::Control;
+use crate::session::{Carried, Login, Said, startup_statement};
 use crate::sql::Isolation;
 use crate::store::agents::AgentTables;
 use crate::tls::{BackendConnector, ServerTls};
@@ -163,6 +165,7 @@ impl Front for Pg {
         match door.open(tcp, peer, &*house).await {
             Knock::Nobody => house.shared.metrics.client_rejections.inc(),
             Knock::Forward(passage) => forward::pass(&house, *passage).await,
+            Knock::Arrival(arrival) => moving_pg::arrive(&house, *arrival).await,
             Knock::Cancel { number, secret } => {
                 if let Some(canceller) = house.shared.registry.canceller(number, &secret) {
                     PgLink::cancel(&canceller).await;
@@ -170,7 +173,11 @@ impl Front for Pg {
                     forward::cancel(&house, number, &secret).await;
                 }
             }
-            Knock::Client(greeting) => enter(&house, *greeting).await,
+            Knock::Client(greeting) => {
+                if let Some(traveller) = enter(&house, *greeting).await {
+                    moving::go_on(&house, traveller).await;
+                }
+            }
         }
     }
 }
@@ -192,37 +199,27 @@ fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, Link
     logins
 }
 
-async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
+/// Serves a client until it leaves, or until its session is to go on elsewhere.
+async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) -> Option<Traveller<Pg>> {
     if let Err(refusal) = admit(house, &greeting.user, &greeting.database) {
         house.shared.metrics.client_rejections.inc();
         greeting.client.close(&refusal).await;
-        return;
+        return None;
     }
     house.shared.metrics.client_connections.inc();
-    let mut said = |key: &str| greeting.take_setting(key);
-    let said = Said {
-        resource: said("lockstep.resource"),
-        node: said("lockstep.node"),
-        epoch: said("lockstep.epoch"),
-    };
     let secret: [u8; 4] = rand::random();
-    let setting = |key: &str| {
-        let found = greeting.settings.iter().find(|(name, _)| name == key);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
-    };
-    let info = SessionInfo {
-        user: greeting.user.clone(),
-        database: greeting.database.clone(),
-        address: greeting.origin.unwrap_or(greeting.peer).to_string(),
-        application: setting("application_name"),
-        since_ms: now_ms(),
-    };
-    let (number, slot) = house.shared.registry.add(secret.to_vec(), info);
+    let mut person = person(&mut greeting, &secret);
+    let (number, slot) = house.shared.registry.add(secret.to_vec(), person.info());
+    person.number = number;
+    if let Err(refusal) = house.is_still_served(&greeting.database) {
+        house.shared.registry.remove(number);
+        greeting.client.close(&refusal).await;
+        return None;
+    }
     let pass = match greeting.database.as_str() {
         CONSOLE => Ok(None),
         _ => {
-            let from = greeting.origin.unwrap_or(greeting.peer).ip();
-            let claim = house.shared.leases.claim(&greeting.user, from, &said);
+            let claim = house.shared.leases.claim(&person.user, person.origin.ip(), &person.said);
             house.pass(number, claim, greeting.reads).await
         }
     };
@@ -230,13 +227,42 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) {
         Ok(_) if greeting.database == CONSOLE => {
             open_console(house, greeting.client, number, secret).await;
         }
-        Ok(pass) => serve(house, greeting, (number, secret, slot), pass).await,
+        Ok(pass) => {
+            let takes_back = greeting.takes_back.clone();
+            if let Some(left) = serve(house, greeting, &person, Seat { slot, pass }).await {
+                // Its number may come back at any moment: only who has it gives it up.
+                return moving::depart(house, left.0, (person, left.1), takes_back).await;
+            }
+        }
         Err(refusal) => {
             house.shared.metrics.client_rejections.inc();
             greeting.client.close(&refusal).await;
         }
     }
     house.shared.registry.remove(number);
+    None
+}
+
+/// Whose session it will be, without its number.
+fn person(greeting: &mut Greeting, secret: &[u8]) -> Person {
+    let mut said = |key: &str| greeting.take_setting(key);
+    let said = Said {
+        resource: said("lockstep.resource"),
+        node: said("lockstep.node"),
+        epoch: said("lockstep.epoch"),
+    };
+    let application = greeting.settings.iter().find(|(name, _)| name == "application_name");
+    Person {
+        user: greeting.user.clone(),
+        database: greeting.database.clone(),
+        application: application.map(|(_, value)| value.clone()).unwrap_or_default(),
+        origin: greeting.origin.unwrap_or(greeting.peer),
+        number: 0,
+        secret: secret.to_vec(),
+        said,
+        attributes: Vec::new(),
+        collation: 0,
+    }
 }
 
 async fn open_console(house: &Arc<House<Pg>>, mut client: PgClient, number: u32, secret: [u8; 4]) {
@@ -253,17 +279,15 @@ async fn open_console(house: &Arc<House<Pg>>, mut client: PgClient, number: u32,
     }
 }
 
-/// Under which number a client is known, its secret, and how it is told to end.
-type Key = (u32, [u8; 4], Arc<CancelSlot<<PgLink as Link>::Canceller>>);
-
+/// Serves a client; gives it back with what goes along, where its session is to go on elsewhere.
 async fn serve(
     house: &Arc<House<Pg>>,
     greeting: Greeting,
-    (number, secret, slot): Key,
-    pass: Option<Pass>,
-) {
-    let Greeting { mut client, user, mut settings, reads, .. } = greeting;
-    if pass.as_ref().is_some_and(|pass| !pass.writes()) {
+    person: &Person,
+    seat: Seat<Pg>,
+) -> Option<(PgClient, Carried)> {
+    let Greeting { mut client, user, mut settings, reads, origin, takes_back, .. } = greeting;
+    if seat.pass.as_ref().is_some_and(|pass| !pass.writes()) {
         // Drivers that look for somewhere to write go on from here.
         settings.push(("default_transaction_read_only".to_owned(), "on".to_owned()));
     }
@@ -271,21 +295,21 @@ async fn serve(
     let statements: BTreeMap<String, String> = settings.iter().map(statement).collect();
     let login =
         Login { user: user.clone(), name: user.clone(), settings: Settings::new(statements) };
-    match reported(house, &user, &settings, &login.settings).await {
-        Ok(mut reported) => {
-            if reads {
-                reported.insert("in_hot_standby".to_owned(), "on".to_owned());
-            }
-            let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-            if client.welcome(pairs, number, &secret).await.is_ok() {
-                let shared = house.shared.clone();
-                let stop = shared.keeper.reign();
-                let session = Session::new(shared, client, login, slot, stop);
-                session.under(pass).serve().await;
-            }
+    let mut reported = match reported(house, &user, &settings, &login.settings).await {
+        Ok(reported) => reported,
+        Err(failure) => {
+            client.close(&failure).await;
+            return None;
         }
-        Err(failure) => client.close(&failure).await,
+    };
+    if reads {
+        reported.insert("in_hot_standby".to_owned(), "on".to_owned());
     }
+    let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    client.welcome(pairs, person.number, &person.secret).await.ok()?;
+    let moves = house.moves(origin.is_some(), takes_back.as_ref());
+    let (client, carried) = house.session(client, login, seat, moves).serve().await;
+    Some((client, carried?))
 }
 
 /// What a server reports to a client with these settings. Asked of a server only when it is not

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::Identity;
 use crate::sql::{DrawnFrom, Sequences};
 
@@ -22,6 +24,14 @@ pub(super) struct Draws {
     values: BTreeMap<String, i64>,
     /// The sequence that was drawn from last, where that is known.
     last: Option<String>,
+}
+
+/// What is known of a session's draws without any connection.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Known {
+    values: BTreeMap<String, i64>,
+    last: Option<String>,
+    lost: bool,
 }
 
 /// Who can tell what was drawn.
@@ -61,6 +71,18 @@ impl Draws {
         self.on = None;
         self.lost |= self.here != Sequences::None;
         self.here = Sequences::None;
+    }
+
+    /// What is known of it without any connection, for another proxy.
+    pub(super) fn known(&self) -> Known {
+        let lost = self.lost || self.here != Sequences::None;
+        Known { values: self.values.clone(), last: self.last.clone(), lost }
+    }
+
+    /// What another proxy has known of it.
+    pub(super) fn of(known: Known) -> Self {
+        let Known { values, last, lost } = known;
+        Self { lost, values, last, ..Self::default() }
     }
 
     /// Sequences were drawn from on this connection, and these values are known of it.

@@ -10,6 +10,7 @@
 mod attempt;
 mod block;
 mod bulk;
+mod carry;
 mod commit;
 mod complete;
 mod ddl;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use carry::Carried;
 pub use fence::{Leases, Pass, Said};
 pub use group::Groups;
 pub use identity::Identities;
@@ -146,6 +148,8 @@ pub struct Session<P: Protocol> {
     stop: Ending,
     /// Its right to write, where that depends on a lease.
     pass: Option<Pass>,
+    /// It may go on at another proxy when the role is handed over, until this is cancelled.
+    moves: Option<CancellationToken>,
     /// Sessions with the same user and settings.
     company: Option<Arc<group::Company<P::Work>>>,
 }
@@ -196,6 +200,7 @@ impl<P: Protocol> Session<P> {
             cancel,
             stop: Ending::of(stop),
             pass: None,
+            moves: None,
             company: None,
         };
         session.scope = session.initial_scope();
@@ -215,12 +220,20 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Serves the client until it leaves, or until the proxy stops and it has no transaction open.
-    /// Gives the client back: it may have left to begin another session.
-    pub async fn serve(mut self) -> P::Client {
+    /// Gives the client back: it may have left to begin another session; and what goes along, where the session is to go
+    /// on at another proxy.
+    pub async fn serve(mut self) -> (P::Client, Option<Carried>) {
+        // Whoever comes while the role is handed over goes on elsewhere before anything runs here.
+        if let Some(carried) = self.carried() {
+            return (self.client, Some(carried));
+        }
         loop {
             let batch = match self.next_batch().await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
+                    if let Some(carried) = self.carried() {
+                        return (self.client, Some(carried));
+                    }
                     let farewell = if self.cancel.ended().is_cancelled() {
                         self.cancel.farewell().unwrap_or_else(kill::killed)
                     } else {
@@ -237,7 +250,7 @@ impl<P: Protocol> Session<P> {
             }
         }
         self.undo().await;
-        self.client
+        (self.client, None)
     }
 
     /// Waits for the client; meanwhile hands on what its connection to the leader says unasked.
@@ -257,7 +270,12 @@ impl<P: Protocol> Session<P> {
                     biased;
                     () = ended.comes() => return Ok(None),
                     batch = client.next() => return batch.map(Some),
-                    () = stop.comes(), if idle => return Ok(None),
+                    () = stop.comes(), if idle => {
+                        if self.may_move() && !self.is_tied() && !self.client.is_at_rest() {
+                            return self.rest_of_request().await;
+                        }
+                        return Ok(None);
+                    }
                     () = silence => {}
                 }
                 client.close(&fell_silent()).await;

@@ -234,6 +234,6 @@ impl<P: Protocol> Session<P> {
 }
 
 /// Under which key a prepared statement follows its session.
-fn prepared_key(name: &str) -> String {
+pub(super) fn prepared_key(name: &str) -> String {
     format!("{PREPARED}{}", quoted(name))
 }

@@ -143,6 +143,22 @@ impl<C: Clone> Registry<C> {
         slot
     }
 
+    /// Adds a client under the number that it has from elsewhere. `None` where somebody else has it.
+    pub fn claim(
+        &self,
+        number: u32,
+        secret: Vec<u8>,
+        info: SessionInfo,
+    ) -> Option<Arc<CancelSlot<C>>> {
+        let mut sessions = self.lock();
+        if sessions.contains_key(&number) {
+            return None;
+        }
+        let slot = Arc::new(CancelSlot::default());
+        sessions.insert(number, Some((secret, info, slot.clone())));
+        Some(slot)
+    }
+
     /// Removes a client and keeps its number, under which it may come again.
     pub fn vacate(&self, number: u32) {
         self.lock().insert(number, None);

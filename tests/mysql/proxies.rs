@@ -33,7 +33,7 @@ fn step(what: impl std::fmt::Display) {
 }
 
 /// One of the proxies, with a network of its own to every server.
-struct Peer {
+pub(crate) struct Peer {
     name: String,
     port: u16,
     http: u16,
@@ -126,7 +126,7 @@ impl Peer {
         panic!("{} does not {what}; it says {last}; its log:\n{log}", self.name);
     }
 
-    async fn wait_writing(&self) {
+    pub(crate) async fn wait_writing(&self) {
         self.wait("write", |ready, _| ready).await;
     }
 
@@ -134,7 +134,7 @@ impl Peer {
         self.wait("stand by", |ready, said| !ready && said.contains("writes")).await;
     }
 
-    async fn connect_as(
+    pub(crate) async fn connect_as(
         &self,
         user: &str,
         password: &str,
@@ -150,7 +150,7 @@ impl Peer {
         Conn::new(opts).await
     }
 
-    async fn connect(&self) -> Conn {
+    pub(crate) async fn connect(&self) -> Conn {
         self.connect_as(USER, PASSWORD, DATABASE).await.expect("a connection")
     }
 }
@@ -165,14 +165,14 @@ impl Drop for Peer {
     }
 }
 
-struct Proxies {
-    peers: Vec<Peer>,
-    servers: Vec<Server>,
+pub(crate) struct Proxies {
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) servers: Vec<Server>,
     _folder: tempfile::TempDir,
 }
 
 impl Proxies {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with("forward").await
     }
 
@@ -192,13 +192,13 @@ impl Proxies {
     }
 
     /// The one that writes, and the other one.
-    fn roles(&self) -> (&Peer, &Peer) {
+    pub(crate) fn roles(&self) -> (&Peer, &Peer) {
         let writes = |peer: &&Peer| peer.ready().is_some_and(|(ready, _)| ready);
         let writer = self.peers.iter().position(|peer| writes(&peer)).expect("one that writes");
         (&self.peers[writer], &self.peers[1 - writer])
     }
 
-    async fn assert_all_equal(&self) {
+    pub(crate) async fn assert_all_equal(&self) {
         for attempt in 0.. {
             let contents: Vec<String> = self.servers.iter().map(Server::contents).collect();
             if contents.iter().all(|other| *other == contents[0]) {

@@ -101,6 +101,8 @@ pub struct Greeting {
     pub found_rows: bool,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// What its proofs are about.
+    pub challenge: [u8; CHALLENGE],
 }
 
 pub(super) struct Visitor {
@@ -252,13 +254,14 @@ impl Door {
     }
 
     fn greeting(&self, visitor: Visitor, login: Login) -> Greeting {
-        let (peer, capabilities) = (visitor.peer, login.capabilities);
+        let (peer, challenge, capabilities) = (visitor.peer, visitor.challenge, login.capabilities);
         let client = self.client(visitor, capabilities);
         let found_rows = capabilities & cap::FOUND_ROWS != 0;
         let application = application(&login.attributes);
         let Login { user, database, collation, attributes, .. } = login;
         let who = Who { user, database, collation, application, attributes };
-        Greeting { client, who, capabilities: capabilities & OFFERED, found_rows, peer }
+        let capabilities = capabilities & OFFERED;
+        Greeting { client, who, capabilities, found_rows, peer, challenge }
     }
 }
 

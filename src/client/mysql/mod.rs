@@ -16,6 +16,7 @@ mod commands;
 mod dress;
 mod leave;
 mod login;
+mod luggage;
 mod past;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use charset::charset_settings;
 pub use login::{Door, Greeting, Known, Who};
+pub use luggage::{CallBack, Luggage, bring};
 
 use crate::error::{Failure, Kind};
 use crate::exchange::{
@@ -444,6 +446,10 @@ impl Client for MyClient {
 
     fn hang_up_on(&mut self, hangup: CancellationToken) {
         self.stream.hang_up_on(hangup);
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.is_at_rest()
     }
 
     async fn close(&mut self, failure: &Failure) {

@@ -6,19 +6,22 @@
 use std::sync::Arc;
 
 use lockstep_protocol::mysql::response;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::Text;
 
 /// The word that has a server count the rows that LIMIT leaves out.
 const COUNTS_ALL: &str = "sql_calc_found_rows";
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Past {
     changed: i64,
     shown: u64,
     /// The statement under way.
+    #[serde(skip)]
     runs: Option<Arc<Text>>,
     /// The statement that gave the rows.
+    #[serde(with = "as_text")]
     shown_by: Option<Arc<Text>>,
     /// Packets of the result under way.
     packets: u64,
@@ -91,6 +94,30 @@ impl Past {
             .windows(COUNTS_ALL.len())
             .any(|word| word.eq_ignore_ascii_case(COUNTS_ALL.as_bytes()));
         (!counts_all).then_some(self.shown.cast_signed())
+    }
+}
+
+/// A statement goes to another proxy as its text.
+mod as_text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::catalog::Text;
+
+    #[allow(clippy::ref_option)] // The signature that serde asks for.
+    pub(super) fn serialize<S: Serializer>(
+        text: &Option<Arc<Text>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        text.as_ref().map(|text| &text.sql).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Arc<Text>>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        Ok(text.map(|text| Arc::new(Text::new(text))))
     }
 }
 

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::auth::{self, ScramServer, ScramVerifier};
 use lockstep_protocol::pg::{client, frame, server, startup};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{Bounds, PgClient, fields};
+use super::arrival::{Arrival, prove, refusal};
+use super::wanted::{Escort, Wanted};
+use super::{Bounds, Luggage, PgClient};
+use crate::client::CHALLENGE;
 use crate::config::AuthMethod;
-use crate::encoding::Encoding;
 use crate::error::{Failure, Kind};
 use crate::net::Stream;
 use crate::tls::ServerTls;
@@ -69,6 +70,8 @@ pub enum Knock {
     },
     /// A client of the proxy that writes, which is another one.
     Forward(Box<Passage>),
+    /// A session that goes on here.
+    Arrival(Box<Arrival>),
     /// Nobody: it left, broke the rules or was refused.
     Nobody,
 }
@@ -79,10 +82,10 @@ pub enum Whither {
     Here,
     /// At the proxy at the other end.
     There {
-        /// The way to it.
+        /// The way to it, on which everything was said that the client has said.
         far: Stream,
-        /// It may only read there.
-        reads: bool,
+        /// What has come on it already.
+        early: BytesMut,
     },
     /// Nowhere at the moment.
     Nowhere(Failure),
@@ -90,8 +93,14 @@ pub enum Whither {
 
 /// Says where the clients of a database are served. A client that comes by way of another proxy is not sent on.
 pub trait Signpost: Sync {
-    /// Looks where it is; may wait for that to be known.
-    fn look(&self, database: &str, forwarded: bool) -> impl Future<Output = Whither> + Send;
+    /// Looks where it is; may wait for that to be known. `said` is what is said there, for one that may only read or
+    /// not.
+    fn look(
+        &self,
+        database: &str,
+        forwarded: bool,
+        said: impl Fn(bool) -> BytesMut + Send + Sync,
+    ) -> impl Future<Output = Whither> + Send;
 }
 
 /// What a client of another proxy has said so far, as it is to be handed on.
@@ -101,17 +110,13 @@ pub struct Passage {
     pub stream: Stream,
     /// The way to the proxy that writes.
     pub far: Stream,
-    /// What it has sent already: the start-up message, which says that it was forwarded, and what came with it.
+    /// What it has sent behind its start-up message, which has been handed on.
     pub said: BytesMut,
+    /// What that proxy has said already.
+    pub early: BytesMut,
+    /// What a proof has to be about by which the session is handed back.
+    pub challenge: [u8; CHALLENGE],
 }
-
-/// In a start-up message: the client comes by way of another proxy, from this address, and is not sent on again. Two proxies that take
-/// each other for the writer would else send it to and fro.
-const FORWARDED: &str = "lockstep_forwarded";
-/// Beside it: at the proxy that it has come to it may only read.
-const READS: &str = "lockstep_reads";
-/// The same for a request to cancel: number and secret in hexadecimal digits.
-const FORWARDED_CANCEL: &str = "lockstep_cancel";
 
 /// Refuses a client because another proxy writes: with the SQLSTATE that makes drivers try the next address.
 pub fn not_here(writer: &str) -> Failure {
@@ -139,6 +144,8 @@ pub struct Greeting {
     pub origin: Option<SocketAddr>,
     /// That proxy lets it read only.
     pub reads: bool,
+    /// That proxy takes it back, with a proof about this.
+    pub takes_back: Option<Bytes>,
 }
 
 impl Greeting {
@@ -151,9 +158,9 @@ impl Greeting {
     }
 }
 
-struct Visitor {
-    stream: Stream,
-    incoming: BytesMut,
+pub(super) struct Visitor {
+    pub(super) stream: Stream,
+    pub(super) incoming: BytesMut,
 }
 
 impl Door {
@@ -236,13 +243,26 @@ impl Door {
         if let Some((number, secret)) = wanted.cancel {
             return Ok(Knock::Cancel { number, secret });
         }
-        match signpost.look(&wanted.database, wanted.forwarded.is_some()).await {
+        let challenge: [u8; CHALLENGE] = rand::random();
+        let hand_on = |reads: bool| {
+            // Who may only read here comes to be told that, and connects again.
+            let takes_back = (!reads).then_some(&challenge[..]);
+            let escort = Escort { origin: peer, reads, takes_back, goes_on: false };
+            let pairs: Vec<(&str, &str)> =
+                said.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            escort.message(&pairs)
+        };
+        match signpost.look(&wanted.database, wanted.forwarded.is_some(), hand_on).await {
             Whither::Here => {}
-            Whither::There { far, reads } => {
-                let passage = visitor.passage(far, &said, peer, reads);
+            Whither::There { far, early } => {
+                let Visitor { stream, incoming: said } = visitor;
+                let passage = Passage { stream, far, said, early, challenge };
                 return Ok(Knock::Forward(Box::new(passage)));
             }
             Whither::Nowhere(refusal) => return visitor.refuse(&refusal).await,
+        }
+        if wanted.goes_on {
+            return self.arrival(visitor, wanted.takes_back).await;
         }
         if minor > 0 || !wanted.unknown.is_empty() {
             let mut out = BytesMut::new();
@@ -255,10 +275,27 @@ impl Door {
         }
         let Visitor { stream, incoming } = visitor;
         let client = PgClient::new(stream, incoming, self.statements.clone(), self.bounds);
-        let Wanted { user, database, settings, forwarded, reads, .. } = wanted;
+        let Wanted { user, database, settings, forwarded, reads, takes_back, .. } = wanted;
         let origin = forwarded.and_then(|origin| origin.parse().ok());
-        let greeting = Greeting { client, user, database, settings, peer, origin, reads };
+        let greeting =
+            Greeting { client, user, database, settings, peer, origin, reads, takes_back };
         Ok(Knock::Client(Box::new(greeting)))
+    }
+
+    /// Takes in a session that goes on here. Whoever brings it proves that it is a proxy by the seal.
+    async fn arrival(&self, mut visitor: Visitor, back: Option<Bytes>) -> Result<Knock, String> {
+        let challenge: [u8; CHALLENGE] = rand::random();
+        visitor.say(&prove(&challenge)).await?;
+        let sealed = visitor.password(self.bounds.message).await?;
+        let Visitor { stream, incoming } = visitor;
+        let takes_back = back;
+        let arrival = Arrival { stream, incoming, sealed, challenge, takes_back };
+        Ok(Knock::Arrival(Box::new(arrival)))
+    }
+
+    /// A client goes on here with what was packed elsewhere.
+    pub fn unpack(&self, stream: Stream, unread: BytesMut, luggage: Luggage) -> PgClient {
+        PgClient::unpack(stream, unread, luggage, (self.statements.clone(), self.bounds))
     }
 
     /// Has the client prove who it is. Unknown users are asked like known ones, and refused alike.
@@ -325,121 +362,13 @@ impl Door {
     }
 }
 
-/// What the start-up message asks for.
-struct Wanted {
-    user: String,
-    database: String,
-    settings: Vec<(String, String)>,
-    unknown: Vec<String>,
-    /// It comes by way of another proxy; where from.
-    forwarded: Option<String>,
-    /// It may only read.
-    reads: bool,
-    /// It is a request to cancel that does.
-    cancel: Option<(u32, Bytes)>,
-}
-
-/// A refusal as a client reads it that has not logged in.
-fn refusal(failure: &Failure) -> BytesMut {
-    let mut out = BytesMut::new();
-    fields(failure, "FATAL", Encoding::Utf8).encode(server::ERROR_RESPONSE, &mut out);
-    out
-}
-
-/// Number and secret of a request to cancel, as another proxy hands it on.
-fn read_cancel(value: &str) -> Option<(u32, Bytes)> {
-    let (number, secret) = value.split_once(':')?;
-    let byte = |at: usize| u8::from_str_radix(secret.get(at..at + 2)?, 16).ok();
-    let secret: Option<Vec<u8>> = (0..secret.len()).step_by(2).map(byte).collect();
-    Some((number.parse().ok()?, secret?.into()))
-}
-
-/// A request to cancel, as it is handed on to another proxy.
-pub fn forwarded_cancel(number: u32, secret: &[u8]) -> BytesMut {
-    use std::fmt::Write;
-    let mut value = format!("{number}:");
-    for byte in secret {
-        // Writing into a String cannot fail.
-        let _ = write!(value, "{byte:02x}");
-    }
-    let mut message = BytesMut::new();
-    startup::startup_message(&mut message, &[("user", "-"), (FORWARDED_CANCEL, &value)]);
-    message
-}
-
-impl Wanted {
-    fn read(params: Vec<(String, String)>) -> Result<Self, Failure> {
-        let mut wanted = Self {
-            user: String::new(),
-            database: String::new(),
-            settings: Vec::new(),
-            unknown: Vec::new(),
-            forwarded: None,
-            reads: false,
-            cancel: None,
-        };
-        for (name, value) in params {
-            match name.as_str() {
-                "user" => wanted.user = value,
-                "database" => wanted.database = value,
-                FORWARDED => wanted.forwarded = Some(value),
-                READS => wanted.reads = true,
-                FORWARDED_CANCEL => wanted.cancel = read_cancel(&value),
-                "options" => wanted.settings.extend(startup::parse_options(&value).map_err(bad)?),
-                "replication" => {
-                    if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
-                        let what = "replication connections are not supported";
-                        return Err(Failure::new(Kind::Refused, what)
-                            .hint("connect to a backend directly, for backups only"));
-                    }
-                }
-                _ if name.starts_with("_pq_.") => wanted.unknown.push(name),
-                _ => wanted.settings.push((name, value)),
-            }
-        }
-        if wanted.user.is_empty() {
-            let what = "no PostgreSQL user name specified in startup packet";
-            return Err(Failure::new(Kind::Protocol, what).code("28000"));
-        }
-        if wanted.database.is_empty() {
-            wanted.database.clone_from(&wanted.user);
-        }
-        Ok(wanted)
-    }
-}
-
-fn bad(error: DecodeError) -> Failure {
-    Failure::new(Kind::Protocol, format!("invalid start-up options: {error}")).code("22023")
-}
-
 impl Visitor {
-    /// Everything said so far, for another proxy.
-    fn passage(
-        self,
-        far: Stream,
-        params: &[(String, String)],
-        peer: SocketAddr,
-        reads: bool,
-    ) -> Passage {
-        let mut said = BytesMut::new();
-        let mut pairs: Vec<(&str, &str)> =
-            params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let origin = peer.to_string();
-        pairs.push((FORWARDED, &origin));
-        if reads {
-            pairs.push((READS, "yes"));
-        }
-        startup::startup_message(&mut said, &pairs);
-        said.extend_from_slice(&self.incoming);
-        Passage { stream: self.stream, far, said }
-    }
-
-    async fn say(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub(super) async fn say(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.stream.write_all(bytes).await.map_err(|e| e.to_string())?;
         self.stream.flush().await.map_err(|e| e.to_string())
     }
 
-    async fn more(&mut self) -> Result<(), String> {
+    pub(super) async fn more(&mut self) -> Result<(), String> {
         match self.stream.read_more(&mut self.incoming).await {
             Ok(0) => Err("it left".into()),
             Ok(_) => Ok(()),
@@ -457,15 +386,22 @@ impl Visitor {
         }
     }
 
-    /// The body of the next password message; nothing else is allowed here.
-    async fn password(&mut self, max: usize) -> Result<Bytes, String> {
+    pub(super) async fn frame(&mut self, max: usize) -> Result<frame::Frame, String> {
         loop {
             match frame::take(&mut self.incoming, max).map_err(|e| e.to_string())? {
-                Some(frame) if frame.tag == client::PASSWORD => return Ok(frame.bytes.slice(5..)),
-                Some(frame) => return Err(format!("message type {} during login", frame.tag)),
+                Some(frame) => return Ok(frame),
                 None => self.more().await?,
             }
         }
+    }
+
+    /// The body of the next password message; nothing else is allowed here.
+    async fn password(&mut self, max: usize) -> Result<Bytes, String> {
+        let frame = self.frame(max).await?;
+        if frame.tag != client::PASSWORD {
+            return Err(format!("message type {} during login", frame.tag));
+        }
+        Ok(frame.bytes.slice(frame::HEADER..))
     }
 
     async fn refuse(&mut self, failure: &Failure) -> Result<Knock, String> {
@@ -477,22 +413,4 @@ impl Visitor {
 fn nonce() -> String {
     use rand::distr::{Alphanumeric, SampleString};
     Alphanumeric.sample_string(&mut rand::rng(), 24)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_to_cancel_is_handed_on_whole() {
-        let mut message = forwarded_cancel(77, &[0, 171, 255]);
-        let Ok(Some(startup::Startup::Start { params, .. })) = startup::decode(&mut message, 1000)
-        else {
-            panic!("a start-up message");
-        };
-        let wanted = Wanted::read(params).ok().and_then(|wanted| wanted.cancel);
-        assert_eq!(wanted, Some((77, Bytes::from_static(&[0, 171, 255]))));
-        assert_eq!(read_cancel("1:0"), None);
-        assert_eq!(read_cancel("x:00"), None);
-    }
 }

@@ -3,9 +3,12 @@
 //! Simple and extended queries are folded into one kind of batch. Statement and portal names are the
 //! application's own and stay here; what goes on is the shared statement behind the name.
 
+mod arrival;
 mod login;
+mod luggage;
 mod names;
 mod texts;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -16,11 +19,12 @@ use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
 use tokio_util::sync::CancellationToken;
 
-pub use login::{
-    Door, Greeting, Knock, Known, Passage, Signpost, Whither, forwarded_cancel, not_here,
-};
+pub use arrival::{Arrival, bring, knock};
+pub use login::{Door, Greeting, Knock, Known, Passage, Signpost, Whither, not_here};
+pub use luggage::{CallBack, Luggage};
 use names::Names;
 use texts::fields;
+pub use wanted::{Escort, forwarded_cancel};
 
 use crate::encoding::Encoding;
 use crate::error::{Failure, Kind};
@@ -456,6 +460,10 @@ impl Client for PgClient {
 
     fn hang_up_on(&mut self, hangup: CancellationToken) {
         self.stream.hang_up_on(hangup);
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.is_at_rest()
     }
 
     async fn close(&mut self, failure: &Failure) {

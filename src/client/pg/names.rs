@@ -19,6 +19,9 @@ pub(super) struct Names {
     fresh: Vec<String>,
 }
 
+/// A statement as it goes to another proxy: its name, where it has one, its text, and the types of its parameters.
+pub(super) type Listed = (String, String, Vec<u32>);
+
 impl Names {
     /// Keeps a statement under a name that none has.
     pub(super) fn keep(
@@ -44,6 +47,25 @@ impl Names {
         self.statements.insert(name.to_owned(), prepared.clone());
         self.fresh.push(name.to_owned());
         Ok(Reference { prepared, named })
+    }
+
+    /// All statements.
+    pub(super) fn list(&self) -> Vec<Listed> {
+        let named = self.statements.iter().map(|(name, prepared)| (name.clone(), prepared));
+        let unnamed = self.unnamed.iter().map(|prepared| (String::new(), prepared));
+        let listed = |(name, prepared): (String, &Arc<Prepared>)| {
+            (name, prepared.text.sql.clone(), prepared.types.clone())
+        };
+        named.chain(unnamed).map(listed).collect()
+    }
+
+    /// A statement that another proxy has kept so far.
+    pub(super) fn bring(&mut self, name: String, prepared: Arc<Prepared>) {
+        if name.is_empty() {
+            self.unnamed = Some(prepared);
+        } else {
+            self.statements.insert(name, prepared);
+        }
     }
 
     /// The statement of a name.

@@ -2,6 +2,7 @@
 //! Nothing acknowledged is lost, and never do two write.
 
 mod finding;
+mod moving;
 mod rig;
 mod state;
 
@@ -77,6 +78,8 @@ fn a_writer_that_freezes_wakes_late_and_can_commit_nothing() {
             step(format!("the late read was told {:?}", code_of(&error)));
         }
         all.peer("p1").wait_standing_by(secs(20)).await;
+        // A role that was lost is not handed over: the session has ended, and goes on nowhere.
+        assert!(reader.batch_execute("select 1").await.is_err());
         load.go_on(50, secs(20)).await;
         gone_only(&load.finish(&all).await);
         let now = all.peer("p2").connect().await;

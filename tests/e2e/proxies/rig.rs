@@ -21,7 +21,7 @@ use crate::rig::{eventually, free_port, runtime, secs, step};
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) port: u16,
-    http_port: u16,
+    pub(crate) http_port: u16,
     folder: PathBuf,
     relays: Vec<Relay>,
     process: Mutex<Option<Process>>,
