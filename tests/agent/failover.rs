@@ -103,8 +103,9 @@ fn a_master_that_stands_still_for_less_than_its_lease_keeps_it() {
 /// It learns while it stops that another has taken the row; after that it is a node like any other.
 #[test]
 fn a_master_that_is_superseded_while_it_stops_can_be_the_master_again() {
-    let slow = "[[service]]\nname = \"slow\"\nstop_timeout = \"1s\"\n\
-                command = [\"/bin/sh\", \"-c\", \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+    // Its stop is waited for, also after the time is up.
+    let slow =
+        "[[service]]\nname = \"slow\"\nkind = \"script\"\nstart = \"true\"\nstop = \"sleep 0.7\"\n";
     let Some(world) = World::ready(&Plan { more: slow.into(), ..Plan::default() }) else { return };
     let [n1, n2] = [1, 2].map(|n| world.node(n));
     world.wait_for_standbys(1, 1);
@@ -114,6 +115,7 @@ fn a_master_that_is_superseded_while_it_stops_can_be_the_master_again() {
     world.wait_for_master(2);
     n1.thaw();
     n1.wait_for_role("standby");
+    assert!(n1.log().contains("another node has the lease; what still runs is killed"));
     n2.crash();
     world.wait_for_master(1);
     wait_until(10, || n1.log(), || n1.serves());
