@@ -39,7 +39,10 @@ impl Stream {
 
     /// Reads more bytes; 0 means that the peer has closed.
     pub async fn read_more(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
-        if buf.capacity() - buf.len() < READ_CHUNK / 4 {
+        // Where nobody holds on to what was read before, its memory is used again while it is still in the
+        // processor's cache.
+        let at_front = buf.is_empty() && buf.try_reclaim(READ_CHUNK);
+        if !at_front && buf.capacity() - buf.len() < READ_CHUNK / 4 {
             buf.reserve(READ_CHUNK);
         }
         self.read_buf(buf).await
