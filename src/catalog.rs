@@ -252,6 +252,8 @@ fn unreadable(sql: &str) -> Script {
         context: Context::default(),
         commits: false,
         pins: Vec::new(),
+        beyond_rows: false,
+        in_steps: false,
         returned: None,
     };
     Script { statements: vec![statement] }

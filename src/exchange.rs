@@ -41,6 +41,8 @@ pub struct Manners {
     pub error_fails_transaction: bool,
     /// The statements of one batch are one transaction; else each is one of its own.
     pub batch_is_transaction: bool,
+    /// What a SET chose, and the temporary tables that were made, stay when their transaction is undone.
+    pub settings_outlast: bool,
     /// A savepoint outside of a transaction is no mistake: it is gone with its statement.
     pub lone_savepoints: bool,
     /// Sessions lock tables by statements of their own, which no server sees: writes look for such locks.

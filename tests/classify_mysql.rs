@@ -174,6 +174,8 @@ fn describe(statement: &Statement) -> String {
         (statement.locks_rows, "locks"),
         (statement.commits, "commits"),
         (statement.returns_rows, "rows"),
+        (statement.beyond_rows, "beyond_rows"),
+        (statement.in_steps, "in_steps"),
     ];
     for (_, flag) in flags.iter().filter(|(on, _)| *on) {
         write!(out, " {flag}").unwrap();

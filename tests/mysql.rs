@@ -10,7 +10,13 @@ mod alike;
 mod clients;
 #[path = "mysql/cluster.rs"]
 mod cluster;
-#[path = "mysql/faults.rs"]
+#[path = "mysql/concurrency.rs"]
+mod concurrency;
+#[path = "mysql/divergence.rs"]
+mod divergence;
+#[path = "mysql/failover.rs"]
+mod failover;
+#[path = "faults/mod.rs"]
 mod faults;
 #[path = "mysql/full.rs"]
 mod full;
@@ -28,16 +34,22 @@ mod locks;
 mod logins;
 #[path = "mysql/moving.rs"]
 mod moving;
+#[path = "mysql/net.rs"]
+mod net;
 #[path = "mysql/operations.rs"]
 mod operations;
 #[path = "mysql/prepared.rs"]
 mod prepared;
 #[path = "mysql/proxies.rs"]
 mod proxies;
+#[path = "mysql/recovery.rs"]
+mod recovery;
 #[path = "mysql/replicate.rs"]
 mod replicate;
 #[path = "mysql/returned.rs"]
 mod returned;
+#[path = "mysql/routines.rs"]
+mod routines;
 #[path = "mysql/scenarios.rs"]
 mod scenarios;
 #[path = "mysql/schema.rs"]
@@ -46,7 +58,13 @@ mod schema;
 mod server;
 #[path = "mysql/sessions.rs"]
 mod sessions;
+#[path = "mysql/site.rs"]
+mod site;
+#[path = "mysql/state.rs"]
+mod state;
 #[path = "mysql/through.rs"]
 mod through;
+#[path = "mysql/values.rs"]
+mod values;
 #[path = "mysql/wire.rs"]
 mod wire;

@@ -47,6 +47,7 @@ impl Protocol for MySql {
     const MANNERS: Manners = Manners {
         error_fails_transaction: false,
         batch_is_transaction: false,
+        settings_outlast: true,
         lone_savepoints: true,
         locks_tables: true,
         kept_by_reset: &["use"],

@@ -42,6 +42,7 @@ impl Protocol for Pg {
     const MANNERS: Manners = Manners {
         error_fails_transaction: true,
         batch_is_transaction: true,
+        settings_outlast: false,
         lone_savepoints: false,
         locks_tables: false,
         kept_by_reset: &[],

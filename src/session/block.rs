@@ -205,8 +205,8 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
-        if let Some((settings, scope)) = tx.return_to(name) {
-            (self.settings, self.scope) = (settings, scope);
+        if let Some(before) = tx.return_to(name, P::MANNERS.settings_outlast) {
+            self.settings_before(before);
         }
         self.tell_shares(step.sql).await;
         self.open_again().await;

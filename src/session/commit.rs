@@ -80,7 +80,7 @@ impl<P: Protocol> Session<P> {
             }
         };
         if committed.is_err() {
-            (self.settings, self.scope) = tx.before;
+            self.settings_before(tx.before);
         }
         committed
     }

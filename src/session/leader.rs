@@ -108,6 +108,9 @@ impl<P: Protocol> Session<P> {
             for effects in 0..=tx.effects.len() {
                 shares::set_savepoints(&mut *leader, tx, effects);
             }
+            if P::MANNERS.settings_outlast && tx.sets {
+                leader.assume(self.settings.clone());
+            }
         }
         self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false });
         Ok(())
@@ -310,7 +313,7 @@ impl<P: Protocol> Session<P> {
     /// Undoes the transaction everywhere. The leader's connection is kept where state lives in it.
     pub(super) async fn undo(&mut self) {
         let Some(tx) = self.tx.take() else { return };
-        (self.settings, self.scope) = tx.before;
+        self.settings_before(tx.before);
         match tx.place {
             Place::Nowhere => {}
             Place::Reading(mut lease) => {

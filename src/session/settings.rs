@@ -121,6 +121,7 @@ impl<P: Protocol> Session<P> {
             self.ensure_leading().await?;
         }
         self.establish(step).await?;
+        let mut computed = Vec::new();
         for Setting { key, told } in settings {
             match told {
                 Told::Constant(..) if key == "autocommit" => {
@@ -129,16 +130,23 @@ impl<P: Protocol> Session<P> {
                     }
                 }
                 Told::Constant(statement, value) => {
+                    computed.push(statement.clone());
                     self.keep(key, Some(statement.clone()), value.as_deref(), &[]);
                 }
                 Told::Dropped => self.keep(key, None, None, &[]),
                 Told::Asked(query) => {
                     let (statement, value) = self.ask_setting(query).await?;
+                    computed.push(statement.clone());
                     self.keep(key, Some(statement), value.as_deref(), &[]);
                 }
             }
         }
-        self.note_context(step.sql);
+        // Another server could compute another value, from variables that only this one has.
+        if self.tx.is_some() && settings.iter().any(|s| matches!(s.told, Told::Asked(_))) {
+            computed.iter().for_each(|statement| self.note_context(statement));
+        } else {
+            self.note_context(step.sql);
+        }
         Ok(())
     }
 
@@ -237,8 +245,21 @@ impl<P: Protocol> Session<P> {
         if let Some(tx) = &mut self.tx {
             tx.add_context(sql);
             tx.sets = true;
+            // Whatever becomes of the transaction, that connection has them.
+            if P::MANNERS.settings_outlast
+                && let Place::Leading { leader: lease, .. } | Place::Reading(lease) = &mut tx.place
+            {
+                lease.assume(self.settings.clone());
+            }
         } else if let Some(lease) = &mut self.last {
             lease.assume(self.settings.clone());
+        }
+    }
+
+    /// A transaction was undone: so is what was set in it, where that goes with it.
+    pub(super) fn settings_before(&mut self, before: (Settings, Arc<Scope>)) {
+        if !P::MANNERS.settings_outlast {
+            (self.settings, self.scope) = before;
         }
     }
 

@@ -305,8 +305,13 @@ impl<L: Link> Transaction<L> {
         }
     }
 
-    /// Goes back to a savepoint: what came after it has not happened.
-    pub(super) fn return_to(&mut self, name: &str) -> Option<(Settings, Arc<Scope>)> {
+    /// Goes back to a savepoint: what came after it has not happened, but for what was set where
+    /// settings outlast it. The settings and names as they were.
+    pub(super) fn return_to(
+        &mut self,
+        name: &str,
+        settings_outlast: bool,
+    ) -> Option<(Settings, Arc<Scope>)> {
         let at = self.savepoints.iter().rposition(|s| s.name == name)?;
         self.savepoints.truncate(at + 1);
         let savepoint = self.savepoints.last()?;
@@ -316,9 +321,13 @@ impl<L: Link> Transaction<L> {
                 share.sent = share.sent.min(savepoint.effects);
             }
         }
-        self.context.truncate(savepoint.context);
+        let before = (savepoint.settings.clone(), savepoint.scope.clone());
+        let after = self.context.split_off(savepoint.context);
+        for statement in after.iter().filter(|_| settings_outlast) {
+            self.add_context(statement);
+        }
         self.failed = false;
-        Some((savepoint.settings.clone(), savepoint.scope.clone()))
+        Some(before)
     }
 }
 

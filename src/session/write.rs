@@ -43,7 +43,7 @@ impl<P: Protocol> Session<P> {
         let way_back = if proved { WayBack::None } else { self.way_back(step) };
         let watch = match returned {
             Some(_) => Watch { returned, ..Watch::default() },
-            None if keyed => keyed_watch(step),
+            None if keyed => Watch { undoable: self.is_in_steps(step), ..keyed_watch(step) },
             None => captured_watch(step, way_back == WayBack::Savepoint),
         };
         let mark = (self.client.buffer().len(), self.client.flushes());
@@ -85,6 +85,11 @@ impl<P: Protocol> Session<P> {
             Ok(()) => self.stream(from).await,
             Err(stop) => self.only_here(stop).await,
         }
+    }
+
+    /// Whether a part of it could stay on the leader alone where the rest fails.
+    fn is_in_steps(&self, step: &Step<'_, P::Work>) -> bool {
+        step.statement.in_steps && self.tx.as_ref().is_some_and(|tx| tx.explicit)
     }
 
     /// The leader has done what the followers will not get: no error may leave it done.
@@ -190,8 +195,8 @@ impl<P: Protocol> Session<P> {
         outcome: &Outcome,
         checked: bool,
     ) -> Result<(), Stop> {
-        // Zero rows on the leader: there is nothing to send.
-        if outcome.rows == Some(0) {
+        // Zero rows on the leader: there is nothing to send, if that says it all.
+        if outcome.rows == Some(0) && !step.statement.beyond_rows {
             return Ok(());
         }
         let Some(effect) = step.work.effect(step.sql, outcome.rows) else {

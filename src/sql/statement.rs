@@ -74,6 +74,11 @@ pub struct Statement {
     pub commits: bool,
     /// Values that the leader chooses before it runs the statement.
     pub pins: Vec<Pin>,
+    /// Of a keyed statement: a trigger or a routine may write what the number of its rows does not tell.
+    pub beyond_rows: bool,
+    /// It runs several statements one after the other: where one fails, the server keeps what those
+    /// before it wrote.
+    pub in_steps: bool,
 }
 
 /// A value that every server would choose for itself, and the leader chooses for all.
@@ -418,6 +423,8 @@ impl Statement {
             context: Context::default(),
             commits: false,
             pins: Vec::new(),
+            beyond_rows: false,
+            in_steps: false,
             returned: None,
         }
     }

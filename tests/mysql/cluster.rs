@@ -10,10 +10,13 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
+use crate::net::relay::Relay;
 use crate::server::{DATABASE, PASSWORD, Server, USER, free_port};
 
 pub(crate) struct Cluster {
     pub(crate) servers: Vec<Server>,
+    /// Networks to them, where the test wants some.
+    pub(crate) relays: Vec<Relay>,
     pub(crate) port: u16,
     http: u16,
     folder: tempfile::TempDir,
@@ -26,7 +29,7 @@ impl Cluster {
         Self::start_with(count, "").await
     }
 
-    /// The same, with more sections in its configuration.
+    /// The same, with more in its configuration: keys of `[cluster]`, then other sections.
     pub(crate) async fn start_with(count: usize, more: &str) -> Self {
         Self::start_on(count, &[], more).await
     }
@@ -37,10 +40,26 @@ impl Cluster {
         options: &'static [&'static str],
         more: &str,
     ) -> Self {
+        Self::begin(count, options, more, false).await
+    }
+
+    /// The same with a network of the proxy's own to each server.
+    pub(crate) async fn start_relayed(count: usize, more: &str) -> Self {
+        Self::begin(count, &[], more, true).await
+    }
+
+    async fn begin(
+        count: usize,
+        options: &'static [&'static str],
+        more: &str,
+        relayed: bool,
+    ) -> Self {
         let servers: Vec<Server> = (0..count).map(|_| Server::launch_with(options)).collect();
+        let relays = servers.iter().filter(|_| relayed);
+        let relays = relays.map(|server| Relay::to("a server", server.port)).collect();
         let folder = tempfile::tempdir().unwrap();
-        let cluster =
-            Self { servers, port: free_port(), http: free_port(), folder, proxy: Mutex::new(None) };
+        let (port, http, proxy) = (free_port(), free_port(), Mutex::new(None));
+        let cluster = Self { servers, relays, port, http, folder, proxy };
         std::fs::write(cluster.config(), format!("{}{more}", cluster.settings())).unwrap();
         cluster.command("init");
         cluster.start_proxy();
@@ -49,25 +68,21 @@ impl Cluster {
     }
 
     fn settings(&self) -> String {
-        let backends: Vec<String> = (1..)
-            .zip(&self.servers)
-            .map(|(n, server)| {
-                format!(
-                    "[[backend]]\nname = \"db{n}\"\nurl = \"mysql://127.0.0.1:{}\"\n",
-                    server.port
-                )
-            })
-            .collect();
+        let backend = |(n, server): (usize, &Server)| {
+            let port = self.relays.get(n).map_or(server.port, |relay| relay.port);
+            format!("[[backend]]\nname = \"db{}\"\nurl = \"mysql://127.0.0.1:{port}\"\n", n + 1)
+        };
+        let backends: Vec<String> = self.servers.iter().enumerate().map(backend).collect();
         format!(
             "database = \"{DATABASE}\"\nlisten = \"127.0.0.1:{}\"\n\
              admin = {{ user = \"admin\", password = \"admin\" }}\n\
              user = [{{ name = \"{USER}\", password = \"{PASSWORD}\" }}, \
              {{ name = \"guest\", password = \"welcome\" }}]\n\
-             [cluster]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n{}",
+             [http]\nlisten = \"127.0.0.1:{}\"\n{}[cluster]\nstate_dir = \"{}\"\n",
             self.port,
-            self.folder.path().join("state").display(),
             self.http,
-            backends.concat()
+            backends.concat(),
+            self.folder.path().join("state").display(),
         )
     }
 
@@ -111,6 +126,15 @@ impl Cluster {
         }
     }
 
+    /// SIGTERM, and its end.
+    pub(crate) fn stop_proxy(&self) {
+        if let Some(mut proxy) = self.proxy.lock().unwrap().take() {
+            let sent = Command::new("kill").arg(proxy.id().to_string()).status();
+            assert!(sent.unwrap().success());
+            assert!(proxy.wait().unwrap().success(), "the proxy ended badly");
+        }
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -123,20 +147,48 @@ impl Cluster {
         serde_json::from_str(answer.split("\r\n\r\n").nth(1)?).ok()
     }
 
+    /// What the proxy says of each server, in their order; nothing while it does not serve.
+    pub(crate) fn backends(&self) -> Vec<serde_json::Value> {
+        let status = self.status().filter(|s| s["serving"] == true);
+        status.and_then(|s| s["backends"].as_array().cloned()).unwrap_or_default()
+    }
+
     fn active(&self) -> Vec<String> {
-        let Some(status) = self.status().filter(|s| s["serving"] == true) else {
-            return Vec::new();
-        };
-        let backends = status["backends"].as_array().cloned().unwrap_or_default();
+        let backends = self.backends();
         let active = backends.iter().filter(|b| b["state"] == "active");
         active.map(|b| b["name"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// The place of a server that follows.
+    pub(crate) fn follower(&self) -> usize {
+        self.place(|b| b["leader"] != true && b["state"] == "active")
+    }
+
+    /// Waits until this server takes part no more; why not.
+    pub(crate) async fn wait_inactive(&self, server: usize) -> String {
+        for _ in 0..300 {
+            if let Some(backend) = self.backends().get(server).filter(|b| b["state"] != "active") {
+                return backend["reason"].as_str().unwrap_or_default().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("server {server} stays; the log:\n{}", self.log());
+    }
+
     /// The place of the server that leads.
     pub(crate) fn leader(&self) -> usize {
-        let status = self.status().expect("a status");
-        let backends = status["backends"].as_array().cloned().unwrap_or_default();
-        backends.iter().position(|b| b["leader"] == true).expect("a leader")
+        self.place(|b| b["leader"] == true)
+    }
+
+    /// The first server of this kind, once there is one.
+    fn place(&self, is: impl Fn(&serde_json::Value) -> bool) -> usize {
+        for _ in 0..100 {
+            if let Some(place) = self.backends().iter().position(&is) {
+                return place;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("there is none; the log:\n{}", self.log());
     }
 
     /// Waits until another server leads.
@@ -150,6 +202,28 @@ impl Cluster {
         panic!("nobody else leads; the log:\n{}", self.log());
     }
 
+    /// Waits until this server takes part.
+    pub(crate) async fn wait_member(&self, server: usize) {
+        for _ in 0..600 {
+            if self.backends().get(server).is_some_and(|b| b["state"] == "active") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("server {server} takes no part; the log:\n{}", self.log());
+    }
+
+    /// Waits until anybody is served.
+    pub(crate) async fn wait_serving(&self) {
+        for _ in 0..300 {
+            if !self.backends().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("nobody is served; the log:\n{}", self.log());
+    }
+
     /// Waits until so many servers are active.
     pub(crate) async fn wait_active(&self, count: usize) {
         for _ in 0..600 {
@@ -159,6 +233,17 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("{:?} are active, not {count}; the log:\n{}", self.active(), self.log());
+    }
+
+    /// The administrator, straight on one of the servers.
+    pub(crate) async fn administrator(&self, server: usize) -> Conn {
+        let opts = OptsBuilder::default()
+            .ip_or_hostname("127.0.0.1")
+            .tcp_port(self.servers[server].port)
+            .user(Some("admin"))
+            .pass(Some("admin"))
+            .prefer_socket(false);
+        Conn::new(opts).await.unwrap()
     }
 
     /// A client of the proxy.
@@ -183,13 +268,27 @@ impl Cluster {
 
     /// Every server holds the same: schema and rows.
     pub(crate) async fn assert_all_equal(&self) {
+        let all: Vec<usize> = (0..self.servers.len()).collect();
+        self.assert_equal(&all).await;
+    }
+
+    /// The same for those that take part.
+    pub(crate) async fn assert_active_equal(&self) {
+        let backends = self.backends();
+        let active: Vec<usize> =
+            (0..backends.len()).filter(|n| backends[*n]["state"] == "active").collect();
+        assert!(!active.is_empty(), "nobody is active; the log:\n{}", self.log());
+        self.assert_equal(&active).await;
+    }
+
+    async fn assert_equal(&self, servers: &[usize]) {
         // A commit is acknowledged when all have it; what was cut off may take a moment to end.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let contents: Vec<String> = self.servers.iter().map(Server::contents).collect();
-        for (n, other) in contents.iter().enumerate().skip(1) {
+        let contents: Vec<String> = servers.iter().map(|n| self.servers[*n].contents()).collect();
+        for (n, other) in servers.iter().zip(&contents).skip(1) {
             if other != &contents[0] {
                 let differs = contents[0].lines().zip(other.lines()).find(|(a, b)| a != b);
-                panic!("server {n} differs from server 0: {differs:?}\n{}", self.log());
+                panic!("server {n} differs from {}: {differs:?}\n{}", servers[0], self.log());
             }
         }
     }
@@ -225,4 +324,27 @@ pub(crate) async fn refused(conn: &mut Conn, sql: &str) -> u16 {
         Err(mysql_async::Error::Server(error)) => error.code,
         other => panic!("{sql}: an error was expected, not {other:?}"),
     }
+}
+
+/// The number of a refusal of ours.
+const REFUSED: u16 = 1235;
+
+/// Runs statements whose success is expected.
+pub(crate) async fn all(conn: &mut Conn, statements: &[&str]) {
+    for sql in statements {
+        run(conn, sql).await;
+    }
+}
+
+/// Each is refused by the proxy itself.
+pub(crate) async fn all_refused(conn: &mut Conn, statements: &[&str]) {
+    for sql in statements {
+        assert_eq!(refused(conn, sql).await, REFUSED, "{sql}");
+    }
+}
+
+/// All servers hold the same, and none of them was ever put out.
+pub(crate) async fn agree(cluster: &Cluster) {
+    cluster.assert_all_equal().await;
+    assert!(!cluster.log().contains("to=\"inactive\""), "{}", cluster.log());
 }

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
@@ -39,18 +39,20 @@ const BANK: &str = "5000";
 /// One client's book.
 #[derive(Default)]
 struct Book {
-    acknowledged: Vec<String>,
+    acknowledged: Vec<(String, Instant)>,
     /// Tokens that must be nowhere.
     refused: Vec<String>,
     /// Tokens of commits that got no answer.
     unknown: Vec<String>,
     /// Errors that a strict client saw, and others that none should.
-    failures: Vec<String>,
+    failures: Vec<(u16, String)>,
     drops: usize,
 }
 
 struct Client {
     number: usize,
+    /// Which of several loads on the same tables it belongs to.
+    load: u32,
     cluster: Arc<Cluster>,
     dice: StdRng,
     conn: Option<Conn>,
@@ -76,6 +78,13 @@ impl Load {
         for table in TABLES {
             run(&mut conn, table).await;
         }
+        Self::again(cluster, clients)
+    }
+
+    /// Starts clients on the tables of an earlier load.
+    pub(crate) fn again(cluster: &Arc<Cluster>, clients: usize) -> Self {
+        static LOADS: AtomicU32 = AtomicU32::new(0);
+        let load = LOADS.fetch_add(1, Ordering::Relaxed);
         let seed = std::env::var("LOCKSTEP_E2E_SEED").ok().and_then(|s| s.parse().ok());
         let seed: u64 = seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
         println!("a load of {clients} clients, LOCKSTEP_E2E_SEED={seed}");
@@ -83,6 +92,7 @@ impl Load {
         let clients = (0..clients).map(|number| {
             let client = Client {
                 number,
+                load,
                 cluster: cluster.clone(),
                 dice: StdRng::seed_from_u64(seed + number as u64 * 7919),
                 conn: None,
@@ -96,15 +106,14 @@ impl Load {
     }
 
     /// Waits until this many more transactions are acknowledged: proof that service goes on.
-    pub(crate) async fn goes_on(&self, more: u64) {
+    pub(crate) async fn goes_on(&self, more: u64, limit: Duration) {
         let goal = self.commits.load(Ordering::Relaxed) + more;
-        for _ in 0..1200 {
-            if self.commits.load(Ordering::Relaxed) >= goal {
-                return;
-            }
+        let end = Instant::now() + limit;
+        while self.commits.load(Ordering::Relaxed) < goal {
+            let now = self.commits.load(Ordering::Relaxed);
+            assert!(Instant::now() < end, "{now} of {goal} commits within {limit:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{} of {goal} commits", self.commits.load(Ordering::Relaxed));
     }
 
     /// Lets every client finish its transaction.
@@ -128,13 +137,13 @@ impl Client {
                 continue;
             }
             count += 1;
-            let token = format!("{}-{count}", self.number);
+            let token = format!("{}-{}-{count}", self.load, self.number);
             self.committing = false;
             let done =
                 if self.strict() { self.ledger(&token).await } else { self.wild(&token).await };
             match done {
                 Ok(()) => {
-                    self.book.acknowledged.push(token);
+                    self.book.acknowledged.push((token, Instant::now()));
                     commits.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => self.failed(token, error).await,
@@ -179,7 +188,9 @@ impl Client {
             // To be run again: what applications know of one server. A deadlock about the next number
             // of AUTO_INCREMENT is called 1467.
             Some(1213 | 1205 | 1467) if !self.strict() => {}
-            Some(_) => self.book.failures.push(format!("client {}: {error}", self.number)),
+            Some(number) => {
+                self.book.failures.push((number, format!("client {}: {error}", self.number)));
+            }
         }
         // What comes next must not find itself in a transaction that this one has left open: it would
         // be taken for committed, and go with whatever fails after it.
@@ -278,10 +289,30 @@ impl Outcome {
         self.books.iter().map(|book| book.acknowledged.len()).sum()
     }
 
-    /// No client saw an error that is not its own affair, nor lost its connection.
-    pub(crate) fn nobody_noticed(&self) {
-        let failures: Vec<&String> = self.books.iter().flat_map(|book| &book.failures).collect();
-        assert!(failures.is_empty(), "{failures:#?}");
+    /// Several loads one after the other on the same tables, judged as one.
+    pub(crate) fn together(outcomes: Vec<Self>) -> Self {
+        Self { books: outcomes.into_iter().flat_map(|outcome| outcome.books).collect() }
+    }
+
+    /// The longest time in which nobody was told that a commit went through.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        let all = self.books.iter().flat_map(|book| &book.acknowledged);
+        let mut times: Vec<Instant> = all.map(|(_, at)| *at).collect();
+        times.sort_unstable();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// No error but these and what is a client's own affair.
+    pub(crate) fn failed_only_with(&self, allowed: &[u16]) {
+        let failures = self.books.iter().flat_map(|book| &book.failures);
+        let strange: Vec<&String> = failures
+            .filter(|(number, _)| !allowed.contains(number))
+            .map(|(_, text)| text)
+            .collect();
+        assert!(strange.is_empty(), "{strange:#?}");
+    }
+
+    pub(crate) fn nobody_was_disconnected(&self) {
         assert_eq!(self.books.iter().map(|book| book.drops).sum::<usize>(), 0, "connections lost");
     }
 
@@ -292,7 +323,7 @@ impl Outcome {
         let there: BTreeSet<&String> = tokens.iter().collect();
         assert_eq!(there.len(), tokens.len(), "a transaction happened twice");
         for book in &self.books {
-            for token in &book.acknowledged {
+            for (token, _) in &book.acknowledged {
                 if !there.contains(token) {
                     panic!("{token} was acknowledged and is missing; {}", who_has(cluster, token));
                 }

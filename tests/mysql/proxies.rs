@@ -5,32 +5,17 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::{refused, run, value};
+use crate::net::relay::{Net, Relay};
+use crate::net::step;
 use crate::server::{DATABASE, PASSWORD, Server, USER, free_port};
-use relay::{Net, Relay};
-
-#[path = "../e2e/rig/relay.rs"]
-#[allow(dead_code, reason = "not everything that a network can do is done to these")]
-mod relay;
-
-/// Relays outlive the test's own runtime.
-fn runtime() -> &'static Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME
-        .get_or_init(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap())
-}
-
-fn step(what: impl std::fmt::Display) {
-    eprintln!("{what}");
-}
 
 /// One of the proxies, with a network of its own to every server.
 pub(crate) struct Peer {

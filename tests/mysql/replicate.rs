@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::cluster::{Cluster, refused, run, value};
@@ -135,124 +134,6 @@ pub(crate) fn python() -> PathBuf {
         assert!(pip.status().unwrap().success(), "pip");
     }
     python
-}
-
-/// One client that changes rows of its own and of everybody's until it is told to stop.
-async fn work(
-    mut conn: Conn,
-    client: u32,
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-) -> u32 {
-    let mut acknowledged = 0;
-    let mut turn: u32 = client;
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-        turn = turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let (account, amount) = (turn >> 8 & 7, turn >> 16 & 15);
-        let done = async {
-            conn.query_drop("start transaction").await?;
-            conn.exec_drop("update account set n = n + ? where id = ?", (amount, account)).await?;
-            conn.exec_drop("insert into log(client, n) values(?, ?)", (client, amount)).await?;
-            conn.query_drop("update account set n = n * 3 % 1000 where id > 6 and n < 500").await?;
-            conn.query_drop("commit").await
-        };
-        match done.await {
-            Ok(()) => acknowledged += 1,
-            // To be run again: a deadlock, or a leader that died under it.
-            Err(mysql_async::Error::Server(error)) if [1213, 1205].contains(&error.code) => {
-                conn.query_drop("rollback").await.expect("the connection lives");
-            }
-            Err(error) => panic!("client {client}: {error}"),
-        }
-    }
-    conn.disconnect().await.ok();
-    acknowledged
-}
-
-/// Clients at work; what happens meanwhile; then the servers are compared with what was acknowledged.
-async fn under_load<F: AsyncFnOnce(&Cluster)>(what: F) {
-    let cluster = Cluster::start(3).await;
-    let mut conn = cluster.connect().await;
-    run(&mut conn, "create table account(id int primary key, n int not null)").await;
-    run(&mut conn, "create table log(id int auto_increment primary key, client int, n int, at timestamp(6) default now(6))").await;
-    run(&mut conn, "insert into account values(0,0),(1,0),(2,0),(3,0),(4,0),(5,0),(6,0),(7,0)")
-        .await;
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut clients = Vec::new();
-    for client in 0..6 {
-        clients.push(tokio::spawn(work(cluster.connect().await, client, stop.clone())));
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    what(&cluster).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut acknowledged = 0;
-    for client in clients {
-        acknowledged += client.await.unwrap();
-    }
-    cluster.wait_active(3).await;
-    assert!(acknowledged > 20, "only {acknowledged} transactions");
-    let mut conn = cluster.connect().await;
-    assert_eq!(value(&mut conn, "select count(*) from log").await, acknowledged.to_string());
-    cluster.assert_all_equal().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn many_clients_at_once() {
-    under_load(async |_| tokio::time::sleep(Duration::from_secs(3)).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_follower_dies_and_returns() {
-    under_load(async |cluster| {
-        let follower = (cluster.leader() + 1) % 3;
-        cluster.servers[follower].kill();
-        cluster.wait_active(2).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        cluster.servers[follower].start();
-        cluster.wait_active(3).await;
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_leader_dies_and_returns() {
-    under_load(async |cluster| {
-        let leader = cluster.leader();
-        cluster.servers[leader].kill();
-        cluster.wait_active(2).await;
-        cluster.wait_leader_other_than(leader).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        cluster.servers[leader].start();
-        cluster.wait_active(3).await;
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_proxy_dies_and_nothing_acknowledged_is_missing() {
-    let cluster = Cluster::start(3).await;
-    let mut conn = cluster.connect().await;
-    run(&mut conn, "create table t(id int auto_increment primary key, n int)").await;
-    let mut acknowledged = 0;
-    let killer = async {
-        tokio::time::sleep(Duration::from_millis(800)).await;
-        cluster.kill_proxy();
-    };
-    let writer = async {
-        while conn.exec_drop("insert into t(n) values(?)", (acknowledged,)).await.is_ok() {
-            acknowledged += 1;
-        }
-    };
-    tokio::join!(killer, writer);
-    cluster.start_proxy();
-    cluster.wait_active(3).await;
-    let mut conn = cluster.connect().await;
-    let there: i32 = value(&mut conn, "select count(*) from t").await.parse().unwrap();
-    assert!(
-        acknowledged > 10 && (acknowledged..=acknowledged + 1).contains(&there),
-        "{acknowledged} {there}"
-    );
-    cluster.assert_all_equal().await;
 }
 
 /// A follower that locks more than the leader did closes a circle that no server sees: whoever commits

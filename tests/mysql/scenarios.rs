@@ -1,30 +1,9 @@
 //! What broke other systems of this kind, on MariaDB: each case ends the same on every server, or is
 //! refused. `docs/mysql-statements.md` says which is which.
 
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use crate::cluster::{Cluster, refused, run, value};
-
-/// The number of a refusal of ours.
-const REFUSED: u16 = 1235;
-
-async fn all(conn: &mut Conn, statements: &[&str]) {
-    for sql in statements {
-        run(conn, sql).await;
-    }
-}
-
-async fn all_refused(conn: &mut Conn, statements: &[&str]) {
-    for sql in statements {
-        assert_eq!(refused(conn, sql).await, REFUSED, "{sql}");
-    }
-}
-
-async fn agree(cluster: &Cluster) {
-    cluster.assert_all_equal().await;
-    assert!(!cluster.log().contains("to=\"inactive\""), "{}", cluster.log());
-}
+use crate::cluster::{Cluster, agree, all, all_refused, refused, run, value};
 
 /// Numbers of AUTO_INCREMENT in every lock mode: several rows, rows that bring their own, gaps, clients
 /// at once.

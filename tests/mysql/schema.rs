@@ -3,20 +3,14 @@
 
 use std::time::Duration;
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
 
 use crate::cluster::{Cluster, refused, run, value};
 
 /// Somebody on one server whose end a change of these tables waits for.
 async fn in_the_way(cluster: &Cluster, server: usize) -> Conn {
-    let opts = OptsBuilder::default()
-        .ip_or_hostname("127.0.0.1")
-        .tcp_port(cluster.servers[server].port)
-        .user(Some("admin"))
-        .pass(Some("admin"))
-        .prefer_socket(false);
-    let mut holder = Conn::new(opts).await.unwrap();
+    let mut holder = cluster.administrator(server).await;
     run(&mut holder, "start transaction").await;
     run(&mut holder, "select * from app.s1, app.s2").await;
     holder

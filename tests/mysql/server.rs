@@ -37,12 +37,27 @@ impl Server {
     /// The same, started with more options.
     pub(crate) fn launch_with(options: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let copied =
-            Command::new("cp").arg("-r").arg(template()).arg(folder.path().join("data")).status();
-        assert!(copied.unwrap().success());
+        copy(template(), &folder.path().join("data"));
         let server = Self { port: free_port(), folder, options, child: Mutex::new(None) };
         server.start();
         server
+    }
+
+    /// Keeps a copy of what a server that is not running has, to be taken back later by it or another.
+    pub(crate) fn save(&self) -> tempfile::TempDir {
+        let saved = tempfile::tempdir().unwrap();
+        copy(&self.folder.path().join("data"), &saved.path().join("data"));
+        saved
+    }
+
+    /// Puts such a copy, or the data of a new server, in the place of its own.
+    pub(crate) fn take(&self, saved: Option<&tempfile::TempDir>) {
+        let data = self.folder.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        match saved {
+            Some(saved) => copy(&saved.path().join("data"), &data),
+            None => copy(template(), &data),
+        }
     }
 
     /// Makes a data folder for others to copy.
@@ -118,9 +133,14 @@ impl Server {
 
     /// Runs statements as the administrator; what they answer.
     pub(crate) fn root(&self, sql: &str) -> String {
+        self.try_root(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// The same where it may fail: then what the server says.
+    pub(crate) fn try_root(&self, sql: &str) -> Result<String, String> {
         let ran = self.client("root").args(["-N", "-e", sql]).output().unwrap();
-        assert!(ran.status.success(), "{sql}: {}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).unwrap()
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if ran.status.success() { Ok(said(&ran.stdout)) } else { Err(said(&ran.stderr)) }
     }
 
     /// Schema and rows of the database, in an order of their own.
@@ -135,8 +155,28 @@ impl Server {
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
         let dumped = String::from_utf8_lossy(&dumped.stdout).into_owned();
         // Numbers that were drawn and not used are not the same everywhere, and need not be.
-        let plain = |line: &str| line.split(" AUTO_INCREMENT=").next().unwrap_or(line).to_owned();
-        dumped.lines().map(|line| plain(line) + "\n").collect()
+        let plain = |line| str::split(line, " AUTO_INCREMENT=").next().unwrap_or(line);
+        let mut lines: Vec<&str> = dumped.lines().map(plain).collect();
+        // Rows of a table without a key have no order.
+        let is_row = |line: &&str| line.starts_with("INSERT INTO ");
+        lines.chunk_by_mut(|a, b| is_row(a) && is_row(b)).for_each(<[&str]>::sort_unstable);
+        lines.join("\n")
+    }
+
+    /// A signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.lock().unwrap().as_ref().map(|child| child.id().to_string());
+        let Some(pid) = pid else { return };
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.unwrap().success(), "{name} to a server");
+    }
+
+    /// The clean stop that ends all sessions.
+    pub(crate) fn stop(&self) {
+        self.signal("TERM");
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            let _ = child.wait();
+        }
     }
 
     pub(crate) fn kill(&self) {
@@ -151,6 +191,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
 }
 
 /// The data folder that all servers begin with, made once.

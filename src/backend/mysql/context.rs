@@ -17,6 +17,9 @@ pub(super) const LAST_INSERT_ID: &str = "last_insert_id";
 /// Asks for the fixed clock, and for what the last INSERT left; the values of user variables follow.
 const FIXED: &str = "SELECT @@timestamp, @@last_insert_id";
 
+/// How the contexts begin that followers are given.
+pub(super) const OWN: &str = "SET insert_id=";
+
 /// What was fixed in front of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Fixed {
@@ -133,7 +136,7 @@ impl MyLink {
         if left != fixed.last_insert_id {
             self.leave_last_insert_id(&left, outcome);
         }
-        let mut text = format!("SET insert_id={number}");
+        let mut text = format!("{OWN}{number}");
         if let Some(timestamp) = &fixed.timestamp {
             text.push_str(&format!(", timestamp={timestamp}"));
         }

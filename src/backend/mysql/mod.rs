@@ -23,7 +23,7 @@ use lockstep_protocol::mysql::{command, response};
 use crate::error::Kind;
 use crate::exchange::{
     Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
-    TextRows, TxMode, TxState, Watch,
+    TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::store::journal::Effect;
 use crate::store::mysql::schema;
@@ -124,8 +124,10 @@ impl Link for MyLink {
     fn queue_effect(&mut self, effect: &Effect) {
         match effect {
             Effect::Text { sql, rows } => {
-                // A context, or a SET of the application's own.
+                // A context, or a SET of the application's own: not even a rollback takes that back, and
+                // whoever came next would find it.
                 self.fixed |= rows.is_none();
+                self.spent |= rows.is_none() && !sql.starts_with(context::OWN);
                 let text = Bytes::copy_from_slice(sql.as_bytes());
                 self.push(Request::Text(text), "effect", *rows);
             }
@@ -183,12 +185,20 @@ impl Link for MyLink {
                 return Ok(outcome);
             }
         }
+        if watch.undoable {
+            self.push_text(&format!("SAVEPOINT {UNDO}"), "savepoint");
+        }
         let (request, number) = request(work);
         let relay = Relay { digest: watch.digest, number };
-        match watch.context {
-            Some(context) => self.run_fixed(request, relay, context, sink).await,
-            None => self.run_request(request, relay, sink).await,
+        let outcome = match watch.context {
+            Some(context) => self.run_fixed(request, relay, context, sink).await?,
+            None => self.run_request(request, relay, sink).await?,
+        };
+        // A transaction that is gone has taken its savepoint along.
+        if watch.undoable && outcome.error.is_some() && self.in_transaction {
+            self.return_to_savepoint().await?;
         }
+        Ok(outcome)
     }
 
     async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {

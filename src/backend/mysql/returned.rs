@@ -141,11 +141,16 @@ impl MyLink {
 
     /// Undoes the statement that has just run, and says why.
     pub(super) async fn take_back(&mut self, why: &str) -> Result<Outcome, Broken> {
+        self.return_to_savepoint().await?;
+        Ok(Outcome { error: Some(refused(why)), ..Outcome::default() })
+    }
+
+    /// Undoes what the statement has done that has just run.
+    pub(super) async fn return_to_savepoint(&mut self) -> Result<(), Broken> {
         self.push_text(&format!("ROLLBACK TO SAVEPOINT {UNDO}"), "savepoint");
         self.send().await?;
         self.settle(0).await?;
-        self.check_setup()?;
-        Ok(Outcome { error: Some(refused(why)), ..Outcome::default() })
+        self.check_setup()
     }
 
     /// Hands the application its part of the answer, and keeps ours.

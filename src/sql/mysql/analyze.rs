@@ -268,6 +268,7 @@ pub(super) fn keyed(tag: &'static str, facts: Facts, returns_rows: bool) -> Stat
         writes: facts.writes,
         context: facts.context,
         returns_rows,
+        beyond_rows: facts.beyond_rows,
         ..Statement::new(tag, Class::Keyed)
     }
 }
@@ -275,7 +276,7 @@ pub(super) fn keyed(tag: &'static str, facts: Facts, returns_rows: bool) -> Stat
 fn call(names: Names<'_>, tokens: &[Token]) -> Statement {
     let mut walk = Walk::new(names);
     body::call(&mut walk, tokens);
-    let mut facts = walk.facts;
+    let facts = walk.facts;
     let variables = tokens.iter().any(|t| t.kind == Kind::Variable);
     let reads_only = facts.writes == Touched::None;
     let refused = match reads_only {
@@ -303,10 +304,8 @@ fn call(names: Names<'_>, tokens: &[Token]) -> Statement {
             ),
         ),
         None => {
-            // The number of rows that a CALL answers with is that of its last statement: zero does not
-            // mean that nothing was written. More than one name says so.
-            facts.writes.add("the procedure itself");
-            keyed("call", facts, true)
+            // The number of rows that a CALL answers with is that of its last statement.
+            Statement { beyond_rows: true, in_steps: true, ..keyed("call", facts, true) }
         }
     }
 }

@@ -445,12 +445,16 @@ impl Assigned<'_, '_> {
 }
 
 /// An expression whose value is the assignment that gives a user variable the value that it has:
-/// `@name = 5`, for a SET on another server. `JSON_QUOTE()` knows no numbers.
+/// `@name = 5`, for a SET on another server. `JSON_QUOTE()` knows no numbers; and of these only what
+/// is approximate stays without a fraction when one is added to zero.
 pub fn assignment_of(variable: &str) -> String {
     let v = format!("@`{}`", variable.replace('`', "``"));
     let text = format!("CONVERT({v} USING utf8mb4)");
+    let number = format!(
+        "IF(CONCAT({v} - {v} + 0.0) = '0', CONCAT({text}, IF(LOCATE('e', {text}), '', 'e0')), {text})"
+    );
     format!(
-        "CONCAT('{} = ', IF({v} IS NULL, 'NULL', IF(JSON_QUOTE({v}) IS NULL, {text}, \
+        "CONCAT('{} = ', IF({v} IS NULL, 'NULL', IF(JSON_QUOTE({v}) IS NULL, {number}, \
          IF(CHARSET({v}) = 'binary', CONCAT('x''', HEX({v}), ''''), CONCAT('CONVERT(', \
          QUOTE({text}), ' USING ', CHARSET({v}), ') COLLATE ', COLLATION({v}))))))",
         v.replace('\'', "''")

@@ -120,6 +120,11 @@ impl<'c> Walk<'c> {
         Self { names, facts: Facts::new(), depth: 0 }
     }
 
+    /// Whether this is the body of a routine or trigger.
+    pub(super) fn is_inside(&self) -> bool {
+        self.depth > 0
+    }
+
     /// Looks at every word.
     pub(super) fn tokens(&mut self, tokens: &[Token]) {
         for at in 0..tokens.len() {
