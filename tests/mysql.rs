@@ -17,6 +17,7 @@ mod divergence;
 #[path = "mysql/failover.rs"]
 mod failover;
 #[path = "faults/mod.rs"]
+#[allow(dead_code, unused_macros, unused_imports, reason = "not all of them are taken here yet")]
 mod faults;
 #[path = "mysql/full.rs"]
 mod full;

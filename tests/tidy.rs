@@ -360,7 +360,13 @@ fn tests_in(source: &Source) -> Vec<Vec<String>> {
     if !source.is_test() {
         modules.push("tests".into());
     }
-    let attribute = |line: &str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+    // What all dialects share becomes tests where a suite takes it.
+    let shared = path == "faults/mod";
+    let attribute = |line: &str| {
+        line.starts_with("#[test]")
+            || line.starts_with("#[tokio::test")
+            || shared && line.starts_with("pub(crate) async fn")
+    };
     let marked = source.code.iter().enumerate().filter(|(_, line)| attribute(line.trim()));
     let named =
         marked.filter_map(|(at, _)| source.code[at..].iter().find_map(|l| function_name(l)));
@@ -430,4 +436,45 @@ fn the_tidy_test_sees_what_it_should() {
         ["failover::one", "two…", "farm::one_dies", "one_dies::*"].iter().all(|n| !names(n, &test))
     );
     assert_eq!(quoted("a `b` c\n`d::e`"), [(1, "b"), (2, "d::e")]);
+}
+
+/// docs/scenarios.md has each case once, and names for both dialects tests that exist.
+#[test]
+fn every_scenario_has_its_tests() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scenarios.md");
+    let text = std::fs::read_to_string(path).expect("docs/scenarios.md");
+    let known: std::collections::BTreeSet<String> =
+        sources().iter().flat_map(tests_in).map(|test| test.join("::")).collect();
+    let (mut complaints, mut next) = (Vec::new(), 1);
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains(|c: char| c.is_ascii_digit()));
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [number, _, postgres, maria] = cells[..] else {
+            complaints.push(format!("not four cells: {row}"));
+            continue;
+        };
+        if number != next.to_string() {
+            complaints.push(format!("case {next} is due, not {number}"));
+        }
+        next += 1;
+        for (suite, cell) in [("e2e", postgres), ("mysql", maria)] {
+            let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+            let reason = cell.starts_with("cannot: ") || cell.starts_with("not built: ");
+            if named.is_empty() && !reason {
+                complaints.push(format!("case {number}, {suite}: no test, and no reason"));
+            }
+            for name in named {
+                let here = known.contains(&format!("{suite}::{name}"));
+                if !here && !known.contains(name) {
+                    complaints.push(format!("case {number}: there is no test {suite}::{name}"));
+                }
+            }
+        }
+    }
+    if next != 104 {
+        complaints.push(format!("{} cases, not 103", next - 1));
+    }
+    settle(complaints);
 }

@@ -27,6 +27,8 @@ mod console;
 mod divergence;
 mod drivers;
 mod failover;
+#[path = "../faults/mod.rs"]
+mod faults;
 mod fidelity;
 mod hostile;
 mod journal;

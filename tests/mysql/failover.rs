@@ -11,10 +11,18 @@ use mysql_async::prelude::Queryable;
 use rand::Rng;
 
 use crate::cluster::Cluster;
-use crate::faults::faults;
 use crate::load::Load;
 
-faults!(under_load, Arc<Cluster>);
+crate::faults::each! { under_load, Arc<Cluster>:
+    a_follower_is_killed,
+    the_leader_is_killed,
+    a_follower_is_stopped_cleanly,
+    a_follower_hangs_and_wakes,
+    a_server_crashes_and_is_back_before_anyone_looks,
+    a_server_returns_while_writes_go_on,
+    a_server_returns_to_a_proxy_that_was_restarted,
+    everything_dies_within_a_second,
+}
 
 /// Loads and seconds: one at a time, so that no server is taken for dead because two loads share two
 /// processors.

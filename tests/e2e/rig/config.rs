@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use super::server::{ADMIN, ADMIN_PASSWORD, DATABASE};
 
@@ -23,9 +22,7 @@ pub(crate) struct Entries<'a> {
     pub(crate) changes: &'a [(String, String)],
 }
 
-/// Short times throughout: a test waits for every one of them.
-pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(3);
-
+/// Short times throughout: a test waits for every one of them. `dead_after` is `faults::DEAD_AFTER`.
 const TIMEOUTS: [(&str, &str); 8] = [
     ("connect", "2s"),
     ("login", "5s"),

@@ -13,6 +13,7 @@ pub(crate) mod relay;
 mod selftest;
 pub(crate) mod server;
 pub(crate) mod session;
+mod site;
 mod transcript;
 mod view;
 pub(crate) mod wire;
