@@ -88,8 +88,7 @@ pub trait Work: Clone + Send + Sync + 'static {
     /// The value bound to a parameter, counted from 1, as text: the outer `None` when there is no
     /// such parameter, the inner one for NULL.
     fn parameter(&self, number: u32) -> Option<Option<String>>;
-    /// Whether the parameters in these places are numbers that a server leaves as they are where it
-    /// would number a row.
+    /// Whether the parameters in these places are numbers that a server leaves as they are where it would number a row.
     fn brings(&self, numbers: &Numbers) -> bool;
 }
 
@@ -292,8 +291,7 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// Whether it tells of the backend, not of one session only: the backend is lost, whatever it
-    /// answers elsewhere.
+    /// Whether it tells of the backend, not of one session only: the backend is lost, whatever it answers elsewhere.
     pub fn is_damning(&self) -> bool {
         matches!(self, Self::Silent(_) | Self::Rules(_))
     }
