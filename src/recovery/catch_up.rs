@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Settings;
 use crate::cluster::{Ask, Ballot, State};
 use crate::exchange::Protocol;
+use crate::keeper::Examination;
 use crate::session::Shared;
 use crate::store::vote::Poll;
 
@@ -28,6 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attempts {
     failures: u32,
+    /// Why the last one failed.
+    why: String,
     next: Option<Instant>,
     /// An operator asked for it.
     asked: bool,
@@ -38,16 +41,26 @@ impl Attempts {
         (automatic || self.asked) && self.next.is_none_or(|next| Instant::now() >= next)
     }
 
-    pub(super) fn note(&mut self, result: &Result<(), String>, pause: Duration) {
+    /// Notes how an attempt went. Tells when it failed for another reason than the one before.
+    pub(super) fn note(&mut self, result: &Result<(), String>, pause: Duration, name: &str) {
         match result {
             // A backend that has just come back and goes again waits longer each time.
             Ok(()) => *self = Self { next: Some(Instant::now() + pause), ..Self::default() },
-            Err(_) => {
+            Err(why) => {
+                if *why != self.why {
+                    tracing::info!(backend = %name, %why, "cannot be caught up yet");
+                    self.why.clone_from(why);
+                }
                 let pause = pause.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
                 self.failures += 1;
                 self.next = Some(Instant::now() + pause);
             }
         }
+    }
+
+    /// It cannot even be reached: as soon as it can, it is worth an attempt.
+    pub(super) fn wait(&mut self, pause: Duration) {
+        self.next = Some(Instant::now() + pause);
     }
 
     pub(super) fn reset(&mut self) {
@@ -63,10 +76,9 @@ pub(super) async fn catch_up<P: Protocol>(
     shared: &Shared<P>,
     settings: &Settings,
     backend: usize,
+    seen: Examination,
 ) -> Result<(), String> {
     let name = &settings.names[backend];
-    let control = &shared.controls[backend];
-    let seen = control.examine().await?;
     identify(&seen, name, shared).await?;
     // Whoever restarts from here on is not the one whose journal is compared.
     shared.backends[backend].note_start(&seen.started);
@@ -175,7 +187,7 @@ impl<P: Protocol> Drop for Brake<'_, P> {
 
 /// Whether it is the backend it should be: answering is not enough.
 async fn identify<P: Protocol>(
-    seen: &crate::keeper::Examination,
+    seen: &Examination,
     name: &str,
     shared: &Shared<P>,
 ) -> Result<(), String> {

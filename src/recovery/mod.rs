@@ -71,8 +71,17 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             let away = !view.is_member(backend) && !member.held;
             if view.phase == Phase::Serving && away && attempts.is_due(shared.settings().automatic)
             {
-                let result = catch_up::catch_up(&shared, &settings, backend).await;
-                attempts.note(&result, settings.retry);
+                let result = match shared.controls[backend].examine().await {
+                    Ok(seen) => {
+                        let result = catch_up::catch_up(&shared, &settings, backend, seen).await;
+                        attempts.note(&result, settings.retry, &settings.names[backend]);
+                        result
+                    }
+                    Err(why) => {
+                        attempts.wait(settings.retry);
+                        Err(why)
+                    }
+                };
                 if let Err(why) = result {
                     shared.keeper.note(backend, State::Inactive, why).await;
                 }

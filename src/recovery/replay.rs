@@ -16,6 +16,10 @@ use crate::store::outside::{Fate, Task};
 /// Records applied in one transaction.
 const BATCH: usize = 100;
 
+/// Records that are sent before the answers are waited for. A server that answers nothing for
+/// `timeouts.dead_after` counts as dead, and a slow one needs that long for a whole batch.
+const SENT: usize = 10;
+
 /// Applies records to a backend, in order.
 ///
 /// # Errors
@@ -31,7 +35,7 @@ pub(super) async fn replay<P: Protocol>(
         for record in rest.iter().take(BATCH) {
             let entry =
                 Entry::decode(&record.entry).map_err(|e| format!("record {}: {e}", record.seq))?;
-            if entries.first().is_some_and(|first| !go_together(first, &entry)) {
+            if entries.first().is_some_and(|first| !go_together::<P>(first, &entry)) {
                 break;
             }
             entries.push(entry);
@@ -47,11 +51,12 @@ pub(super) async fn replay<P: Protocol>(
     Ok(())
 }
 
-/// Whether two records can be applied in one transaction: the same user, the same settings, and
-/// nothing that changes them.
-fn go_together(first: &Entry, next: &Entry) -> bool {
-    let alone = |entry: &Entry| is_outside(entry) || changes_settings(entry);
-    first.user == next.user && first.settings == next.settings && !alone(first) && !alone(next)
+/// Whether two records can be applied in one transaction: the same user, nothing that changes settings, and
+/// the same settings. Where settings outlast a transaction, each record can be given its own.
+fn go_together<P: Protocol>(first: &Entry, next: &Entry) -> bool {
+    let alone = |entry: &Entry| is_outside(entry) || changes_settings::<P>(entry);
+    let alike = P::MANNERS.settings_outlast || first.settings == next.settings;
+    first.user == next.user && alike && !alone(first) && !alone(next)
 }
 
 /// Applies records in one transaction, or, when that fails, in smaller ones.
@@ -103,7 +108,10 @@ async fn together<P: Protocol>(
     let user = &records[0].user;
     let mut lease = lease(shared, backend, user).await?;
     lease.begin_share(&settings_of(&entries[0]));
-    for (record, entry) in records.iter().zip(entries) {
+    for (n, (record, entry)) in records.iter().zip(entries).enumerate() {
+        if n > 0 && entry.settings != entries[n - 1].settings {
+            lease.adopt(&settings_of(entry));
+        }
         for effect in &entry.effects {
             match deep::apply(&mut *lease, effect).await {
                 Ok(None) => {}
@@ -112,11 +120,14 @@ async fn together<P: Protocol>(
             }
         }
         lease.queue_record(record.seq, record.id, user, &record.entry);
-    }
-    match lease.drain().await {
-        Ok(None) => {}
-        Ok(Some(error)) => return give_up(lease, error.what).await,
-        Err(broken) => return Err(broken.to_string()),
+        if (n + 1) % SENT != 0 && n + 1 != records.len() {
+            continue;
+        }
+        match lease.drain().await {
+            Ok(None) => {}
+            Ok(Some(error)) => return give_up(lease, error.what).await,
+            Err(broken) => return Err(broken.to_string()),
+        }
     }
     lease.queue_commit();
     lease.settle().await
@@ -135,8 +146,11 @@ async fn give_up<L: Link>(mut lease: Lease<L>, why: String) -> Result<(), String
 }
 
 /// Whether an entry has statements that must not be seen by the next one.
-fn changes_settings(entry: &Entry) -> bool {
-    entry.effects.iter().any(|effect| matches!(effect, Effect::Text { rows: None, .. }))
+fn changes_settings<P: Protocol>(entry: &Entry) -> bool {
+    entry.effects.iter().any(|effect| match effect {
+        Effect::Text { rows: None, .. } => effect.leaves_settings() || !P::MANNERS.settings_outlast,
+        _ => false,
+    })
 }
 
 /// A statement that may not run in a transaction, or a word about one. Whatever an interruption has

@@ -197,7 +197,16 @@ pub enum Effect {
     },
 }
 
+/// How a context begins: what a statement of ours fixes in front of the next effect. No statement of an
+/// application's is taken in this form.
+pub const CONTEXT: &str = "SET insert_id=";
+
 impl Effect {
+    /// Whether it changes its session, and is no context, which every effect that needs one brings along.
+    pub fn leaves_settings(&self) -> bool {
+        matches!(self, Self::Text { sql, rows: None } if !sql.starts_with(CONTEXT))
+    }
+
     /// Whether it is about a statement outside a transaction.
     pub fn is_outside(&self) -> bool {
         matches!(

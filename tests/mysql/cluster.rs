@@ -210,7 +210,8 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("server {server} takes no part; the log:\n{}", self.log());
+        let (seen, own) = (self.backends(), self.servers[server].log());
+        panic!("server {server} takes no part: {seen:?}; its log:\n{own}\nours:\n{}", self.log());
     }
 
     /// Waits until anybody is served.

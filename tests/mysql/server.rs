@@ -172,6 +172,11 @@ impl Server {
     }
 
     /// The clean stop that ends all sessions.
+    /// What the server said since it was last started.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     pub(crate) fn stop(&self) {
         self.signal("TERM");
         if let Some(mut child) = self.child.lock().unwrap().take() {

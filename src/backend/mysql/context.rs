@@ -10,15 +10,13 @@ use super::link::{MyLink, Request};
 use super::relay::Relay;
 use crate::exchange::{Broken, Outcome, Settings, Sink};
 use crate::sql::{Context, assignment_of};
+use crate::store::journal::CONTEXT;
 
 /// The setting that `LAST_INSERT_ID()` reads.
 pub(super) const LAST_INSERT_ID: &str = "last_insert_id";
 
 /// Asks for the fixed clock, and for what the last INSERT left; the values of user variables follow.
 const FIXED: &str = "SELECT @@timestamp, @@last_insert_id";
-
-/// How the contexts begin that followers are given.
-pub(super) const OWN: &str = "SET insert_id=";
 
 /// What was fixed in front of a statement.
 #[derive(Debug, Default)]
@@ -136,7 +134,7 @@ impl MyLink {
         if left != fixed.last_insert_id {
             self.leave_last_insert_id(&left, outcome);
         }
-        let mut text = format!("{OWN}{number}");
+        let mut text = format!("{CONTEXT}{number}");
         if let Some(timestamp) = &fixed.timestamp {
             text.push_str(&format!(", timestamp={timestamp}"));
         }

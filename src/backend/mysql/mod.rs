@@ -127,7 +127,7 @@ impl Link for MyLink {
                 // A context, or a SET of the application's own: not even a rollback takes that back, and
                 // whoever came next would find it.
                 self.fixed |= rows.is_none();
-                self.spent |= rows.is_none() && !sql.starts_with(context::OWN);
+                self.spent |= effect.leaves_settings();
                 let text = Bytes::copy_from_slice(sql.as_bytes());
                 self.push(Request::Text(text), "effect", *rows);
             }
