@@ -2,7 +2,7 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::plan::lacking;
+use super::plan::{Obstacle, lacking};
 use super::replay::replay;
 use std::sync::atomic::Ordering;
 
@@ -222,7 +222,15 @@ async fn missing<P: Protocol>(shared: &Shared<P>, backend: usize) -> Result<Vec<
     let tail = shared.controls[backend].tail(from).await?;
     // The leader's journal is read after the other one: what is in flight is only ever in it.
     let cluster = shared.controls[leader].tail(from).await?;
-    lacking(&tail, complete, &cluster, pruned).map_err(|obstacle| obstacle.to_string())
+    let lacks = match lacking(&tail, complete, &cluster, pruned) {
+        // The journal may have been pruned between the two questions.
+        Err(Obstacle::Ahead(_)) => {
+            let ours = shared.controls[leader].examine().await?;
+            lacking(&tail, complete, &cluster, ours.control.map_or(0, |c| c.pruned_to))
+        }
+        told => told,
+    };
+    lacks.map_err(|obstacle| obstacle.to_string())
 }
 
 /// Whether a record is among them that commits must not wait for: an index takes its time.
