@@ -15,6 +15,7 @@ pub mod encoding;
 pub mod ending;
 pub mod error;
 pub mod exchange;
+pub mod hex;
 pub mod keeper;
 pub mod ledger;
 pub mod metrics;

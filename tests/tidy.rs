@@ -14,7 +14,7 @@ const MOST_FUNCTION_LINES: usize = 70;
 /// one line may not import each other.
 const RANKS: [&[&str]; 16] = [
     &["ending"],
-    &["error", "config", "encoding", "metrics", "trace", "tls", "net", "durable"],
+    &["error", "config", "encoding", "metrics", "trace", "tls", "net", "durable", "hex"],
     &["sql", "cluster"],
     &["store"],
     &["catalog"],

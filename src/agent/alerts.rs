@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::program;
 use crate::config::Secret;
 use crate::config::agent::{Alert, AlertWay};
+use crate::hex;
 
 /// Alerts that wait for one way; the next is dropped, with a line in the log.
 const QUEUE: usize = 256;
@@ -134,18 +135,12 @@ fn post(url: &str, secret: &Secret, body: &str, timeout: Duration) -> Result<(),
 }
 
 fn signature(secret: &Secret, body: &str) -> String {
-    use std::fmt::Write;
     // HMAC takes a key of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes()) else {
         return String::new();
     };
     mac.update(body.as_bytes());
-    let mut text = String::from("sha256=");
-    for byte in mac.finalize().into_bytes() {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("sha256={}", hex::encode(&mac.finalize().into_bytes()))
 }
 
 async fn mail(

@@ -14,6 +14,8 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use crate::hex;
+
 /// The file that says where the groups are.
 const FILE: &str = "cgroup";
 
@@ -50,8 +52,7 @@ fn base(mounts: &str, own: &str, state_dir: &Path) -> Option<PathBuf> {
         return None;
     }
     let hash = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
-    let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    Some(Path::new(mount).join(own).join(format!("lockstep-{hash}")))
+    Some(Path::new(mount).join(own).join(format!("lockstep-{}", hex::encode(&hash[..4]))))
 }
 
 fn can_be_used(base: &Path) -> bool {

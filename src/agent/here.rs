@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::guard::{self, Ending};
 use super::{stage, state, vip};
 use crate::config::agent::{AgentConfig, Resource, ServiceKind, Settings, VipWay, Watchdog};
+use crate::hex;
 
 /// How long a former agent's guard may take to end what it guarded.
 const GUARD_PATIENCE: Duration = Duration::from_secs(30);
@@ -199,7 +200,7 @@ pub(super) fn machine(state_dir: &Path) -> String {
     let mut hash = Sha256::new();
     hash.update(id.trim().as_bytes());
     hash.update(state_dir.as_os_str().as_encoded_bytes());
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hash.finalize()[..16])
 }
 
 #[cfg(test)]

@@ -3,24 +3,30 @@
 pub mod mysql;
 pub mod pg;
 
-use bytes::Bytes;
+use bytes::BytesMut;
+
+use crate::exchange::Gone;
+use crate::net::Line;
 
 /// Length of what a proxy's proof is about, where a session goes from one proxy to another.
 pub const CHALLENGE: usize = 16;
 
-/// Bytes in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
+/// How many bytes a client may have on its way to here when it is called back, besides one message.
+const ON_THE_WAY: usize = 16 << 20;
 
-/// What is written in hexadecimal digits.
-pub fn from_hex(text: &str) -> Option<Bytes> {
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    Some(bytes?.into())
+/// Takes in what a client has said by the time that the proxy it came by lets nothing more through.
+async fn take_in_the_rest(
+    stream: &mut Line,
+    incoming: &mut BytesMut,
+    longest_message: usize,
+) -> Result<(), Gone> {
+    let most = longest_message.saturating_add(ON_THE_WAY);
+    while incoming.len() < most {
+        match stream.read_more(incoming).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(_) => return Err(Gone),
+        }
+    }
+    Err(Gone)
 }

@@ -21,11 +21,12 @@ use super::pg::Pg;
 use crate::backend::ConnectError;
 use crate::backend::mysql as my;
 use crate::backend::pg::Route;
+use crate::client::CHALLENGE;
 use crate::client::mysql::{Greeting, MyClient};
 use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, knock, not_here};
-use crate::client::{CHALLENGE, hex};
 use crate::config::{Config, OnStandby};
 use crate::error::{Failure, Kind};
+use crate::hex;
 use crate::net::Stream;
 use crate::tls::BackendConnector;
 
@@ -272,7 +273,7 @@ fn manner_of(greeting: &Greeting, number: u32, reads: bool, challenge: &[u8]) ->
     let more = [(FORWARDED, greeting.peer.to_string()), (NUMBER, number.to_string())];
     let reader = reads.then(|| (READS, "yes".to_owned()));
     // Who may only read here comes to be told that, and connects again.
-    let back = (!reads).then(|| (TAKES_BACK, hex(challenge)));
+    let back = (!reads).then(|| (TAKES_BACK, hex::encode(challenge)));
     let more = more.into_iter().chain(reader).chain(back);
     let more = more.map(|(name, value)| (name.to_owned(), value));
     my::Manner {

@@ -118,12 +118,13 @@ pub(super) trait Moves: Front {
     /// Looks out for that, with the challenge that was given.
     fn watch(challenge: &[u8; CHALLENGE]) -> Self::Watch;
 
-    /// Brings a session to the proxy that writes, with a challenge for its way back: the stream, and what has come on it.
+    /// Brings a session to the proxy that writes, with a challenge for its way back, sealed with the proxies' key: the
+    /// stream, and what has come on it.
     fn bring(
         house: &House<Self>,
         place: Place,
         parcel: &Parcel<Self::Luggage>,
-        challenge: &[u8; CHALLENGE],
+        sealing: (&[u8; CHALLENGE], &Key),
     ) -> impl Future<Output = Result<(Stream, BytesMut), NotTaken>> + Send;
 
     /// Serves a session that goes on here, until it ends or leaves again.
@@ -150,6 +151,11 @@ pub(super) fn farewell() -> Failure {
 impl<P: Front> House<P> {
     pub(super) fn key(&self) -> Option<Key> {
         Key::of(&self.config.load())
+    }
+
+    /// The same, where nothing goes on without it.
+    fn needed_key(&self) -> Result<Key, String> {
+        self.key().ok_or_else(|| "the proxies have no secret in common".to_owned())
     }
 
     /// Whether a session may go on at another proxy, and until when: one that has come by way of another proxy goes back to that
@@ -307,7 +313,8 @@ async fn destination<P: Moves>(house: &House<P>, parcel: &Parcel<P::Luggage>) ->
             }
             let challenge: [u8; CHALLENGE] = rand::random();
             let place = Place::of(house).map_err(NotTaken::later)?;
-            let (far, early) = P::bring(house, place, parcel, &challenge).await?;
+            let key = house.needed_key().map_err(|why| NotTaken { later: false, why })?;
+            let (far, early) = P::bring(house, place, parcel, (&challenge, &key)).await?;
             Ok(Destination::There { far, early, challenge })
         };
         let why = tokio::select! {
@@ -333,10 +340,7 @@ pub(super) async fn receive<P: Moves>(
     challenge: &[u8],
     sealed: &[u8],
 ) -> Result<(Parcel<P::Luggage>, Seat<P>), Failure> {
-    let opened = match house.key() {
-        Some(key) => key.open(challenge, sealed),
-        None => Err("the proxies have no secret in common".to_owned()),
-    };
+    let opened = house.needed_key().and_then(|key| key.open(challenge, sealed));
     let (parcel, _): (Parcel<P::Luggage>, _) = opened.map_err(|why| {
         tracing::warn!(%why, "a session of another proxy is not taken over");
         let what = "this is no session of another proxy of the cluster";

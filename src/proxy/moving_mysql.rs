@@ -11,11 +11,13 @@ use super::forward::{FORWARDED, GOES_ON, Place, TAKES_BACK, login_of};
 use super::house::House;
 use super::moving::{Moves, NotTaken, Parcel, Seat, Traveller, receive};
 use super::mysql::{Guest, MySql, stay};
+use super::seal::Key;
 use crate::backend::ConnectError;
 use crate::backend::mysql as my;
+use crate::client::CHALLENGE;
 use crate::client::mysql::{CallBack, Door, Greeting, Luggage, MyClient, bring};
-use crate::client::{CHALLENGE, hex};
 use crate::exchange::{Client, Gone};
+use crate::hex;
 use crate::net::Stream;
 
 impl Moves for MySql {
@@ -42,19 +44,15 @@ impl Moves for MySql {
         house: &House<Self>,
         place: Place,
         parcel: &Parcel<Luggage>,
-        challenge: &[u8; CHALLENGE],
+        (challenge, key): (&[u8; CHALLENGE], &Key),
     ) -> Result<(Stream, BytesMut), NotTaken> {
-        let key = house.key().ok_or_else(|| NotTaken {
-            later: false,
-            why: "the proxies have no secret in common".to_owned(),
-        })?;
         let Parcel { person, luggage, .. } = parcel;
         let config = house.config.load_full();
         let login = login_of(&config, &person.user, Some(&person.database), false);
         let ours = [
             (FORWARDED, person.origin.to_string()),
             (GOES_ON, "yes".to_owned()),
-            (TAKES_BACK, hex(challenge)),
+            (TAKES_BACK, hex::encode(challenge)),
         ];
         let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), value));
         let manner = my::Manner {
@@ -69,10 +67,8 @@ impl Moves for MySql {
         let (greeting, far, incoming) = entered?;
         // What the client has said stays here until it is known that it is wanted there.
         let sealed = key.seal(&greeting.challenge, parcel, &[]);
-        match bring(far, incoming, &sealed).await.map_err(NotTaken::later)? {
-            Ok(taken) => Ok(taken),
-            Err((later, why)) => Err(NotTaken { later, why }),
-        }
+        let brought = bring(far, incoming, &sealed).await;
+        brought.map_err(NotTaken::later)?.map_err(|(later, why)| NotTaken { later, why })
     }
 
     async fn sit(

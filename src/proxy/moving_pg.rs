@@ -8,6 +8,7 @@ use super::forward::{Place, open_postgres};
 use super::house::House;
 use super::moving::{Moves, NotTaken, Parcel, Seat, Traveller, depart, receive};
 use super::pg::Pg;
+use super::seal::Key;
 use crate::client::CHALLENGE;
 use crate::client::pg::{Arrival, CallBack, Door, Escort, Luggage, PgClient, bring};
 use crate::exchange::Gone;
@@ -35,15 +36,11 @@ impl Moves for Pg {
     }
 
     async fn bring(
-        house: &House<Self>,
+        _: &House<Self>,
         place: Place,
         parcel: &Parcel<Luggage>,
-        challenge: &[u8; CHALLENGE],
+        (challenge, key): (&[u8; CHALLENGE], &Key),
     ) -> Result<(Stream, BytesMut), NotTaken> {
-        let key = house.key().ok_or_else(|| NotTaken {
-            later: false,
-            why: "the proxies have no secret in common".to_owned(),
-        })?;
         let far = open_postgres(place).await.map_err(NotTaken::later)?;
         let person = &parcel.person;
         let takes_back = Some(&challenge[..]);
@@ -51,10 +48,7 @@ impl Moves for Pg {
         // What the client has said stays here until it is known that it is wanted there.
         let seal = |asked: &[u8]| key.seal(asked, parcel, &[]);
         let brought = bring(far, (&person.user, &person.database), escort, seal).await;
-        match brought.map_err(NotTaken::later)? {
-            Ok(taken) => Ok(taken),
-            Err((later, why)) => Err(NotTaken { later, why }),
-        }
+        brought.map_err(NotTaken::later)?.map_err(|(later, why)| NotTaken { later, why })
     }
 
     async fn sit(

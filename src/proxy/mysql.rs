@@ -22,13 +22,13 @@ use crate::backend::mysql::{
     Login as LinkLogin, Logins, MyDial, MyLink, Route, Shared as LinkShared,
 };
 use crate::catalog::Catalogs;
-use crate::client::from_hex;
 use crate::client::mysql::{Bounds, Door, Greeting, Known, MyClient, Who, charset_settings};
 use crate::config::{self, AuthMethod, Config};
 use crate::console;
 use crate::control::mysql::{Address, MyControl};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Client, Manners, Protocol, Settings};
+use crate::hex;
 use crate::keeper::{Control, now_ms};
 use crate::session::{Carried, Login, Pass, Said, SessionInfo};
 use crate::sql::Isolation;
@@ -240,7 +240,9 @@ impl Guest {
             origin: origin.unwrap_or(greeting.peer),
             forwarded: forwarded.is_some(),
             reads: said(forward::READS).is_some(),
-            takes_back: takes_back.and_then(|hex| from_hex(hex)),
+            takes_back: takes_back
+                .and_then(|digits| hex::decode(digits.as_bytes()))
+                .map(Into::into),
         }
     }
 

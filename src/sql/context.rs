@@ -24,7 +24,7 @@ pub struct Context {
 /// The parameters that stand in the place of new rows' numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Numbers {
-    /// Which ones, counted from 0.
+    /// Which ones, counted from 0, in their order.
     pub places: Vec<usize>,
     /// How many parameters the statement has.
     pub of: usize,

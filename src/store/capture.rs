@@ -4,6 +4,7 @@
 //! ordinary users cannot read. Anybody can raise a notice that looks like ours; it then lacks the mark and is nothing
 //! but the application's own notice.
 
+use crate::hex;
 use serde::{Deserialize, Serialize};
 
 /// SQLSTATE of a notice that carries a row.
@@ -111,7 +112,7 @@ fn row([schema, table, op, old, new]: [&[u8]; 5]) -> Option<CapturedRow> {
         None => (false, op),
     };
     let text = |bytes: &[u8]| {
-        let bytes = if armoured { unhex(bytes)? } else { bytes.to_vec() };
+        let bytes = if armoured { hex::decode(bytes)? } else { bytes.to_vec() };
         String::from_utf8(bytes).ok()
     };
     let (letter, serial) = op.split_first()?;
@@ -132,12 +133,6 @@ pub fn quoted(name: &str) -> String {
 /// Compares without telling by the time it takes how much was right.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
-}
-
-pub(super) fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |c: u8| char::from(c).to_digit(16);
-    let pair = |p: &[u8]| u8::try_from(digit(p[0])? * 16 + digit(p[1])?).ok();
-    if text.len().is_multiple_of(2) { text.chunks(2).map(pair).collect() } else { None }
 }
 
 #[cfg(test)]

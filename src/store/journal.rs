@@ -368,20 +368,13 @@ pub struct Record {
 /// For sessions whose encoding is not UTF8, in calls of `lockstep.apply` (relation and all rows), `advance`,
 /// `sequences`, `reset_sequence` and the user of `record`.
 pub fn armoured(text: &str) -> String {
-    use std::fmt::Write;
-    let mut hex = String::with_capacity(2 + text.len() * 2);
-    hex.push_str("\\x");
-    for byte in text.bytes() {
-        // Writing into a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    format!("\\x{}", crate::hex::encode(text.as_bytes()))
 }
 
 /// The text in either form; `None` when it is neither.
 pub fn unarmoured(text: &str) -> Option<String> {
     match text.strip_prefix("\\x") {
-        Some(hex) => String::from_utf8(super::capture::unhex(hex.as_bytes())?).ok(),
+        Some(hex) => String::from_utf8(crate::hex::decode(hex.as_bytes())?).ok(),
         None => Some(text.to_owned()),
     }
 }

@@ -15,6 +15,7 @@ use sha2::Sha256;
 use tokio::io::AsyncWriteExt;
 
 use crate::cluster::{Ask, Ballot, Refusal, Vote};
+use crate::hex;
 use crate::net::Stream;
 
 /// The longest line that is read.
@@ -143,14 +144,8 @@ impl Conversation {
     }
 
     fn signature(&self, side: Side, number: u64, text: &str) -> String {
-        use std::fmt::Write;
         let side = if side == Side::Proxy { "question" } else { "answer" };
-        let mut hex = String::with_capacity(64);
-        for byte in sign(&self.key, &[side, &number.to_string(), text]) {
-            // Writing into a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
+        hex::encode(&sign(&self.key, &[side, &number.to_string(), text]))
     }
 
     async fn write(&mut self, line: &str) -> io::Result<()> {

@@ -126,7 +126,8 @@ pub fn parameters(
 }
 
 /// Whether the parameters of an EXECUTE in these places are all whole numbers above zero. (One below zero may
-/// become zero in a column that knows none.) The parameters are complete: their types are among them.
+/// become zero in a column that knows none.) The places are in their order, and the parameters complete: their types
+/// are among them.
 ///
 /// # Errors
 /// When they do not fit their types.
@@ -136,18 +137,20 @@ pub fn are_numbers(all: &[u8], count: usize, places: &[usize]) -> Result<bool, D
     read.u8("types flag")?;
     let kinds: &[Kind] = read.bytes(count * 2, "types")?.as_chunks::<2>().0;
     let whole = [kind::TINY, kind::SHORT, kind::INT24, kind::LONG, kind::LONGLONG];
-    let mut found = 0;
+    let (mut wanted, mut all_are) = (places.iter().peekable(), true);
     for (at, [kind, flags]) in kinds.iter().enumerate() {
+        let asked = wanted.next_if_eq(&&at).is_some();
         if is_null(nulls, at) || *kind == kind::NULL {
+            all_are &= !asked;
             continue;
         }
         let value = value::take(&mut read, *kind)?;
         let below = flags & UNSIGNED == 0 && value.last().is_some_and(|byte| byte & 0x80 != 0);
         let number = whole.contains(kind) && value.iter().any(|byte| *byte != 0) && !below;
-        found += usize::from(number && places.contains(&at));
+        all_are &= number || !asked;
     }
     read.finish()?;
-    Ok(found == places.len())
+    Ok(all_are && wanted.next().is_none())
 }
 
 fn is_null(bits: &[u8], at: usize) -> bool {

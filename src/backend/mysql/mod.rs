@@ -25,6 +25,7 @@ use crate::exchange::{
     Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
     TextRows, TxMode, TxState, UNDO, Watch,
 };
+use crate::hex;
 use crate::store::journal::Effect;
 use crate::store::mysql::schema;
 use crate::wire::mysql::MyWork;
@@ -401,7 +402,6 @@ fn request(work: &MyWork) -> (Request, Option<u32>) {
 /// A question of ours with its parameters in it: in hexadecimal they mean the same in every mode of
 /// reading quotes. Our own texts have a question mark for each and none besides.
 fn with_params(sql: &str, params: &[Option<&str>]) -> String {
-    use std::fmt::Write;
     let mut params = params.iter();
     let mut text = String::with_capacity(sql.len());
     for piece in sql.split_inclusive('?') {
@@ -414,10 +414,7 @@ fn with_params(sql: &str, params: &[Option<&str>]) -> String {
                     continue;
                 };
                 text.push_str("CONVERT(x'");
-                for byte in param.bytes() {
-                    // Writing into a String cannot fail.
-                    let _ = write!(text, "{byte:02x}");
-                }
+                text.push_str(&hex::encode(param.as_bytes()));
                 text.push_str("' USING utf8mb4)");
             }
             _ => text.push_str(piece),

@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::past::Past;
 use super::{Bounds, Door, MyClient, Own};
-use crate::client::CHALLENGE;
+use crate::client::{CHALLENGE, take_in_the_rest};
 use crate::exchange::{Gone, Sink, TextRows};
 use crate::net::Stream;
 use crate::wire::mysql::Statements;
@@ -25,9 +25,6 @@ use crate::wire::mysql::Statements;
 const CALL_BACK: [u8; 3] = [0xff; 3];
 /// The length of that packet's payload.
 const CALL: usize = CALL_BACK.len() + CHALLENGE;
-
-/// How many bytes a client may have on its way to here when it is called back, besides one packet.
-const ON_THE_WAY: usize = 16 << 20;
 
 /// A prepared statement: number, text, how many parameters it takes, the types of its last EXECUTE.
 type Statement = (u32, String, u16, Vec<ParameterKind>);
@@ -71,15 +68,7 @@ impl MyClient {
         });
         let Self { stream, incoming, .. } = self;
         stream.write_while_reading(&mut call, incoming).await.map_err(|_| Gone)?;
-        let most = self.bounds.message.saturating_add(ON_THE_WAY);
-        while self.incoming.len() < most {
-            match self.stream.read_more(&mut self.incoming).await {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(_) => return Err(Gone),
-            }
-        }
-        Err(Gone)
+        take_in_the_rest(&mut self.stream, &mut self.incoming, self.bounds.message).await
     }
 
     /// The stream, what is known, and what has come in and was not looked at.

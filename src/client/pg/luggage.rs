@@ -11,15 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::names::Listed;
 use super::{Bounds, PgClient};
+use crate::client::take_in_the_rest;
 use crate::exchange::{Gone, Sink};
 use crate::net::Stream;
 use crate::wire::pg::Statements;
 
 /// The message by which a proxy says that the client is to be taken back. No server sends one of this type.
 const CALL_BACK: &[u8] = b"!\0\0\0\x04";
-
-/// How many bytes a client may have on its way to here when it is called back, besides one message.
-const ON_THE_WAY: usize = 16 << 20;
 
 /// What this end of a conversation knows of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -48,15 +46,7 @@ impl PgClient {
     pub async fn call_back(&mut self) -> Result<(), Gone> {
         self.outgoing.put_slice(CALL_BACK);
         self.flush().await?;
-        let most = self.bounds.message.saturating_add(ON_THE_WAY);
-        while self.incoming.len() < most {
-            match self.stream.read_more(&mut self.incoming).await {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(_) => return Err(Gone),
-            }
-        }
-        Err(Gone)
+        take_in_the_rest(&mut self.stream, &mut self.incoming, self.bounds.message).await
     }
 
     /// The stream, what is known, and what has come in and was not looked at.

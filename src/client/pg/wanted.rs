@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::startup;
 
-use crate::client::{from_hex, hex};
 use crate::error::{Failure, Kind};
+use crate::hex;
 
 /// In a start-up message: the client comes by way of another proxy, from this address, and is not sent on again. Two proxies that take
 /// each other for the writer would else send it to and fro.
@@ -48,7 +48,7 @@ impl Wanted {
                 "database" => wanted.database = value,
                 FORWARDED => wanted.forwarded = Some(value),
                 READS => wanted.reads = true,
-                TAKES_BACK => wanted.takes_back = from_hex(&value),
+                TAKES_BACK => wanted.takes_back = hex::decode(value.as_bytes()).map(Into::into),
                 GOES_ON => wanted.goes_on = true,
                 FORWARDED_CANCEL => wanted.cancel = read_cancel(&value),
                 "options" => wanted.settings.extend(startup::parse_options(&value).map_err(bad)?),
@@ -94,7 +94,7 @@ impl Escort<'_> {
     /// The start-up message with these parameters.
     pub(super) fn message(&self, params: &[(&str, &str)]) -> BytesMut {
         let origin = self.origin.to_string();
-        let takes_back = self.takes_back.map(hex);
+        let takes_back = self.takes_back.map(hex::encode);
         let ours = |name: &str| [FORWARDED, READS, TAKES_BACK, GOES_ON].contains(&name);
         let mut pairs: Vec<(&str, &str)> =
             params.iter().filter(|(name, _)| !ours(name)).copied().collect();
@@ -117,12 +117,12 @@ impl Escort<'_> {
 /// Number and secret of a request to cancel, as another proxy hands it on.
 fn read_cancel(value: &str) -> Option<(u32, Bytes)> {
     let (number, secret) = value.split_once(':')?;
-    Some((number.parse().ok()?, from_hex(secret)?))
+    Some((number.parse().ok()?, hex::decode(secret.as_bytes())?.into()))
 }
 
 /// A request to cancel, as it is handed on to another proxy.
 pub fn forwarded_cancel(number: u32, secret: &[u8]) -> BytesMut {
-    let value = format!("{number}:{}", hex(secret));
+    let value = format!("{number}:{}", hex::encode(secret));
     let mut message = BytesMut::new();
     startup::startup_message(&mut message, &[("user", "-"), (FORWARDED_CANCEL, &value)]);
     message

@@ -13,9 +13,10 @@ pub(super) fn brought(tokens: &[Token], columns: &[String], column: &str) -> Opt
     let place = columns.iter().position(|given| given == column)?;
     let outer = level(tokens, (0, tokens.len()));
     let values = outer.iter().position(|at| tokens[*at].is("values") || tokens[*at].is("value"))?;
+    let parameters: Vec<usize> =
+        (0..tokens.len()).filter(|at| tokens[*at].kind == Kind::Param).collect();
     let mut places = Vec::new();
     for (nth, at) in outer[values + 1..].iter().enumerate() {
-        let opens = tokens[*at].symbol("(");
         if nth % 2 == 1 {
             // Behind the rows there is nothing but a RETURNING.
             if !tokens[*at].symbol(",") {
@@ -23,36 +24,26 @@ pub(super) fn brought(tokens: &[Token], columns: &[String], column: &str) -> Opt
             }
             continue;
         }
-        if !opens {
-            return None;
-        }
-        match number_of(tokens, *at, place)? {
-            Number::Constant => {}
-            Number::Parameter(number) => places.push(number),
+        let only = value_at(tokens, *at, place)?;
+        let token = &tokens[only];
+        match parameters.binary_search(&only) {
+            Ok(number) => places.push(number),
+            // Zero asks for a number.
+            Err(_) if token.kind == Kind::Number && is_number(token.text.as_bytes()) => {}
+            Err(_) => return None,
         }
     }
-    let of = tokens.iter().filter(|t| t.kind == Kind::Param).count();
-    (outer.len() > values + 1).then_some(Numbers { places, of })
+    (outer.len() > values + 1).then_some(Numbers { places, of: parameters.len() })
 }
 
-enum Number {
-    Constant,
-    Parameter(usize),
-}
-
-/// What stands at one place of the row that begins with this parenthesis.
-fn number_of(tokens: &[Token], open: usize, place: usize) -> Option<Number> {
+/// The one word that stands at a place of the row that begins here.
+fn value_at(tokens: &[Token], open: usize, place: usize) -> Option<usize> {
+    if !tokens[open].symbol("(") {
+        return None;
+    }
     let inside = level(tokens, (open + 1, closing(tokens, open)));
-    let mut values = inside.split(|at| tokens[*at].symbol(","));
-    let [only] = values.nth(place)? else { return None };
-    let token = &tokens[*only];
-    match token.kind {
-        Kind::Param => {
-            let before = tokens[..*only].iter().filter(|t| t.kind == Kind::Param).count();
-            Some(Number::Parameter(before))
-        }
-        // Zero asks for a number.
-        Kind::Number if is_number(token.text.as_bytes()) => Some(Number::Constant),
+    match inside.split(|at| tokens[*at].symbol(",")).nth(place)? {
+        [only] => Some(*only),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@ use mysql_async::prelude::Queryable;
 use sha2::{Digest, Sha256};
 
 use super::{quoted, run_all};
+use crate::hex;
 
 /// What the comment on the journal says when it is of this version.
 pub const VERSION: &str = "lockstep schema 1";
@@ -86,14 +87,7 @@ pub fn obeys(token: &str, connection: u32) -> String {
 
 /// Shows that a record comes from whoever knows the secret, on this connection.
 pub fn proof(token: &str, connection: u32, seq: i64, id: i64) -> String {
-    use std::fmt::Write;
-    let digest = Sha256::digest(format!("{token}/{connection}/{seq}/{id}"));
-    let mut hex = String::with_capacity(64);
-    for byte in digest {
-        // Writing into a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    hex::encode(&Sha256::digest(format!("{token}/{connection}/{seq}/{id}")))
 }
 
 /// Installs or upgrades the database `lockstep`. `value` becomes the server's identity, unless it has
