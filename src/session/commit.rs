@@ -19,6 +19,10 @@ use crate::sql::{Isolation, Touched};
 /// Why a transaction begins again that went past the locks of a commit that was lost.
 pub(super) const STALE: &str = "its leader lost a commit whose rows it may have changed";
 
+/// Why a transaction begins again whose locks went with its leader.
+pub(super) const BOUND: &str =
+    "its isolation level or its session's state binds it to the backend that died";
+
 impl<P: Protocol> Session<P> {
     /// Commits the transaction.
     pub(super) async fn commit(&mut self) -> Result<(), Stop> {
@@ -54,6 +58,9 @@ impl<P: Protocol> Session<P> {
         let Some(mut tx) = self.tx.take() else {
             return Ok(());
         };
+        // Its locks are on the leader alone: with the leader they go.
+        let bound = !tx.is_portable(self.default_isolation())
+            && matches!(&tx.place, Place::Leading { shared: false, .. });
         if tx.is_recorded() {
             let settings = tx.before.0.clone();
             shares::open_all(&self.shared, &self.user, &settings, &mut tx).await;
@@ -76,7 +83,7 @@ impl<P: Protocol> Session<P> {
                 self.commit_alone(&tx, leader, shares).await
             }
             Place::Leading { leader, shares, .. } => {
-                self.commit_everywhere(&tx, leader, shares).await
+                self.commit_everywhere(&tx, leader, shares, bound).await
             }
         };
         if committed.is_err() {
@@ -148,13 +155,14 @@ impl<P: Protocol> Session<P> {
         tx: &Transaction<P::Link>,
         leader: Lease<P::Link>,
         shares: Vec<Share<P::Link>>,
+        bound: bool,
     ) -> Result<(), Stop> {
         if !tx.ddl {
-            return self.commit_members(tx, leader, shares).await;
+            return self.commit_members(tx, leader, shares, bound).await;
         }
         // Raised before the commit, so that whoever gets past our locks knows that plans are old.
         self.shared.catalogs.outdate();
-        let ended = self.commit_members(tx, leader, shares).await;
+        let ended = self.commit_members(tx, leader, shares, bound).await;
         self.shared.ledger.forget_bounds();
         self.shared.reload_catalog().await;
         ended
@@ -165,6 +173,7 @@ impl<P: Protocol> Session<P> {
         tx: &Transaction<P::Link>,
         leader: Lease<P::Link>,
         mut shares: Vec<Share<P::Link>>,
+        bound: bool,
     ) -> Result<(), Stop> {
         let shared = self.shared.clone();
         let brake = shared.brake_us.load(std::sync::atomic::Ordering::Relaxed);
@@ -181,7 +190,7 @@ impl<P: Protocol> Session<P> {
             share.stays();
             share.queue_rest(&tx.effects);
         }
-        let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
+        let leader = self.record_everywhere(&ticket, &record, leader, &mut shares, bound).await?;
         let completed =
             self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
         if let Err(failure) = completed {
@@ -247,12 +256,17 @@ impl<P: Protocol> Session<P> {
 
     /// Writes the record into the transaction on the leader and, behind the effects, on every share.
     /// Without a leader in the answer, the leader died, and the shares have everything.
+    ///
+    /// A transaction is `bound` to the leader where its shares get their first effects only now. When somebody else
+    /// leads before they have them, others may have changed there what it had locked here, and the followers
+    /// would write over that.
     async fn record_everywhere(
         &mut self,
         ticket: &Ticket,
         record: &Record,
         mut leader: Lease<P::Link>,
         shares: &mut Vec<Share<P::Link>>,
+        bound: bool,
     ) -> Result<Option<Lease<P::Link>>, Stop> {
         leader.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
@@ -277,8 +291,14 @@ impl<P: Protocol> Session<P> {
             Err(broken) => (broken.to_string(), broken.is_damning(), None),
         };
         let (backend, generation) = (leader.backend().index, leader.generation());
+        let in_time = self.shared.keeper.view().leader() == Some(backend)
+            && leader.backend().generation() == generation;
         drop(leader);
         let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
+        if bound && !in_time {
+            shares::abandon(&self.shared, std::mem::take(shares)).await;
+            return Err(Failure::retry(BOUND).into());
+        }
         let view = self.shared.keeper.view();
         let heir = shares
             .iter()

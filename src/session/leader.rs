@@ -238,9 +238,7 @@ impl<P: Protocol> Session<P> {
         if verdict != Verdict::Evicted || !tx.is_portable(self.default_isolation()) {
             let why = match verdict {
                 Verdict::Alive => "its session on the database was ended",
-                Verdict::Evicted => {
-                    "its isolation level or its session's state binds it to the backend that died"
-                }
+                Verdict::Evicted => super::commit::BOUND,
                 Verdict::Settling => "no backend was active",
             };
             shares::abandon(&self.shared, shares).await;

@@ -92,6 +92,29 @@ fn sessions_keep_what_is_theirs_when_the_leader_dies() {
 }
 
 #[test]
+fn who_comes_first_at_the_next_leader_is_not_written_over() {
+    test(async {
+        let cluster = Options::servers(3).start().await;
+        let (old, new) = (cluster.connect().await, cluster.connect().await);
+        old.run("create table over_t(id int primary key, n int); insert into over_t values (1, 0)")
+            .await;
+        // Too short to be sent before its end: its locks are on the leader alone.
+        old.run("begin isolation level repeatable read").await;
+        assert_eq!(old.one("select n from over_t where id = 1 for update").await, "0");
+        old.run("update over_t set n = 1 where id = 1").await;
+        let lost = cluster.leader().await;
+        cluster.server(&lost).kill9();
+        cluster.wait_inactive(&lost).await;
+        new.run("update over_t set n = n + 5 where id = 1").await;
+        old.fails("commit", "40001").await;
+        assert_eq!(new.one("select n from over_t").await, "5");
+        // Nothing is left of it, and the session goes on.
+        old.run("update over_t set n = n + 1 where id = 1").await;
+        assert_eq!(new.one("select n from over_t").await, "6");
+    });
+}
+
+#[test]
 fn a_listener_hears_after_its_server_died() {
     test(async {
         let cluster = Options::servers(3).start().await;
