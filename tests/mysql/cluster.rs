@@ -282,6 +282,20 @@ impl Cluster {
         self.assert_equal(&active).await;
     }
 
+    /// What runs on each server and what it waits for, and what the proxy has said: for a test that hangs.
+    pub(crate) fn who_waits(&self) -> String {
+        let ask = "select p.id, p.time, p.state, p.info, t.trx_state, t.trx_rows_locked, t.trx_rows_modified
+                   from information_schema.processlist p left join information_schema.innodb_trx t
+                   on t.trx_mysql_thread_id = p.id where p.user = 'app'
+                   union all select requesting_trx_id, 0, blocking_trx_id, requested_lock_id, 'wait', 0, 0
+                   from information_schema.innodb_lock_waits";
+        let each = self.servers.iter().enumerate().map(|(n, server)| {
+            let said = server.try_root(ask).unwrap_or_else(|why| why);
+            format!("server {n}:\n{said}\n")
+        });
+        format!("{}the proxy's log:\n{}", each.collect::<String>(), self.log())
+    }
+
     async fn assert_equal(&self, servers: &[usize]) {
         // A commit is acknowledged when all have it; what was cut off may take a moment to end.
         tokio::time::sleep(Duration::from_millis(300)).await;

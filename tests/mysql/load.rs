@@ -41,8 +41,8 @@ const BANK: &str = "5000";
 #[derive(Default)]
 struct Book {
     acknowledged: Vec<(String, Instant)>,
-    /// Tokens that must be nowhere.
-    refused: Vec<String>,
+    /// Tokens that must be nowhere, and why.
+    refused: Vec<(String, String)>,
     /// Tokens of commits that got no answer.
     unknown: Vec<String>,
     /// Errors that a strict client saw, and others that none should.
@@ -65,6 +65,7 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Book>>,
+    cluster: Arc<Cluster>,
 }
 
 /// What became of a load.
@@ -103,7 +104,7 @@ impl Load {
             tokio::spawn(client.work(stop.clone(), commits.clone()))
         });
         let clients = clients.collect();
-        Self { stop, commits, clients }
+        Self { stop, commits, clients, cluster: cluster.clone() }
     }
 
     /// Waits until this many more transactions are acknowledged: proof that service goes on.
@@ -121,9 +122,11 @@ impl Load {
     pub(crate) async fn stop(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let mut books = Vec::new();
-        for client in self.clients {
-            let book = tokio::time::timeout(Duration::from_secs(40), client).await;
-            books.push(book.expect("a client hangs").unwrap());
+        for (number, client) in self.clients.into_iter().enumerate() {
+            match tokio::time::timeout(Duration::from_secs(40), client).await {
+                Ok(book) => books.push(book.unwrap()),
+                Err(_) => panic!("client {number} hangs; {}", self.cluster.who_waits()),
+            }
         }
         Outcome { books }
     }
@@ -178,7 +181,7 @@ impl Client {
             None if self.committing => self.book.unknown.push(token),
             // A COMMIT whose outcome nobody knows says so.
             Some(1053 | 1180 | 2013) if self.committing => self.book.unknown.push(token),
-            _ => self.book.refused.push(token),
+            _ => self.book.refused.push((token, format!("client {}: {error}", self.number))),
         }
         match number {
             None => {
@@ -187,8 +190,10 @@ impl Client {
                 return;
             }
             // To be run again: what applications know of one server. A deadlock about the next number
-            // of AUTO_INCREMENT is called 1467.
-            Some(1213 | 1205 | 1467) if !self.strict() => {}
+            // of AUTO_INCREMENT is called 1467. REPLACE in a table with two unique keys gives 1062 now and
+            // then where several do it at once: it writes over the row that it met by the second key, and
+            // somebody has brought the first one meanwhile. One server alone does so as well.
+            Some(1213 | 1205 | 1467 | 1062) if !self.strict() => {}
             Some(number) => {
                 self.book.failures.push((number, format!("client {}: {error}", self.number)));
             }
@@ -238,7 +243,12 @@ impl Client {
             self.action().await?;
         }
         self.commit().await?;
-        self.simple("set autocommit = 1").await
+        // It has happened, whatever becomes of this: a server that dies between the two takes the session's
+        // user variables along, and the next statement is told so.
+        if self.simple("set autocommit = 1").await.is_err() {
+            self.conn = None;
+        }
+        Ok(())
     }
 
     async fn action(&mut self) -> Result<(), Error> {
@@ -329,8 +339,10 @@ impl Outcome {
                     panic!("{token} was acknowledged and is missing; {}", who_has(cluster, token));
                 }
             }
-            for token in &book.refused {
-                assert!(!there.contains(token), "{token} failed and is there");
+            for (token, why) in &book.refused {
+                if there.contains(token) {
+                    panic!("{token} failed ({why}) and is there; {}", who_has(cluster, token));
+                }
             }
         }
         assert_eq!(value(&mut conn, "select sum(balance) from account").await, BANK);
@@ -349,6 +361,6 @@ fn who_has(cluster: &Cluster, token: &str) -> String {
          (select group_concat(seq) from lockstep.journal where entry like '%{token}%'), \
          (select max(seq) from lockstep.journal), (select complete_to from lockstep.control)"
     );
-    let each = cluster.servers.iter().map(|server| server.root(&ask));
+    let each = cluster.servers.iter().map(|server| server.try_root(&ask));
     format!("by server, rows, records, newest, complete: {:?}", each.collect::<Vec<_>>())
 }
