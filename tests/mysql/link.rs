@@ -331,3 +331,19 @@ async fn nothing_behind_a_deadlock_becomes_a_commit_of_its_own() {
     run(&mut share, "update rows_t set v = 3 where id = 3").await;
     assert_eq!(server.root("select v from app.rows_t where id = 3"), "3\n");
 }
+
+/// What was cancelled may have been a setting: nobody else may have a session that is not what it is taken for.
+#[tokio::test]
+async fn a_session_that_did_not_take_a_setting_is_not_lent_again() {
+    let server = Server::launch();
+    let mut share = link(&server).await;
+    let settings = |sql: &str| Settings::new([("sql_mode".to_owned(), sql.to_owned())].into());
+    share.begin_share(&settings("SET SESSION sql_mode='ANSI'"));
+    share.queue_rollback();
+    assert_eq!(share.drain().await.expect("alive"), None);
+    assert!(!share.is_spent());
+    share.begin_share(&settings("SET SESSION sql_mode='NONSENSE'"));
+    share.queue_rollback();
+    share.drain().await.expect("alive").expect("an error");
+    assert!(share.is_spent());
+}

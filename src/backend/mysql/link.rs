@@ -424,6 +424,9 @@ impl MyLink {
         let mishap = match seen.event {
             Event::Error => {
                 let error = read_error(payload);
+                // A setting that did not get through (it was what ran when the share was cancelled) is not what
+                // the next one would find.
+                self.spent |= ["settings", "context"].contains(&expected.what);
                 let what = format!("{}: {error}", expected.what);
                 Some(Mishap { code: error.code, what })
             }

@@ -407,8 +407,11 @@ impl PgLink {
                     return Err(Broken::Lost(error.to_string()));
                 }
                 self.digest = SipHasher13::new();
+                let what = self.front_part().map_or("request", |part| part.what);
+                // A setting that did not get through (it was what ran when the share was cancelled) is not
+                // what the next one would find.
+                self.spent |= what == "settings";
                 if self.first_error.is_none() {
-                    let what = self.front_part().map_or("request", |part| part.what);
                     let what = format!("{what}: {error}");
                     self.first_error = Some(Mishap { code: error.code, what });
                 }
