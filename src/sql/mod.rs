@@ -29,7 +29,7 @@ pub use pg::{Catalog, analyze, mentions_clock, value_reads_clock};
 pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
-    Bulk, Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys, Maintenance,
-    Modes, Outside, Password, Pin, Recall, Recalled, Refusal, Returned, Script, Sequences, SetOp,
-    Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
+    Bulk, Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys, MET,
+    Maintenance, Modes, Outside, Password, Pin, Recall, Recalled, Refusal, Returned, Script,
+    Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
 };

@@ -114,6 +114,9 @@ pub struct Returned {
     pub keys: Option<Keys>,
 }
 
+/// The user variable in which an upsert on the leader counts the rows that were there already.
+pub const MET: &str = "@lockstep_met";
+
 /// Rows that come back as the text that stands for them in the followers' statement, which
 /// [`Returned::followers`] begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +129,8 @@ pub struct Spelt {
     pub replaces: bool,
     /// The answer says how many rows there were in words, too.
     pub several: bool,
+    /// The statement counts in [`MET`] the rows that were there already.
+    pub meets: bool,
 }
 
 /// How the rows that a statement changes are found before it runs, so that it and the followers change

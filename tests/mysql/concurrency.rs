@@ -86,6 +86,32 @@ async fn the_same_rows_inserted_changed_and_deleted() {
     agree(&cluster).await;
 }
 
+/// An upsert that finds a key free and meets a row by another one is repeated as it is: that is sound only as long as
+/// the servers keep the key free that it has found so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_an_upsert_has_found_free_stays_free() {
+    let cluster = Cluster::start(2).await;
+    let (mut one, mut other) = (cluster.connect().await, cluster.connect().await);
+    let table =
+        "create table two_t(id int primary key, mail varchar(20) unique, n int not null default 0)";
+    run(&mut one, table).await;
+    run(&mut one, "insert into two_t(id, mail) values (1, 'm'), (2, 'x')").await;
+    run(&mut one, "set session transaction isolation level read committed").await;
+    run(&mut one, "start transaction").await;
+    let upsert = "insert into two_t(id, mail) values (5, 'm') on duplicate key update n = n + 1";
+    run(&mut one, upsert).await;
+    let waits = tokio::spawn(async move {
+        run(&mut other, "insert into two_t values (5, 'a', 70)").await;
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!waits.is_finished());
+    run(&mut one, "commit").await;
+    waits.await.unwrap();
+    let all = "select group_concat(id, mail, n order by id) from two_t";
+    assert_eq!(value(&mut one, all).await, "1m1,2x0,5a70");
+    agree(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn values_read_from_the_tables_themselves() {
     let cluster = Cluster::start(3).await;

@@ -154,6 +154,20 @@ async fn replaced_ignored_and_updated_rows_count_as_on_one_server() {
     let shown =
         rows(&mut conn, "select u, count(*), v like 'again%' from t group by u order by u").await;
     assert_eq!(shown, "1,1,0;2,1,0;3,1,1;4,1,1;5,1,0;9,1,0");
+    // Some bring their numbers: of those that are there one is changed, which counts two, and one stays as it is.
+    run(
+        &mut conn,
+        "create table n(id int auto_increment primary key, u int unique, v int not null)",
+    )
+    .await;
+    run(&mut conn, "insert into n values(1, 1, 1), (2, 2, 2)").await;
+    let upsert = "insert into n values(1, 9, 1), (null, 3, 3), (2, 2, 8) on duplicate key update v = values(v)";
+    let (affected, _, info) = told(&mut conn, upsert).await;
+    assert_eq!((affected, &*info), (3, "Records: 3  Duplicates: 1  Warnings: 0"));
+    let upsert =
+        "insert into n values(?, 9, 1), (null, 2, 8) on duplicate key update v = values(v)";
+    conn.exec_drop(upsert, (1,)).await.unwrap();
+    assert_eq!(conn.affected_rows(), 0);
     // Into a table with no key at all.
     run(&mut conn, "create table bag(x int, r double)").await;
     assert_eq!(told(&mut conn, "insert into bag select x, rand() from src").await.0, 4);

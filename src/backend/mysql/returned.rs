@@ -16,7 +16,7 @@ use super::link::{MyLink, Request, Seen};
 use super::refused;
 use super::relay::{Relay, Told, put};
 use crate::exchange::{Broken, Discard, Outcome, Sink, UNDO};
-use crate::sql::{Keys, Returned, Spelt};
+use crate::sql::{Keys, MET, Returned, Spelt};
 use crate::store::journal::{Effect, ROWS_PER_BATCH};
 use crate::wire::mysql::{Mark, MyWork};
 
@@ -82,7 +82,10 @@ impl MyLink {
             Ok(request) => request,
             Err(outcome) => return Ok(outcome),
         };
-        let before = if spelt.replaces { self.count_replaced().await? } else { 0 };
+        let before = if spelt.replaces { self.ask_number(REPLACED).await? } else { 0 };
+        if spelt.meets {
+            self.push_text(&format!("SET {MET}=0"), "context");
+        }
         self.push_text(&format!("SAVEPOINT {UNDO}"), "savepoint");
         if spelt.numbered {
             // What it is afterwards is the first new number then, and no former one.
@@ -103,15 +106,20 @@ impl MyLink {
         if answer.incomplete {
             return self.take_back("a row is too long to be sent to the other databases").await;
         }
-        let mut affected = answer.count;
+        let mut counts = Counts { generated, ..Counts::default() };
         if spelt.replaces {
-            affected += self.count_replaced().await?.saturating_sub(before);
+            counts.replaced = self.ask_number(REPLACED).await?.saturating_sub(before);
         }
-        Ok(answer.finish(spelt, affected, generated, sink))
+        if spelt.meets {
+            let met = self.ask_number(&format!("SELECT {MET}")).await?;
+            counts.kept = met.saturating_sub(counts.replaced);
+        }
+        counts.finds = self.canceller.login.found_rows;
+        Ok(answer.finish(spelt, &counts, sink))
     }
 
-    async fn count_replaced(&mut self) -> Result<u64, Broken> {
-        self.push_text(REPLACED, "counters");
+    async fn ask_number(&mut self, question: &str) -> Result<u64, Broken> {
+        self.push_text(question, "counters");
         self.send().await?;
         self.settle(1).await?;
         self.check_setup()?;
@@ -173,6 +181,19 @@ impl MyLink {
             self.receive().await?;
         }
     }
+}
+
+/// What is told of a statement besides its rows.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Rows that were changed or deleted.
+    replaced: u64,
+    /// Rows that were there already and stayed as they are.
+    kept: u64,
+    /// The client counts these too.
+    finds: bool,
+    /// The first number that was given out.
+    generated: u64,
 }
 
 /// The answer to an INSERT, a part of which is ours.
@@ -306,21 +327,16 @@ impl<'r> Answer<'r> {
     }
 
     /// The outcome; an application that has asked for no rows is told how many there were.
-    fn finish<S: Sink>(
-        mut self,
-        spelt: &Spelt,
-        affected: u64,
-        generated: u64,
-        sink: &mut S,
-    ) -> Outcome {
+    fn finish<S: Sink>(mut self, spelt: &Spelt, counts: &Counts, sink: &mut S) -> Outcome {
         self.end_batch();
         if !self.shows() {
-            let (duplicates, warnings) = (affected - self.count, self.warnings);
+            let (duplicates, warnings) = (counts.replaced, self.warnings);
             let info =
                 format!("Records: {}  Duplicates: {duplicates}  Warnings: {warnings}", self.count);
+            let kept = if counts.finds { 0 } else { counts.kept };
             let ok = response::Ok {
-                affected,
-                insert_id: generated,
+                affected: (self.count + counts.replaced).saturating_sub(kept),
+                insert_id: counts.generated,
                 status: self.status,
                 warnings,
                 info: if spelt.several { info.as_bytes() } else { &[] },

@@ -48,8 +48,8 @@ pub(super) struct Table {
     pub keys: Vec<Vec<String>>,
     /// The one of these that is the primary key.
     pub primary: Option<Vec<String>>,
-    /// Columns of any unique key.
-    pub unique: HashSet<String>,
+    /// The columns of every unique key, also of those that take NULL or look at a part of a value.
+    pub unique: Vec<Vec<String>>,
     pub triggers: Vec<Trigger>,
     /// Foreign keys of other tables that change those when this one changes.
     pub cascades: Vec<Cascade>,
@@ -156,6 +156,11 @@ pub(super) fn quoting(sql_mode: &str) -> Quoting {
 impl Table {
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether a column belongs to a unique key.
+    pub(super) fn is_unique(&self, column: &str) -> bool {
+        self.unique.iter().flatten().any(|name| name == column)
     }
 
     /// The column that numbers its rows.

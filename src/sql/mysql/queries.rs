@@ -189,7 +189,7 @@ fn table(row: &[Option<String>]) -> Table {
         columns: Vec::new(),
         keys: Vec::new(),
         primary: None,
-        unique: Default::default(),
+        unique: Vec::new(),
         triggers: Vec::new(),
         cascades: Vec::new(),
     }
@@ -256,7 +256,10 @@ fn keys(catalog: &mut Catalog, rows: Rows<'_>) {
         let whole = partial.get(&key) == Some(&false);
         let continues = last.replace(key.clone()) == Some(key);
         let Some(table) = find(catalog, row) else { continue };
-        table.unique.insert(column.clone());
+        match table.unique.last_mut() {
+            Some(columns) if continues => columns.push(column.clone()),
+            _ => table.unique.push(vec![column.clone()]),
+        }
         if text(row, 2) == "PRIMARY" && whole {
             table.primary.get_or_insert_default().push(column.clone());
         }

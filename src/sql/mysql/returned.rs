@@ -16,7 +16,7 @@ use super::lexer::{Kind, Token};
 use super::names::{Names, Target};
 use super::order::level;
 use super::parts::{Source, delete_lists, insert_parts, update_parts};
-use super::statement::{Keys, Returned, Sequences, Spelt};
+use super::statement::{Keys, MET, Returned, Sequences, Spelt};
 use super::walk::Facts;
 use super::write::Written;
 
@@ -114,6 +114,11 @@ fn insert(piece: Piece<'_, '_>) -> Option<Returned> {
         true => upsert(piece, table, &columns)?,
         false => String::new(),
     };
+    // Beside a query the column might be one of the query's tables.
+    let counts = match parts.source {
+        Source::Values(_) if parts.upsert => counting(table, &columns),
+        _ => String::new(),
+    };
     let returning = piece.place(&["returning"]);
     let shows = returning < piece.tokens.len();
     let joint = if shows { "," } else { " RETURNING " };
@@ -121,8 +126,9 @@ fn insert(piece: Piece<'_, '_>) -> Option<Returned> {
     let verb = if parts.replace { "REPLACE" } else { "INSERT" };
     Some(Returned {
         leader: format!(
-            "{}{joint}CONCAT('(',{},')') AS lockstep_row",
-            piece.text(0..piece.tokens.len())?,
+            "{}{counts} {}{joint}CONCAT('(',{},')') AS lockstep_row",
+            piece.text(0..returning)?,
+            piece.text(returning..piece.tokens.len())?,
             values.join(",',',")
         ),
         followers: format!(
@@ -135,6 +141,7 @@ fn insert(piece: Piece<'_, '_>) -> Option<Returned> {
             numbered,
             replaces: parts.replace || parts.upsert,
             several: !matches!(parts.source, Source::Values(1)),
+            meets: !counts.is_empty(),
         }),
         ..empty(usize::from(shows))
     })
@@ -164,6 +171,19 @@ fn upsert(piece: Piece<'_, '_>, table: &Table, columns: &[&Column]) -> Option<St
     (!each.is_empty()).then(|| format!(" ON DUPLICATE KEY UPDATE {}", each.join(",")))
 }
 
+/// Behind the assignments of an upsert: one that changes nothing and counts the rows that are there already.
+/// Of those that stay as they are neither the server's counters nor the rows that come back tell.
+fn counting(table: &Table, columns: &[&Column]) -> String {
+    let plain = |column: &&&Column| {
+        ["int", "bigint", "smallint", "tinyint", "varchar", "char"].contains(&&*column.kind)
+            && !table.is_unique(&column.name)
+    };
+    let name = columns.iter().find(plain).map(|column| quoted(&column.name));
+    name.map_or_else(String::new, |name| {
+        format!(",{name}=IF(({MET}:={MET}+1) IS NULL,{name},{name})")
+    })
+}
+
 fn update(piece: Piece<'_, '_>) -> Option<Returned> {
     let parts = update_parts(piece.names, piece.tokens)?;
     if parts.list.several {
@@ -180,7 +200,7 @@ fn update(piece: Piece<'_, '_>) -> Option<Returned> {
     written.sort_by(|a, b| a.name.cmp(&b.name));
     written.dedup_by(|a, b| a.name == b.name);
     // Two rows that exchange a unique value could not be written one after the other.
-    if written.is_empty() || written.iter().any(|column| table.unique.contains(&column.name)) {
+    if written.is_empty() || written.iter().any(|column| table.is_unique(&column.name)) {
         return None;
     }
     let pairs = written.iter().map(|column| {

@@ -291,7 +291,7 @@ fn update(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
 
 /// What follows from giving a column a value.
 fn assigned(walk: &mut Walk<'_>, table: &Table, column: &str, ignore: bool, value: &[Token]) {
-    if ignore && table.unique.contains(column) {
+    if ignore && table.is_unique(column) {
         walk.facts.differ(
             "which of two rows is passed over depends on the order in which they are met",
             "Leave IGNORE out.",
