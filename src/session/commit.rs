@@ -273,7 +273,13 @@ impl<P: Protocol> Session<P> {
             share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         }
         shares::flush(shares).await;
-        let (recorded, ()) = tokio::join!(leader.drain(), shares::drain(&self.shared, shares));
+        let (backend, generation) = (leader.backend().clone(), leader.generation());
+        let shared = self.shared.clone();
+        let reach = async {
+            shares::drain(&shared, shares).await;
+            shared.keeper.view().leader() == Some(backend.index) && backend.generation() == generation
+        };
+        let (recorded, in_time) = tokio::join!(leader.drain(), reach);
         let (why, force, refused) = match recorded {
             Ok(None) => return Ok(Some(leader)),
             // A disk without room tells of the server: nobody's statement decides over the record.
@@ -290,11 +296,8 @@ impl<P: Protocol> Session<P> {
             }
             Err(broken) => (broken.to_string(), broken.is_damning(), None),
         };
-        let (backend, generation) = (leader.backend().index, leader.generation());
-        let in_time = self.shared.keeper.view().leader() == Some(backend)
-            && leader.backend().generation() == generation;
         drop(leader);
-        let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
+        let verdict = self.shared.keeper.lost(backend.index, generation, why, force).await;
         if bound && !in_time {
             shares::abandon(&self.shared, std::mem::take(shares)).await;
             return Err(Failure::retry(BOUND).into());

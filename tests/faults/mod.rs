@@ -98,7 +98,7 @@ pub(crate) trait Site: Sized {
 /// All tests of the suite's own dialect: how it runs them, and its site.
 macro_rules! faults {
     ($run:path, $site:ty) => {
-        $crate::faults::each! { $run, $site:
+        $crate::faults::faults! { @ $run, $site:
             a_follower_is_killed,
             the_leader_is_killed,
             a_follower_is_stopped_cleanly,
@@ -121,18 +121,14 @@ macro_rules! faults {
             everything_dies_within_a_second,
         }
     };
-}
-pub(crate) use faults;
-
-macro_rules! each {
-    ($run:path, $site:ty: $($name:ident),* $(,)?) => {
+    (@ $run:path, $site:ty: $($name:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
             $run($crate::faults::$name::<$site>());
         })*
     };
 }
-pub(crate) use each;
+pub(crate) use faults;
 
 /// Whom a fault strikes.
 #[derive(Clone, Copy, PartialEq, Eq)]

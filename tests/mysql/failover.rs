@@ -14,23 +14,7 @@ use crate::cluster::{Cluster, refused, run, value};
 use crate::load::Load;
 use crate::site::SHORT;
 
-// `the_leader_hangs_and_wakes` is not among them: it was green twice and then found one row of a table with two unique keys
-// different on one server. Nor is `the_leader_is_stopped_cleanly`: in one of twelve runs a transaction that a client was told
-// to run again had happened. What did that is not known yet, in either.
-crate::faults::each! { under_load, Arc<Cluster>:
-    the_leader_is_stopped_cleanly,
-    the_leader_hangs_and_wakes,
-    a_follower_is_killed,
-    the_leader_is_killed,
-    a_follower_is_stopped_cleanly,
-    a_follower_hangs_and_wakes,
-    a_slow_network_slows_and_breaks_nothing,
-    a_server_crashes_and_is_back_before_anyone_looks,
-    each_server_is_restarted_in_turn,
-    a_server_returns_while_writes_go_on,
-    a_server_returns_to_a_proxy_that_was_restarted,
-    everything_dies_within_a_second,
-}
+crate::faults::faults!(under_load, Arc<Cluster>);
 
 /// Loads and seconds: one at a time, so that no server is taken for dead because two loads share two
 /// processors.

@@ -347,3 +347,46 @@ async fn a_session_that_did_not_take_a_setting_is_not_lent_again() {
     share.drain().await.expect("alive").expect("an error");
     assert!(share.is_spent());
 }
+
+/// A cancel strikes whatever runs when it arrives. A session that waits for no COMMIT any more without the proxy's
+/// knowledge would commit what stands behind a deadlock.
+#[tokio::test]
+async fn a_cancelled_share_is_what_it_is_taken_for_or_not_lent_again() {
+    let server = Server::launch();
+    let mut link_of = link(&server).await;
+    let (mut lent, mut took) = (0, Duration::ZERO);
+    for round in 0..1000 {
+        if link_of.is_spent() {
+            link_of = link(&server).await;
+        }
+        // As a leader's connection it commits each statement.
+        run(&mut link_of, "set @round = 1").await;
+        link_of.begin_share(&Settings::default());
+        let canceller = link_of.canceller();
+        // It takes a login to get there.
+        let pause = Duration::from_micros(rand::random_range(0..2 * took.as_micros() as u64 + 100));
+        let began = tokio::time::Instant::now();
+        let cancel = async {
+            MyLink::cancel(&canceller).await;
+            began.elapsed()
+        };
+        let send = async {
+            tokio::time::sleep(pause).await;
+            link_of.flush().await
+        };
+        let (sent, elapsed) = tokio::join!(send, cancel);
+        (took, _) = (elapsed, sent.expect("sent"));
+        link_of.queue_rollback();
+        link_of.drain().await.expect("alive");
+        if link_of.is_spent() {
+            continue;
+        }
+        lent += 1;
+        link_of.begin_share(&Settings::default());
+        let rows = link_of.ask("select @@autocommit", &[]).await.expect("alive").expect("rows");
+        assert_eq!(rows, [[Some("0".to_owned())]], "in round {round}");
+        link_of.queue_rollback();
+        assert_eq!(link_of.drain().await.expect("alive"), None);
+    }
+    assert!(lent > 100, "{lent}");
+}

@@ -164,8 +164,12 @@ impl Client {
 
     async fn reconnect(&mut self) -> bool {
         let Ok(mut conn) = self.cluster.try_connect().await else { return false };
-        let level = "set session transaction isolation level read committed";
-        if self.strict() && conn.query_drop(level).await.is_err() {
+        // InnoDB does not see every deadlock about the next number of AUTO_INCREMENT: a wait has to end by itself.
+        let setting = match self.strict() {
+            true => "set session transaction isolation level read committed",
+            false => "set session innodb_lock_wait_timeout = 10",
+        };
+        if conn.query_drop(setting).await.is_err() {
             return false;
         }
         self.conn = Some(conn);

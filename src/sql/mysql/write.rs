@@ -173,6 +173,14 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
         let column = table.numbered().map(|column| &column.name);
         column.is_some_and(|c| columns.as_ref().is_none_or(|given| given.contains(c)))
     };
+    if upsert && tables.iter().any(|table| meets_several(table, columns.as_deref())) {
+        walk.facts.differ(
+            "it may meet several rows, one by each unique key, and which one it updates depends on what others \
+             have committed meanwhile",
+            "Bring values for one unique key only (a numbered column may stay out), or give the table a primary \
+             key that the statement does not change, and no triggers.",
+        );
+    }
     if upsert && !matches!(source, Source::Values(1)) && tables.iter().any(given) {
         walk.facts.differ(
             "from which number on the rows of an upsert were numbered, the server does not tell when \
@@ -209,6 +217,20 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
         );
     }
     limits(walk, query, None);
+}
+
+/// Whether the rows of an upsert may be there already by more than one unique key.
+///
+/// A server looks for one key after the other. When it has to wait for the row that has a later one, it does not
+/// always keep those locked that it has found free (InnoDB of MariaDB 10.11): another session may bring a row
+/// with one of them and commit first. A follower, which runs the statement later, would meet that row
+/// instead. A number that the server gives out is nobody else's.
+fn meets_several(table: &Table, columns: Option<&[String]>) -> bool {
+    let brought = |column: &String| {
+        let numbered = table.numbered().is_some_and(|numbered| numbered.name == *column);
+        !numbered || columns.is_none_or(|given| given.contains(column))
+    };
+    table.unique.iter().filter(|key| key.iter().all(brought)).count() > 1
 }
 
 /// Notes that rows get numbers, or bring them.
