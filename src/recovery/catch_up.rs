@@ -18,6 +18,8 @@ const NEARLY: usize = 20;
 /// The least and the most by which a commit is slowed down.
 const LIGHT_US: u32 = 5_000;
 const HARD_US: u32 = 100_000;
+/// For so long each pull of the brake is given to show what it does.
+const PULL: Duration = Duration::from_secs(2);
 /// Values of each sequence that a returning backend keeps clear of.
 pub(super) const RESERVE: i64 = 64;
 /// Records fetched at once.
@@ -85,7 +87,7 @@ pub(super) async fn catch_up<P: Protocol>(
     admit(shared, settings, backend).await?;
     // What was left over from before must not hide in a connection of ours.
     shared.backends[backend].refresh();
-    let brake = Brake { shared };
+    let mut brake = Brake { shared, pulled: Instant::now() };
     let started = Instant::now();
     let mut applied = 0;
     let mut before = usize::MAX;
@@ -98,7 +100,7 @@ pub(super) async fn catch_up<P: Protocol>(
         before = missing.len();
         let remaining = u64::try_from(missing.len()).unwrap_or(u64::MAX);
         shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
-        applied += apply(shared, backend, &missing).await?;
+        applied += apply(shared, backend, &missing, &mut brake).await?;
     }
     shared.keeper.note(backend, State::CatchingUp { remaining: 0 }, String::new()).await;
     let limit = shared.settings().gate;
@@ -112,7 +114,7 @@ pub(super) async fn catch_up<P: Protocol>(
         if takes_long(shared, &missing).await? {
             return Err("an index was built on the others in the last moment; trying again".into());
         }
-        applied += apply(shared, backend, &missing).await?;
+        applied += apply(shared, backend, &missing, &mut brake).await?;
         copy_sequences(shared, backend).await?;
         shared.keeper.join(backend).await
     };
@@ -157,21 +159,32 @@ async fn admit<P: Protocol>(
 /// Slows commits down while a backend that catches up would not get nearer otherwise.
 struct Brake<'a, P: Protocol> {
     shared: &'a Shared<P>,
+    pulled: Instant,
 }
 
 impl<P: Protocol> Brake<'_, P> {
     /// A round that did not at least halve what is missing pulls the brake harder.
-    fn adjust(&self, before: usize, now: usize) {
+    fn adjust(&mut self, before: usize, now: usize) {
+        if before != usize::MAX && now > before / 2 {
+            self.pull(now);
+        }
+    }
+
+    /// The same in the middle of a long round: more than half as many records have come as were applied.
+    fn pace(&mut self, applied: usize, came: usize, missing: usize) {
+        if came > applied / 2 && self.pulled.elapsed() >= PULL {
+            self.pull(missing);
+        }
+    }
+
+    fn pull(&mut self, missing: usize) {
+        self.pulled = Instant::now();
         let brake = self.shared.brake_us.load(Ordering::Relaxed);
-        let harder = if before != usize::MAX && now > before / 2 {
-            (brake * 4).clamp(LIGHT_US, HARD_US)
-        } else {
-            brake
-        };
+        let harder = (brake * 4).clamp(LIGHT_US, HARD_US);
         if harder != brake {
             tracing::info!(
                 brake_us = harder,
-                missing = now,
+                missing,
                 "commits are slowed down for a backend to catch up"
             );
             self.shared.brake_us.store(harder, Ordering::Relaxed);
@@ -247,7 +260,9 @@ async fn apply<P: Protocol>(
     shared: &Shared<P>,
     backend: usize,
     missing: &[i64],
+    brake: &mut Brake<'_, P>,
 ) -> Result<usize, String> {
+    let (newest, mut applied) = (shared.ledger.newest(), 0);
     for seqs in missing.chunks(FETCH) {
         let leader =
             shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
@@ -256,6 +271,12 @@ async fn apply<P: Protocol>(
             return Err("records went away while they were read".into());
         }
         replay(shared, backend, &records).await?;
+        applied += seqs.len();
+        let came = usize::try_from(shared.ledger.newest() - newest).unwrap_or_default();
+        let rest = missing.len() - applied + came;
+        let remaining = u64::try_from(rest).unwrap_or(u64::MAX);
+        shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
+        brake.pace(applied, came, rest);
     }
     Ok(missing.len())
 }

@@ -277,7 +277,8 @@ impl<P: Protocol> Session<P> {
         let shared = self.shared.clone();
         let reach = async {
             shares::drain(&shared, shares).await;
-            shared.keeper.view().leader() == Some(backend.index) && backend.generation() == generation
+            shared.keeper.view().leader() == Some(backend.index)
+                && backend.generation() == generation
         };
         let (recorded, in_time) = tokio::join!(leader.drain(), reach);
         let (why, force, refused) = match recorded {

@@ -92,10 +92,13 @@ async fn the_same_rows_inserted_changed_and_deleted() {
 async fn which_row_an_upsert_meets_is_decided_once() {
     let cluster = Cluster::start(2).await;
     let mut first = cluster.connect().await;
-    let table = "create table two_t(id int primary key, mail varchar(20) unique, n int not null default 0)";
+    let table =
+        "create table two_t(id int primary key, mail varchar(20) unique, n int not null default 0)";
     run(&mut first, table).await;
     let upsert = |id: u32, mail: &str| {
-        format!("insert into two_t(id, mail) values ({id}, '{mail}') on duplicate key update n = n + 1")
+        format!(
+            "insert into two_t(id, mail) values ({id}, '{mail}') on duplicate key update n = n + 1"
+        )
     };
     let mut passed = 0;
     for _ in 0..100 {

@@ -126,7 +126,12 @@ fn the_role_is_handed_over_there_and_back_and_nobody_notices() {
             step(format!("{} has handed over to {} after {took:?}", former.name, writer.name));
             assert_ne!(former.name, writer.name);
             crowd.go_on(200).await;
-            assert!(moved_to(writer).await >= 18, "all of the crowd has gone on there");
+            // The last of them may be between two transactions for a moment longer than the others need for theirs.
+            eventually("all of the crowd has gone on there", secs(10), || async {
+                let moved = moved_to(writer).await;
+                if moved >= 18 { Ok(()) } else { Err(format!("{moved} of 18")) }
+            })
+            .await;
             first.run("insert into kept values (-1, 0); delete from kept where id = -1").await;
         }
         newcomers.0.store(true, Ordering::Relaxed);
