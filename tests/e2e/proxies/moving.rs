@@ -21,12 +21,12 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// So many clients of each kind, spread over all proxies.
-    async fn start(all: &Proxies, each: i64) -> Self {
+    /// So many clients of each kind, spread over these proxies.
+    async fn start(peers: &[&Peer], each: i64) -> Self {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let mut workers = Vec::new();
         for n in 0..each * 3 {
-            let peer = &all.peers[usize::try_from(n / 3).unwrap() % all.peers.len()];
+            let peer = peers[usize::try_from(n / 3).unwrap() % peers.len()];
             let session = peer.connect().await;
             let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
             workers.push(runtime().spawn(work(n, session, stop, rounds)));
@@ -108,13 +108,22 @@ async fn moved_to(peer: &Peer) -> u64 {
     value.parse::<f64>().expect("a number") as u64
 }
 
+/// The last of a crowd of 18 may be between two transactions for a moment longer than the others need for theirs.
+async fn everybody_has_moved_to(writer: &Peer) {
+    eventually("all of the crowd has gone on there", secs(10), || async {
+        let moved = moved_to(writer).await;
+        if moved >= 18 { Ok(()) } else { Err(format!("{moved} of 18")) }
+    })
+    .await;
+}
+
 #[test]
 fn the_role_is_handed_over_there_and_back_and_nobody_notices() {
     run_heavy(secs(180), async {
         let all = Proxies::start(3, 3, &[]).await;
         let first = all.peer("p1").connect().await;
         first.run("create table kept(id bigint primary key, by int)").await;
-        let crowd = Crowd::start(&all, 6).await;
+        let crowd = Crowd::start(&all.peers.iter().collect::<Vec<_>>(), 6).await;
         crowd.go_on(200).await;
         let newcomers = newcomers(&all);
         for _ in 0..4 {
@@ -126,17 +135,31 @@ fn the_role_is_handed_over_there_and_back_and_nobody_notices() {
             step(format!("{} has handed over to {} after {took:?}", former.name, writer.name));
             assert_ne!(former.name, writer.name);
             crowd.go_on(200).await;
-            // The last of them may be between two transactions for a moment longer than the others need for theirs.
-            eventually("all of the crowd has gone on there", secs(10), || async {
-                let moved = moved_to(writer).await;
-                if moved >= 18 { Ok(()) } else { Err(format!("{moved} of 18")) }
-            })
-            .await;
+            everybody_has_moved_to(writer).await;
             first.run("insert into kept values (-1, 0); delete from kept where id = -1").await;
         }
         newcomers.0.store(true, Ordering::Relaxed);
         let came = newcomers.1.await.expect("clients that are let in whenever they come");
         step(format!("{came} clients came meanwhile"));
+        crowd.finish(&all).await;
+    });
+}
+
+#[test]
+fn who_was_sent_to_a_writer_that_is_stopped_goes_on_at_the_next() {
+    run_heavy(secs(120), async {
+        let all = Proxies::start(3, 3, &[]).await;
+        let former = all.writer(secs(10)).await;
+        let others: Vec<&Peer> = all.peers.iter().filter(|peer| peer.name != former.name).collect();
+        let first = others[0].connect().await;
+        first.run("create table kept(id bigint primary key, by int)").await;
+        let crowd = Crowd::start(&others, 6).await;
+        crowd.go_on(200).await;
+        former.stop();
+        let writer = all.writer(secs(10)).await;
+        assert_ne!(former.name, writer.name);
+        crowd.go_on(200).await;
+        everybody_has_moved_to(writer).await;
         crowd.finish(&all).await;
     });
 }
