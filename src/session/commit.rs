@@ -7,6 +7,7 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use super::leader::{CHANGED, are_locked_again};
 use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Lease;
@@ -190,7 +191,8 @@ impl<P: Protocol> Session<P> {
             share.stays();
             share.queue_rest(&tx.effects);
         }
-        let leader = self.record_everywhere(&ticket, &record, leader, &mut shares, bound).await?;
+        let leader =
+            self.record_everywhere(tx, &ticket, &record, leader, &mut shares, bound).await?;
         let completed =
             self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
         if let Err(failure) = completed {
@@ -262,6 +264,7 @@ impl<P: Protocol> Session<P> {
     /// would write over that.
     async fn record_everywhere(
         &mut self,
+        tx: &Transaction<P::Link>,
         ticket: &Ticket,
         record: &Record,
         mut leader: Lease<P::Link>,
@@ -303,12 +306,19 @@ impl<P: Protocol> Session<P> {
             shares::abandon(&self.shared, std::mem::take(shares)).await;
             return Err(Failure::retry(BOUND).into());
         }
-        let view = self.shared.keeper.view();
+        let leader = self.shared.keeper.view().leader();
         let heir = shares
-            .iter()
-            .any(|s| s.failed.is_none() && Some(s.lease.backend().index) == view.leader());
-        if verdict == Verdict::Evicted && heir && !self.stays.lost_with_server() {
-            return Ok(None);
+            .iter_mut()
+            .find(|s| s.failed.is_none() && Some(s.lease.backend().index) == leader);
+        if let Some(heir) = heir.filter(|_| verdict == Verdict::Evicted)
+            && !self.stays.lost_with_server()
+        {
+            // Rows that were locked and not written were locked on the leader alone.
+            if in_time || are_locked_again(&mut *heir.lease, &tx.locks).await {
+                return Ok(None);
+            }
+            shares::abandon(&self.shared, std::mem::take(shares)).await;
+            return Err(Failure::retry(CHANGED).into());
         }
         shares::abandon(&self.shared, std::mem::take(shares)).await;
         let ended = || Failure::retry("its session on the leader ended before the commit");

@@ -12,6 +12,9 @@ use crate::exchange::{Link, Protocol, Settings};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 
+/// Why a transaction begins again that is not whole on the backend that would have to go on with it.
+pub(super) const INCOMPLETE: &str = "its effects were not complete on the backend that leads now";
+
 /// Why a share could not be applied again.
 enum Unapplied {
     /// All connections to the follower are in use, and none came free in this time.
@@ -25,6 +28,9 @@ enum Unapplied {
 impl<P: Protocol> Session<P> {
     /// Sees to it that every follower of the newest view has all effects and the record: shares
     /// that failed, or were never opened, are applied alone after every earlier record (I3).
+    ///
+    /// A backend that leads by now must have had them before it did: since then others may have changed there
+    /// what the transaction had locked on the leader before.
     pub(super) async fn complete_shares(
         &self,
         tx: &Transaction<P::Link>,
@@ -52,17 +58,25 @@ impl<P: Protocol> Session<P> {
             if !self.shared.keeper.view().is_member(follower) {
                 continue;
             }
+            if self.leads(follower) {
+                return Err(Failure::retry(INCOMPLETE));
+            }
             self.shared.backends[follower].metrics.follower_retries.inc();
             let first = first.unwrap_or_else(|| "its share was not open".into());
             let mut applied = self.apply_again(tx, ticket, record, follower).await;
             if matches!(applied, Err(Unapplied::Differs(_))) && self.clear_the_way(follower).await {
                 applied = self.apply_again(tx, ticket, record, follower).await;
             }
+            let late = self.leads(follower);
             let cause = match applied {
                 Ok(share) => {
                     shares.push(share);
+                    if late {
+                        return Err(Failure::retry(INCOMPLETE));
+                    }
                     continue;
                 }
+                Err(_) if late => return Err(Failure::retry(INCOMPLETE)),
                 // That is no fault of the follower's: whoever wants more than there is waits in vain.
                 Err(Unapplied::Busy(limit)) => {
                     let name = &self.shared.backends[follower].name;
@@ -81,6 +95,10 @@ impl<P: Protocol> Session<P> {
             }
         }
         Ok(())
+    }
+
+    fn leads(&self, backend: usize) -> bool {
+        self.shared.keeper.view().leader() == Some(backend)
     }
 
     /// Ends the shares on a follower whose transactions do not commit yet: one of them may wait on the

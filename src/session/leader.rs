@@ -266,8 +266,7 @@ impl<P: Protocol> Session<P> {
             Some(at) if shares[at].failed.is_none() => shares.remove(at),
             _ => {
                 shares::abandon(&self.shared, shares).await;
-                let why = "its effects were not complete on the backend that leads now";
-                return Err(Failure::retry(why).into());
+                return Err(Failure::retry(super::complete::INCOMPLETE).into());
             }
         };
         let mut leader = share.lease;
@@ -286,15 +285,10 @@ impl<P: Protocol> Session<P> {
         let Place::Leading { leader, .. } = place else {
             return Ok(());
         };
-        for lock in locks.iter() {
-            let watch = Watch { digest: true, ..Watch::default() };
-            let again = leader.run(&lock.work, watch, &mut Discard::default()).await;
-            let same = matches!(&again, Ok(o) if o.error.is_none() && o.digest == lock.digest);
-            if !same {
-                return Err(Failure::retry("rows it had locked have changed meanwhile").into());
-            }
+        match are_locked_again(&mut **leader, locks).await {
+            true => Ok(()),
+            false => Err(Failure::retry(CHANGED).into()),
         }
-        Ok(())
     }
 
     /// Notes a locking read, so that it can be taken again.
@@ -369,6 +363,21 @@ impl<P: Protocol> Session<P> {
             lease.release();
         }
     }
+}
+
+/// Why a transaction begins again whose row locks went with its leader.
+pub(super) const CHANGED: &str = "rows it had locked have changed meanwhile";
+
+/// Runs locking reads again where nobody holds their locks any more. False where one has another answer than before.
+pub(super) async fn are_locked_again<L: Link>(link: &mut L, locks: &[Lock<L::Work>]) -> bool {
+    for lock in locks {
+        let watch = Watch { digest: true, ..Watch::default() };
+        let again = link.run(&lock.work, watch, &mut Discard::default()).await;
+        if !matches!(&again, Ok(o) if o.error.is_none() && o.digest == lock.digest) {
+            return false;
+        }
+    }
+    true
 }
 
 pub(super) fn unavailable() -> Failure {

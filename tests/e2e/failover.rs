@@ -2,6 +2,7 @@
 //! COMMITTED fails for it, nothing acknowledged is lost, and what remains agrees.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::rig::cluster::{Cluster, Options};
 use crate::rig::{run_heavy, secs, step};
@@ -111,6 +112,65 @@ fn who_comes_first_at_the_next_leader_is_not_written_over() {
         // Nothing is left of it, and the session goes on.
         old.run("update over_t set n = n + 1 where id = 1").await;
         assert_eq!(new.one("select n from over_t").await, "6");
+    });
+}
+
+#[test]
+fn rows_that_were_only_locked_are_locked_again_at_the_commit() {
+    test(async {
+        let cluster = Options::servers(3).start().await;
+        let (one, two) = (cluster.connect().await, cluster.connect().await);
+        one.run("create table only_t(id int primary key, n int); insert into only_t values (1, 0), (2, 0), (3, 0), (4, 0)")
+            .await;
+        let locks = |id: u32| {
+            format!(
+                "begin; select n from only_t where id = {id} for update; update only_t set n = 1 where id = {}",
+                id + 1
+            )
+        };
+        one.run(&locks(1)).await;
+        two.run(&locks(3)).await;
+        let lost = cluster.leader().await;
+        cluster.server(&lost).kill9();
+        cluster.wait_inactive(&lost).await;
+        // Nobody holds the lock until its transaction says something again.
+        cluster.connect().await.run("update only_t set n = 5 where id = 1").await;
+        one.fails("commit", "40001").await;
+        two.run("commit").await;
+        assert_eq!(one.column("select n from only_t order by id").await, ["5", "0", "0", "1"]);
+        cluster.assert_equal().await;
+    });
+}
+
+#[test]
+fn what_the_next_leader_lacked_when_it_began_to_lead_is_not_committed_there() {
+    test(async {
+        let cluster = Options::servers(3).start().await;
+        let (old, new) = (cluster.connect().await, cluster.connect().await);
+        old.run(
+            "create table lacks_t(id int primary key, n int); insert into lacks_t values (1, 0)",
+        )
+        .await;
+        let lost = cluster.leader().await;
+        assert_eq!(lost, "a");
+        // Somebody on the next leader keeps the share from having the row, and from having it again.
+        let holder = cluster.server("b").admin().await;
+        holder.run("begin; select from lacks_t for update").await;
+        old.run("begin; update lacks_t set n = 1").await;
+        let commit = async { old.fails("commit", "40001").await };
+        let strike = async {
+            // The share waits for two seconds, and for as long once more.
+            tokio::time::sleep(Duration::from_millis(2800)).await;
+            cluster.server(&lost).kill9();
+            cluster.wait_inactive(&lost).await;
+            assert_eq!(cluster.leader().await, "b");
+            holder.run("rollback").await;
+        };
+        tokio::join!(commit, strike);
+        new.run("update lacks_t set n = n + 5").await;
+        assert_eq!(new.one("select n from lacks_t").await, "5");
+        cluster.wait_active("b").await;
+        cluster.assert_equal().await;
     });
 }
 
