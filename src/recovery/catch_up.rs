@@ -98,9 +98,8 @@ pub(super) async fn catch_up<P: Protocol>(
         }
         brake.adjust(before, missing.len());
         before = missing.len();
-        let remaining = u64::try_from(missing.len()).unwrap_or(u64::MAX);
-        shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
-        applied += apply(shared, backend, &missing, &mut brake).await?;
+        round(shared, backend, &missing, &mut brake).await?;
+        applied += missing.len();
     }
     shared.keeper.note(backend, State::CatchingUp { remaining: 0 }, String::new()).await;
     let limit = shared.settings().gate;
@@ -114,7 +113,8 @@ pub(super) async fn catch_up<P: Protocol>(
         if takes_long(shared, &missing).await? {
             return Err("an index was built on the others in the last moment; trying again".into());
         }
-        applied += apply(shared, backend, &missing, &mut brake).await?;
+        apply(shared, backend, &missing).await?;
+        applied += missing.len();
         copy_sequences(shared, backend).await?;
         shared.keeper.join(backend).await
     };
@@ -256,13 +256,31 @@ async fn takes_long<P: Protocol>(shared: &Shared<P>, missing: &[i64]) -> Result<
     Ok(outside.iter().any(|record| missing.contains(&record.seq)))
 }
 
-async fn apply<P: Protocol>(
+/// Applies what is missing, chunk by chunk, and tells how far it is.
+async fn round<P: Protocol>(
     shared: &Shared<P>,
     backend: usize,
     missing: &[i64],
     brake: &mut Brake<'_, P>,
-) -> Result<usize, String> {
+) -> Result<(), String> {
     let (newest, mut applied) = (shared.ledger.newest(), 0);
+    for seqs in missing.chunks(FETCH) {
+        let came = usize::try_from(shared.ledger.newest() - newest).unwrap_or_default();
+        let rest = missing.len() - applied + came;
+        let remaining = u64::try_from(rest).unwrap_or(u64::MAX);
+        shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
+        brake.pace(applied, came, rest);
+        apply(shared, backend, seqs).await?;
+        applied += seqs.len();
+    }
+    Ok(())
+}
+
+async fn apply<P: Protocol>(
+    shared: &Shared<P>,
+    backend: usize,
+    missing: &[i64],
+) -> Result<(), String> {
     for seqs in missing.chunks(FETCH) {
         let leader =
             shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
@@ -271,14 +289,8 @@ async fn apply<P: Protocol>(
             return Err("records went away while they were read".into());
         }
         replay(shared, backend, &records).await?;
-        applied += seqs.len();
-        let came = usize::try_from(shared.ledger.newest() - newest).unwrap_or_default();
-        let rest = missing.len() - applied + came;
-        let remaining = u64::try_from(rest).unwrap_or(u64::MAX);
-        shared.keeper.note(backend, State::CatchingUp { remaining }, String::new()).await;
-        brake.pace(applied, came, rest);
     }
-    Ok(missing.len())
+    Ok(())
 }
 
 /// Sequences move outside transactions: they are taken over behind the gate, with a reserve, since

@@ -277,11 +277,9 @@ impl<P: Protocol> Session<P> {
         }
         shares::flush(shares).await;
         let (backend, generation) = (leader.backend().clone(), leader.generation());
-        let shared = self.shared.clone();
         let reach = async {
-            shares::drain(&shared, shares).await;
-            shared.keeper.view().leader() == Some(backend.index)
-                && backend.generation() == generation
+            shares::drain(&self.shared, shares).await;
+            self.leads(backend.index) && backend.generation() == generation
         };
         let (recorded, in_time) = tokio::join!(leader.drain(), reach);
         let (why, force, refused) = match recorded {
@@ -306,10 +304,8 @@ impl<P: Protocol> Session<P> {
             shares::abandon(&self.shared, std::mem::take(shares)).await;
             return Err(Failure::retry(BOUND).into());
         }
-        let leader = self.shared.keeper.view().leader();
-        let heir = shares
-            .iter_mut()
-            .find(|s| s.failed.is_none() && Some(s.lease.backend().index) == leader);
+        let heir =
+            shares.iter_mut().find(|s| s.failed.is_none() && self.leads(s.lease.backend().index));
         if let Some(heir) = heir.filter(|_| verdict == Verdict::Evicted)
             && !self.stays.lost_with_server()
         {

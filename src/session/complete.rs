@@ -67,16 +67,16 @@ impl<P: Protocol> Session<P> {
             if matches!(applied, Err(Unapplied::Differs(_))) && self.clear_the_way(follower).await {
                 applied = self.apply_again(tx, ticket, record, follower).await;
             }
-            let late = self.leads(follower);
+            if self.leads(follower) {
+                // Whatever has come of it came too late.
+                shares.extend(applied.ok());
+                return Err(Failure::retry(INCOMPLETE));
+            }
             let cause = match applied {
                 Ok(share) => {
                     shares.push(share);
-                    if late {
-                        return Err(Failure::retry(INCOMPLETE));
-                    }
                     continue;
                 }
-                Err(_) if late => return Err(Failure::retry(INCOMPLETE)),
                 // That is no fault of the follower's: whoever wants more than there is waits in vain.
                 Err(Unapplied::Busy(limit)) => {
                     let name = &self.shared.backends[follower].name;
@@ -97,7 +97,8 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
-    fn leads(&self, backend: usize) -> bool {
+    /// Whether a backend leads now.
+    pub(super) fn leads(&self, backend: usize) -> bool {
         self.shared.keeper.view().leader() == Some(backend)
     }
 

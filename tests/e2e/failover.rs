@@ -18,6 +18,13 @@ fn test(work: impl Future<Output = ()>) {
     run_heavy(secs(120), work);
 }
 
+/// Kills the leader, and waits until it is known.
+async fn the_leader_dies(cluster: &Cluster) {
+    let lost = cluster.leader().await;
+    cluster.server(&lost).kill9();
+    cluster.wait_inactive(&lost).await;
+}
+
 #[test]
 fn all_servers_at_once_are_waited_for() {
     test(async {
@@ -103,9 +110,7 @@ fn who_comes_first_at_the_next_leader_is_not_written_over() {
         old.run("begin isolation level repeatable read").await;
         assert_eq!(old.one("select n from over_t where id = 1 for update").await, "0");
         old.run("update over_t set n = 1 where id = 1").await;
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
-        cluster.wait_inactive(&lost).await;
+        the_leader_dies(&cluster).await;
         new.run("update over_t set n = n + 5 where id = 1").await;
         old.fails("commit", "40001").await;
         assert_eq!(new.one("select n from over_t").await, "5");
@@ -130,9 +135,7 @@ fn rows_that_were_only_locked_are_locked_again_at_the_commit() {
         };
         one.run(&locks(1)).await;
         two.run(&locks(3)).await;
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
-        cluster.wait_inactive(&lost).await;
+        the_leader_dies(&cluster).await;
         // Nobody holds the lock until its transaction says something again.
         cluster.connect().await.run("update only_t set n = 5 where id = 1").await;
         one.fails("commit", "40001").await;
@@ -151,8 +154,7 @@ fn what_the_next_leader_lacked_when_it_began_to_lead_is_not_committed_there() {
             "create table lacks_t(id int primary key, n int); insert into lacks_t values (1, 0)",
         )
         .await;
-        let lost = cluster.leader().await;
-        assert_eq!(lost, "a");
+        assert_eq!(cluster.leader().await, "a");
         // Somebody on the next leader keeps the share from having the row, and from having it again.
         let holder = cluster.server("b").admin().await;
         holder.run("begin; select from lacks_t for update").await;
@@ -161,8 +163,7 @@ fn what_the_next_leader_lacked_when_it_began_to_lead_is_not_committed_there() {
         let strike = async {
             // The share waits for two seconds, and for as long once more.
             tokio::time::sleep(Duration::from_millis(2800)).await;
-            cluster.server(&lost).kill9();
-            cluster.wait_inactive(&lost).await;
+            the_leader_dies(&cluster).await;
             assert_eq!(cluster.leader().await, "b");
             holder.run("rollback").await;
         };
@@ -180,9 +181,7 @@ fn a_listener_hears_after_its_server_died() {
         let cluster = Options::servers(3).start().await;
         let mut listener = cluster.connect().await;
         listener.run("listen later").await;
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
-        cluster.wait_inactive(&lost).await;
+        the_leader_dies(&cluster).await;
         let sender = cluster.connect().await;
         crate::rig::eventually("a notification after the failover", secs(15), || async {
             sender.run("notify later, 'x'").await;

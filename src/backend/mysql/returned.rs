@@ -110,11 +110,11 @@ impl MyLink {
         if spelt.replaces {
             counts.replaced = self.ask_number(REPLACED).await?.saturating_sub(before);
         }
-        if spelt.meets {
+        // Who counts the rows found counts these too.
+        if spelt.meets && !self.canceller.login.found_rows {
             let met = self.ask_number(&format!("SELECT {MET}")).await?;
             counts.kept = met.saturating_sub(counts.replaced);
         }
-        counts.finds = self.canceller.login.found_rows;
         Ok(answer.finish(spelt, &counts, sink))
     }
 
@@ -188,10 +188,8 @@ impl MyLink {
 struct Counts {
     /// Rows that were changed or deleted.
     replaced: u64,
-    /// Rows that were there already and stayed as they are.
+    /// Rows that were there already and stayed as they are, where these do not count.
     kept: u64,
-    /// The client counts these too.
-    finds: bool,
     /// The first number that was given out.
     generated: u64,
 }
@@ -333,9 +331,8 @@ impl<'r> Answer<'r> {
             let (duplicates, warnings) = (counts.replaced, self.warnings);
             let info =
                 format!("Records: {}  Duplicates: {duplicates}  Warnings: {warnings}", self.count);
-            let kept = if counts.finds { 0 } else { counts.kept };
             let ok = response::Ok {
-                affected: (self.count + counts.replaced).saturating_sub(kept),
+                affected: (self.count + counts.replaced).saturating_sub(counts.kept),
                 insert_id: counts.generated,
                 status: self.status,
                 warnings,

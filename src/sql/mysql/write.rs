@@ -170,8 +170,7 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
         defaults(walk, table, columns.as_deref(), tokens);
     }
     let given = |table: &&Table| {
-        let column = table.numbered().map(|column| &column.name);
-        column.is_some_and(|c| columns.as_ref().is_none_or(|given| given.contains(c)))
+        table.numbered().is_some_and(|column| is_given(&column.name, columns.as_deref()))
     };
     if upsert && tables.iter().any(|table| meets_several(table, columns.as_deref())) {
         walk.facts.differ(
@@ -219,6 +218,11 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
     limits(walk, query, None);
 }
 
+/// Whether the rows of an INSERT bring a column, which they do where they name none.
+fn is_given(column: &str, columns: Option<&[String]>) -> bool {
+    columns.is_none_or(|given| given.iter().any(|name| name == column))
+}
+
 /// Whether the rows of an upsert may be there already by more than one unique key.
 ///
 /// A server looks for one key after the other. When it has to wait for the row that has a later one, it does not
@@ -228,7 +232,7 @@ fn insert(walk: &mut Walk<'_>, written: &mut Written, tokens: &[Token]) {
 fn meets_several(table: &Table, columns: Option<&[String]>) -> bool {
     let brought = |column: &String| {
         let numbered = table.numbered().is_some_and(|numbered| numbered.name == *column);
-        !numbered || columns.is_none_or(|given| given.contains(column))
+        !numbered || is_given(column, columns)
     };
     table.unique.iter().filter(|key| key.iter().all(brought)).count() > 1
 }
@@ -258,7 +262,7 @@ pub(super) fn defaults(
 ) {
     let asked = tokens.iter().any(|t| t.is("default"));
     for column in &table.columns {
-        let given = columns.is_none_or(|given| given.contains(&column.name));
+        let given = is_given(&column.name, columns);
         if (given && !asked) || column.default.is_none() {
             continue;
         }
