@@ -59,8 +59,7 @@ impl<P: Protocol> Session<P> {
         let Some(mut tx) = self.tx.take() else {
             return Ok(());
         };
-        // Its locks are on the leader alone: with the leader they go.
-        let bound = !tx.is_portable(self.default_isolation())
+        tx.bound = !tx.is_portable(self.default_isolation())
             && matches!(&tx.place, Place::Leading { shared: false, .. });
         if tx.is_recorded() {
             let settings = tx.before.0.clone();
@@ -84,7 +83,7 @@ impl<P: Protocol> Session<P> {
                 self.commit_alone(&tx, leader, shares).await
             }
             Place::Leading { leader, shares, .. } => {
-                self.commit_everywhere(&tx, leader, shares, bound).await
+                self.commit_everywhere(&tx, leader, shares).await
             }
         };
         if committed.is_err() {
@@ -156,14 +155,13 @@ impl<P: Protocol> Session<P> {
         tx: &Transaction<P::Link>,
         leader: Lease<P::Link>,
         shares: Vec<Share<P::Link>>,
-        bound: bool,
     ) -> Result<(), Stop> {
         if !tx.ddl {
-            return self.commit_members(tx, leader, shares, bound).await;
+            return self.commit_members(tx, leader, shares).await;
         }
         // Raised before the commit, so that whoever gets past our locks knows that plans are old.
         self.shared.catalogs.outdate();
-        let ended = self.commit_members(tx, leader, shares, bound).await;
+        let ended = self.commit_members(tx, leader, shares).await;
         self.shared.ledger.forget_bounds();
         self.shared.reload_catalog().await;
         ended
@@ -174,7 +172,6 @@ impl<P: Protocol> Session<P> {
         tx: &Transaction<P::Link>,
         leader: Lease<P::Link>,
         mut shares: Vec<Share<P::Link>>,
-        bound: bool,
     ) -> Result<(), Stop> {
         let shared = self.shared.clone();
         let brake = shared.brake_us.load(std::sync::atomic::Ordering::Relaxed);
@@ -191,8 +188,7 @@ impl<P: Protocol> Session<P> {
             share.stays();
             share.queue_rest(&tx.effects);
         }
-        let leader =
-            self.record_everywhere(tx, &ticket, &record, leader, &mut shares, bound).await?;
+        let leader = self.record_everywhere(tx, &ticket, &record, leader, &mut shares).await?;
         let completed =
             self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
         if let Err(failure) = completed {
@@ -259,9 +255,8 @@ impl<P: Protocol> Session<P> {
     /// Writes the record into the transaction on the leader and, behind the effects, on every share.
     /// Without a leader in the answer, the leader died, and the shares have everything.
     ///
-    /// A transaction is `bound` to the leader where its shares get their first effects only now. When somebody else
-    /// leads before they have them, others may have changed there what it had locked here, and the followers
-    /// would write over that.
+    /// When somebody else leads before the shares of a transaction that is bound to its leader have its effects,
+    /// others may have changed there what it had locked here, and the followers would write over that.
     async fn record_everywhere(
         &mut self,
         tx: &Transaction<P::Link>,
@@ -269,7 +264,6 @@ impl<P: Protocol> Session<P> {
         record: &Record,
         mut leader: Lease<P::Link>,
         shares: &mut Vec<Share<P::Link>>,
-        bound: bool,
     ) -> Result<Option<Lease<P::Link>>, Stop> {
         leader.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
@@ -300,7 +294,7 @@ impl<P: Protocol> Session<P> {
         };
         drop(leader);
         let verdict = self.shared.keeper.lost(backend.index, generation, why, force).await;
-        if bound && !in_time {
+        if tx.bound && !in_time {
             shares::abandon(&self.shared, std::mem::take(shares)).await;
             return Err(Failure::retry(BOUND).into());
         }

@@ -182,6 +182,9 @@ pub(super) struct Transaction<L: Link> {
     pub locks: Vec<Lock<L::Work>>,
     /// State in the server's session that cannot be carried over to another backend.
     pub stateful: bool,
+    /// It commits, and its shares get their first effects only now: until they have them its locks are on the leader
+    /// alone, and go with the leader.
+    pub bound: bool,
     /// Under what its record will be found, once it has been asked for.
     pub identity: Option<Identity>,
     /// What to go back to when it is undone.
@@ -212,6 +215,7 @@ impl<L: Link> Transaction<L> {
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
+            bound: false,
             identity: None,
             before,
         }
