@@ -16,7 +16,7 @@ use crate::cluster::{Ballot, Refusal, Vote};
 use crate::config::{Backend, Config};
 use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
-use crate::store::control as rows;
+use crate::store::control::{self as rows, Sequence};
 use crate::store::journal::Record;
 use crate::store::outside::{self, Fate, Remain, Task};
 use crate::store::vote::{self, Poll};
@@ -311,27 +311,21 @@ impl Control for PgControl {
         )
     }
 
-    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>> {
-        Box::pin(self.ask(|client| async move {
-            let all = rows::all_sequences(&client).await?;
-            Ok(all.into_iter().map(|s| (s.name, s.value, s.called)).collect())
+    fn sequences(&self) -> Answer<'_, Vec<Sequence>> {
+        Box::pin(self.ask(|client| async move { rows::all_sequences(&client).await }))
+    }
+
+    fn set_sequences(&self, sequences: Vec<Sequence>) -> Answer<'_, ()> {
+        let ballot = self.ballot();
+        Box::pin(self.ask(move |client| async move {
+            rows::set_sequences(&client, &sequences, ballot).await
         }))
     }
 
-    fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()> {
-        let ballot = self.ballot().to_string();
-        Box::pin(self.ask(move |client| async move {
-            // The row is locked, so that whoever takes over waits, and nothing is set after it.
-            let set = "WITH held AS MATERIALIZED ( \
-                       SELECT FROM lockstep.control WHERE promised = $5 FOR SHARE) \
-                       SELECT pg_catalog.setval(seqrelid, least(greatest($2 + $4 * seqincrement, seqmin), \
-                       seqmax), $3 OR $4 <> 0) FROM held, pg_catalog.pg_sequence \
-                       WHERE seqrelid = $1::text::pg_catalog.regclass";
-            for (name, value, called) in &values {
-                client.execute(set, &[name, value, called, &ahead, &ballot]).await?;
-            }
-            Ok(())
-        }))
+    fn advance_sequences(&self, values: Vec<(String, i64)>) -> Answer<'_, ()> {
+        Box::pin(
+            self.ask(move |client| async move { rows::advance_sequences(&client, &values).await }),
+        )
     }
 
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {

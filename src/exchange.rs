@@ -18,6 +18,7 @@ use bytes::BytesMut;
 use crate::catalog::Text;
 use crate::error::Failure;
 use crate::sql::Numbers;
+use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 
 pub use sink::{Discard, Gathered, Gone, Sink};
@@ -334,19 +335,6 @@ pub struct Watch<'a> {
     pub undoable: bool,
 }
 
-/// Where a sequence stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// `"schema"."sequence"`.
-    pub name: String,
-    /// Its value.
-    pub value: i64,
-    /// Whether that value has been handed out.
-    pub called: bool,
-    /// By how much it moves.
-    pub increment: i64,
-}
-
 /// The name of the savepoint before a statement that may have to be taken back.
 pub const UNDO: &str = "lockstep_undo";
 
@@ -461,7 +449,7 @@ pub trait Link: Send + 'static {
     /// Where all sequences stand, as the transaction sees them.
     fn standing(
         &mut self,
-    ) -> impl Future<Output = Result<Result<Vec<Standing>, ServerError>, Broken>> + Send;
+    ) -> impl Future<Output = Result<Result<Vec<Sequence>, ServerError>, Broken>> + Send;
     /// After a bulk load was opened: hands it on until its end.
     fn send_bulk(&mut self, piece: &BulkPiece) -> impl Future<Output = Result<(), Broken>> + Send;
     /// After the last piece: the answer of the bulk load.

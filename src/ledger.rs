@@ -9,6 +9,8 @@
 //! when it is the leader that lost one, those who went past its locks there stand on what it was to
 //! replace: they are told to begin again.
 
+pub mod reservations;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,8 +28,8 @@ pub struct Ledger {
     under_way: Mutex<BTreeMap<i64, UnderWay>>,
     /// Records that must stay within reach: their work is not done yet.
     open: Mutex<BTreeSet<i64>>,
-    /// Up to where each sequence is reserved on every follower.
-    bounds: Mutex<HashMap<String, i64>>,
+    /// How far the sequences of applications have moved.
+    pub reservations: reservations::Reservations,
     /// For each backend that lost a commit while it led: up to which generation, on which tables.
     lost: Mutex<HashMap<usize, (u64, Touched)>>,
 }
@@ -187,26 +189,6 @@ impl Ledger {
         for done in waits {
             done.cancelled().await;
         }
-    }
-
-    /// Up to where a sequence is reserved on the followers, where known.
-    pub fn bound(&self, sequence: &str) -> Option<i64> {
-        let bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-        bounds.get(sequence).copied()
-    }
-
-    /// Notes up to where a sequence is reserved; `None` forgets it.
-    pub fn set_bound(&self, sequence: &str, bound: Option<i64>) {
-        let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-        match bound {
-            Some(bound) => bounds.insert(sequence.to_owned(), bound),
-            None => bounds.remove(sequence),
-        };
-    }
-
-    /// Forgets all reservations: the members have changed.
-    pub fn forget_bounds(&self) {
-        self.bounds.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

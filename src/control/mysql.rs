@@ -14,6 +14,7 @@ use crate::cluster::{Ballot, Refusal, Vote};
 use crate::config::{Backend, BackendTls, Config};
 use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
+use crate::store::control::Sequence;
 use crate::store::journal::Record;
 use crate::store::mysql::control as rows;
 use crate::store::mysql::{SESSION_SQL, compare, run_all, vote};
@@ -391,14 +392,22 @@ impl Control for MyControl {
     }
 
     /// The numbers that rows are given follow the rows themselves: there is nothing to level.
-    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>> {
+    fn sequences(&self) -> Answer<'_, Vec<Sequence>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn set_sequences(&self, values: Vec<(String, i64, bool)>, _ahead: i64) -> Answer<'_, ()> {
-        Box::pin(async move {
-            if values.is_empty() { Ok(()) } else { Err("there are no sequences here".to_owned()) }
-        })
+    fn set_sequences(&self, sequences: Vec<Sequence>) -> Answer<'_, ()> {
+        let none = sequences.is_empty();
+        Box::pin(
+            async move { if none { Ok(()) } else { Err("there are no sequences here".into()) } },
+        )
+    }
+
+    fn advance_sequences(&self, values: Vec<(String, i64)>) -> Answer<'_, ()> {
+        let none = values.is_empty();
+        Box::pin(
+            async move { if none { Ok(()) } else { Err("there are no sequences here".into()) } },
+        )
     }
 
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {

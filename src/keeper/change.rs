@@ -27,7 +27,7 @@ impl<L: Link> Keeper<L> {
         match self.change(self.names(&rest)).await {
             Ok(roster) => {
                 let next = view.decided(roster.number, self.places(&roster), cause, now_ms());
-                self.install_smaller(&view, next, cause);
+                self.install_smaller(&view, next, cause).await;
                 Verdict::Evicted
             }
             Err(failure) => {
@@ -75,7 +75,7 @@ impl<L: Link> Keeper<L> {
         }
     }
 
-    pub(super) fn install_smaller(&self, old: &View, next: View, cause: &str) {
+    pub(super) async fn install_smaller(&self, old: &View, next: View, cause: &str) {
         for backend in old.order.iter().filter(|b| !next.is_member(**b)) {
             let name = &self.backends[*backend].name;
             let from = old.backends[*backend].state.word();
@@ -86,12 +86,29 @@ impl<L: Link> Keeper<L> {
             self.metrics.failovers.inc();
             let leader = next.leader().map(|b| self.backends[b].name.clone());
             tracing::warn!(leader, view = next.number, "a new leader");
+            if let Some(leader) = next.leader() {
+                self.move_sequences(leader).await;
+            }
         }
-        self.ledger.forget_bounds();
+        self.ledger.reservations.forget_bounds();
         let lost: Vec<usize> = old.order.iter().copied().filter(|b| !next.is_member(*b)).collect();
         self.publish(next);
         for backend in lost {
             self.backends[backend].give_up();
+        }
+    }
+
+    /// Before it hands out a number, the next leader is moved past those that clients were told already:
+    /// whoever has one may store it yet, or use it outside the database.
+    async fn move_sequences(&self, leader: usize) {
+        let told = self.ledger.reservations.past_everybody();
+        if told.is_empty() {
+            return;
+        }
+        let sequences = told.len();
+        if let Err(why) = self.controls[leader].advance_sequences(told).await {
+            let leader = &self.backends[leader].name;
+            tracing::warn!(%leader, sequences, %why, "numbers of sequences that nothing was stored with may come again");
         }
     }
 
@@ -141,7 +158,7 @@ impl<L: Link> Keeper<L> {
         }
         let members: Vec<String> = self.names(&view.order);
         tracing::info!(view = view.number, ?members, ballot = %self.ballot, "serving");
-        self.ledger.forget_bounds();
+        self.ledger.reservations.forget_bounds();
         self.handle.begin_reign(self.ballot);
         self.handle.note_obstacle("");
         self.publish(view);
@@ -165,7 +182,7 @@ impl<L: Link> Keeper<L> {
                 if joined {
                     tracing::info!(backend = %name, from = "catching up", to = "active", view = next.number, "state");
                 }
-                self.install_smaller(&view, next, why);
+                self.install_smaller(&view, next, why).await;
                 if joined { Ok(()) } else { Err("it did not take the view".into()) }
             }
             Err(failure) => {

@@ -28,7 +28,7 @@ use crate::cluster::{Ballot, Phase, Refusal, Roster, State, View, Vote};
 use crate::exchange::Link;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::store::control::Control as ControlRow;
+use crate::store::control::{Control as ControlRow, Sequence};
 use crate::store::journal::Record;
 use crate::store::outside::{Fate, Remain, Task};
 use crate::store::vote::Poll;
@@ -83,10 +83,12 @@ pub trait Control: Send + Sync {
     fn first_younger(&self, age: Duration) -> Answer<'_, Option<i64>>;
     /// Deletes records up to `seq` that every backend has; how many.
     fn prune(&self, seq: i64) -> Answer<'_, u64>;
-    /// All sequences: name, value, whether it has been called.
-    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>>;
-    /// Sets sequences, so many of their steps ahead: what is drawn elsewhere meanwhile stays below.
-    fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()>;
+    /// Where all sequences stand.
+    fn sequences(&self) -> Answer<'_, Vec<Sequence>>;
+    /// Sets sequences that are there.
+    fn set_sequences(&self, sequences: Vec<Sequence>) -> Answer<'_, ()>;
+    /// Moves sequences on to the given numbers, never back; what is not there is left out.
+    fn advance_sequences(&self, values: Vec<(String, i64)>) -> Answer<'_, ()>;
     /// Ends the sessions of the given users that are not ours, and waits until they are gone.
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()>;
     /// What is there of a statement outside a transaction.

@@ -4,12 +4,14 @@ use tokio::time::{Duration, Instant};
 
 use super::plan::{Obstacle, lacking};
 use super::replay::replay;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use super::Settings;
 use crate::cluster::{Ask, Ballot, State};
 use crate::exchange::Protocol;
 use crate::keeper::Examination;
+use crate::ledger::reservations::clear_of;
 use crate::session::Shared;
 use crate::store::vote::Poll;
 
@@ -20,8 +22,6 @@ const LIGHT_US: u32 = 5_000;
 const HARD_US: u32 = 100_000;
 /// For so long each pull of the brake is given to show what it does.
 const PULL: Duration = Duration::from_secs(2);
-/// Values of each sequence that a returning backend keeps clear of.
-pub(super) const RESERVE: i64 = 64;
 /// Records fetched at once.
 const FETCH: usize = 500;
 /// The longest pause between two attempts.
@@ -298,12 +298,8 @@ async fn apply<P: Protocol>(
 async fn copy_sequences<P: Protocol>(shared: &Shared<P>, backend: usize) -> Result<(), String> {
     let leader = shared.keeper.view().leader().ok_or_else(|| "there is no leader".to_owned())?;
     let theirs = shared.controls[leader].sequences().await?;
-    let mine: std::collections::HashMap<String, (i64, bool)> = shared.controls[backend]
-        .sequences()
-        .await?
-        .into_iter()
-        .map(|(name, value, called)| (name, (value, called)))
-        .collect();
-    let known: Vec<_> = theirs.into_iter().filter(|(name, ..)| mine.contains_key(name)).collect();
-    shared.controls[backend].set_sequences(known, RESERVE).await
+    let mine = shared.controls[backend].sequences().await?;
+    let mine: HashSet<String> = mine.into_iter().map(|sequence| sequence.name).collect();
+    let known = theirs.into_iter().filter(|sequence| mine.contains(&sequence.name));
+    shared.controls[backend].set_sequences(known.map(clear_of).collect()).await
 }

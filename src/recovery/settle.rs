@@ -1,20 +1,20 @@
 //! Settling: nobody is served before this proxy is the writer, and the members of the newest view are the same (I7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::Settings;
-use super::catch_up::RESERVE;
 use super::intents::conclude_open;
 use super::plan::{self, Tail};
 use super::replay::replay;
 use crate::cluster::{Arbiter, Ballot, Judgement, Phase, Roster, State, Vote, Watch};
 use crate::exchange::Protocol;
 use crate::keeper::{Examination, Sighting};
+use crate::ledger::reservations::{clear_of, is_beyond};
 use crate::session::Shared;
-use crate::store::control::Control;
+use crate::store::control::{Control, Sequence};
 
 /// Pause between two looks at backends that are not there.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -368,29 +368,35 @@ async fn roll_forward<P: Protocol>(
     Ok(())
 }
 
-/// Brings every sequence to the furthest value that any member has handed out or reserved.
+/// Brings every sequence to the furthest value that any member has handed out or reserved, or that
+/// somebody was told whose session goes on.
 async fn level_sequences<P: Protocol>(shared: &Shared<P>, there: &[usize]) -> Result<(), String> {
-    let mut furthest: std::collections::BTreeMap<String, (i64, bool)> =
-        std::collections::BTreeMap::new();
+    let mut furthest: BTreeMap<String, Sequence> = BTreeMap::new();
+    let mut stand = Vec::new();
     for &member in there {
-        for (name, value, called) in shared.controls[member].sequences().await? {
-            let known = furthest.entry(name).or_insert((value, called));
-            if value > known.0 || (value == known.0 && called) {
-                *known = (value, called);
-            }
+        stand.push(shared.controls[member].sequences().await?);
+    }
+    for sequence in stand.iter().flatten() {
+        let known = furthest.entry(sequence.name.clone()).or_insert_with(|| sequence.clone());
+        let beyond = is_beyond(sequence.value, known.value, sequence.increment);
+        if beyond || (sequence.value == known.value && sequence.called) {
+            known.clone_from(sequence);
         }
     }
-    for (place, &member) in there.iter().enumerate() {
-        // The first leads. The others keep clear of what it hands out to those who then roll back.
-        let ahead = if place == 0 { 0 } else { RESERVE };
-        let mine = shared.controls[member].sequences().await?;
-        let targets = mine.into_iter().filter_map(|(name, value, called)| {
-            let known = *furthest.get(&name)?;
-            (ahead > 0 || known != (value, called)).then_some((name, known.0, known.1))
+    for (place, (mine, &member)) in stand.iter().zip(there).enumerate() {
+        let targets = mine.iter().filter_map(|mine| {
+            let known = furthest.get(&mine.name)?.clone();
+            // The first leads. The others keep clear of what it hands out to those who then roll back.
+            let target = if place == 0 { known } else { clear_of(known) };
+            (target != *mine).then_some(target)
         });
         let targets: Vec<_> = targets.collect();
         if !targets.is_empty() {
-            shared.controls[member].set_sequences(targets, ahead).await?;
+            shared.controls[member].set_sequences(targets).await?;
+        }
+        let told = shared.ledger.reservations.past_everybody();
+        if !told.is_empty() {
+            shared.controls[member].advance_sequences(told).await?;
         }
     }
     Ok(())

@@ -162,7 +162,7 @@ impl<P: Protocol> Session<P> {
         // Raised before the commit, so that whoever gets past our locks knows that plans are old.
         self.shared.catalogs.outdate();
         let ended = self.commit_members(tx, leader, shares).await;
-        self.shared.ledger.forget_bounds();
+        self.shared.ledger.reservations.forget();
         self.shared.reload_catalog().await;
         ended
     }
@@ -205,7 +205,7 @@ impl<P: Protocol> Session<P> {
         if ended.is_ok() {
             ticket.acknowledged();
             for (sequence, bound) in &tx.bounds {
-                shared.ledger.set_bound(sequence, Some(*bound));
+                shared.ledger.reservations.reserve(sequence, *bound);
             }
         }
         drop(ticket);

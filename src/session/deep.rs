@@ -12,12 +12,13 @@ use futures_util::future::join_all;
 use super::leader::internal;
 use super::run::Step;
 use super::transaction::{Admission, Place, Share, Transaction};
-use super::write::SEQUENCE_STRIDE;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Link, Mishap, Outcome, Protocol, Sink, Standing, UNDO, Watch, Work};
+use crate::exchange::{Broken, Link, Mishap, Outcome, Protocol, Sink, UNDO, Watch, Work};
+use crate::ledger::reservations::{ahead, clear_of, is_beyond};
 use crate::sql::{Hold, Isolation, Sequences, Touched};
 use crate::store::capture::Captured;
+use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 use crate::store::witness::{Reports, Witness};
 
@@ -188,7 +189,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Where the sequences stand on the leader, and which backend that is.
-    async fn standing(&mut self) -> Result<(usize, Vec<Standing>), Stop> {
+    async fn standing(&mut self) -> Result<(usize, Vec<Sequence>), Stop> {
         self.ensure_leading().await?;
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
@@ -226,7 +227,7 @@ impl<P: Protocol> Session<P> {
         if before.0 != after.0 {
             return Err(Failure::retry("the leader changed in the middle of DDL").into());
         }
-        let moved: Vec<Standing> =
+        let moved: Vec<Sequence> =
             before.1.into_iter().filter(|standing| !after.1.contains(standing)).collect();
         let ahead = reserved(&moved, &after.1);
         let reports = Reports::read(std::mem::take(&mut outcome.captured), outcome.counted)
@@ -316,23 +317,22 @@ impl<P: Protocol> Session<P> {
     }
 
     /// After a statement that was undone: followers have moved their sequences, and stay ahead.
-    async fn keep_clear(&self, moved: &[Standing], after: &[Standing]) {
+    async fn keep_clear(&self, moved: &[Sequence], after: &[Sequence]) {
         let values = moved.iter().map(|was| {
             let is = after.iter().find(|is| is.name == was.name).filter(|is| {
                 // What was set back by the transaction goes forward again with it.
-                if is.increment > 0 { is.value >= was.value } else { is.value <= was.value }
+                !is_beyond(was.value, is.value, is.increment)
             });
-            let far = is.unwrap_or(was);
-            (far.name.clone(), far.value, far.called)
+            clear_of(is.unwrap_or(was).clone())
         });
         let values: Vec<_> = values.collect();
         if values.is_empty() {
             return;
         }
-        self.shared.ledger.forget_bounds();
+        self.shared.ledger.reservations.forget_bounds();
         for &follower in self.shared.keeper.view().followers() {
             let generation = self.shared.backends[follower].generation();
-            let set = self.shared.controls[follower].set_sequences(values.clone(), SEQUENCE_STRIDE);
+            let set = self.shared.controls[follower].set_sequences(values.clone());
             if let Err(why) = set.await {
                 let cause = format!("its sequences could not be moved on: {why}");
                 self.shared.keeper.lost(follower, generation, cause, true).await;
@@ -362,18 +362,13 @@ async fn run_on<L: Link>(share: &mut Share<L>, effects: &[Effect]) -> Option<Str
     }
 }
 
-fn reset(standing: Standing) -> Effect {
-    let Standing { name, value, called, .. } = standing;
+fn reset(standing: Sequence) -> Effect {
+    let Sequence { name, value, called, .. } = standing;
     Effect::ResetSequence { sequence: name, value, called }
 }
 
 /// How far the sequences that moved, and are still there, are reserved on the followers.
-fn reserved(moved: &[Standing], now: &[Standing]) -> Vec<(String, i64)> {
+fn reserved(moved: &[Sequence], now: &[Sequence]) -> Vec<(String, i64)> {
     let still = now.iter().filter(|now| moved.iter().any(|was| was.name == now.name));
-    still
-        .map(|now| {
-            let ahead = now.increment.saturating_mul(SEQUENCE_STRIDE);
-            (now.name.clone(), now.value.saturating_add(ahead))
-        })
-        .collect()
+    still.map(|now| (now.name.clone(), ahead(now.value, now.increment))).collect()
 }

@@ -7,12 +7,10 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
+use crate::ledger::reservations::ahead;
 use crate::sql::{Context, Hold, Returned, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
-
-/// By how many values a sequence is reserved ahead on the followers.
-pub(super) const SEQUENCE_STRIDE: i64 = 64;
 
 impl<P: Protocol> Session<P> {
     /// Runs a write on the leader and streams its effect to the followers.
@@ -277,19 +275,19 @@ impl<P: Protocol> Session<P> {
 
     /// Keeps the followers' sequences ahead of what was drawn: name, value, step.
     fn reserve(&mut self, sequences: Vec<(String, i64, i64)>, resets: bool) -> Result<(), Stop> {
+        let reservations = &self.shared.ledger.reservations;
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
         for (sequence, value, increment) in sequences {
-            let bound = self.shared.ledger.bound(&sequence);
-            let passed = bound.is_none_or(|b| if increment > 0 { value > b } else { value < b });
-            let value = value.saturating_add(increment.saturating_mul(SEQUENCE_STRIDE));
+            let bound = ahead(value, increment);
             if resets {
-                tx.bounds.push((sequence.clone(), value));
-                tx.add(Effect::ResetSequence { sequence, value, called: true }, true);
-            } else if passed {
-                tx.bounds.push((sequence.clone(), value));
-                tx.add(Effect::Advance { sequence, value }, true);
+                reservations.restart(&sequence, value, increment);
+                tx.bounds.push((sequence.clone(), bound));
+                tx.add(Effect::ResetSequence { sequence, value: bound, called: true }, true);
+            } else if reservations.draw(&sequence, value, increment) {
+                tx.bounds.push((sequence.clone(), bound));
+                tx.add(Effect::Advance { sequence, value: bound }, true);
             }
         }
         Ok(())

@@ -3,13 +3,15 @@
 //! Every name is qualified and every value a parameter, so nothing here depends on the settings of the connection or
 //! on what users have put into the database.
 
+use futures_util::future::join_all;
+
 use super::capture::quoted;
 use super::journal::{OUTSIDE_VERSION, Record};
 use super::vote::{VOTE, vote_of};
 use crate::cluster::{Ballot, Vote};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 
 /// Tables, functions and rights of the schema `lockstep`, repeatable. [`install`] runs it and puts triggers
 /// and event triggers in place afterwards.
@@ -72,6 +74,8 @@ pub struct Sequence {
     pub value: i64,
     /// Whether that value has been handed out.
     pub called: bool,
+    /// By how much it moves.
+    pub increment: i64,
 }
 
 /// A session that did not end in time.
@@ -250,6 +254,8 @@ pub async fn set_complete(client: &Client, seq: i64, ballot: Ballot) -> Result<(
 
 /// Records weighed at the most in one look.
 const WEIGHED_AT_ONCE: i64 = 10_000;
+/// Sequences that one question is about: each is a table in it.
+const SEQUENCES_AT_ONCE: usize = 200;
 /// About what a row of the journal takes besides its entry.
 const ROW_BYTES: i64 = 80;
 
@@ -366,23 +372,78 @@ pub async fn fence(
     }
 }
 
-/// Where all sequences of the database stand.
+/// Where all sequences of the database stand that are not temporary, in the order of their names.
 pub async fn all_sequences(client: &Client) -> Result<Vec<Sequence>, Error> {
-    let rows = client
+    let all = client
         .query(
-            "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c \
+            "SELECT n.nspname, c.relname, s.seqincrement FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'lockstep' ORDER BY 1, 2",
+             JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid \
+             WHERE c.relpersistence <> 't' AND n.nspname <> 'lockstep' ORDER BY 1, 2",
             &[],
         )
         .await?;
-    let names: Vec<String> =
-        rows.iter().map(|row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1)))).collect();
-    let mut sequences = Vec::with_capacity(names.len());
-    for name in names {
-        let row =
-            client.query_one(&format!("SELECT last_value, is_called FROM {name}"), &[]).await?;
-        sequences.push(Sequence { name, value: row.get(0), called: row.get(1) });
+    let mut sequences = Vec::with_capacity(all.len());
+    for some in all.chunks(SEQUENCES_AT_ONCE) {
+        let name = |row: &Row| format!("{}.{}", quoted(row.get(0)), quoted(row.get(1)));
+        let names: Vec<String> = some.iter().map(name).collect();
+        let values: Vec<String> = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| format!("SELECT {at}, last_value, is_called FROM {name}"))
+            .collect();
+        let sql = format!("{} ORDER BY 1", values.join(" UNION ALL "));
+        let rows = client.query(&sql, &[]).await?;
+        for ((name, row), found) in names.into_iter().zip(rows).zip(some) {
+            let (value, called, increment) = (row.get(1), row.get(2), found.get(2));
+            sequences.push(Sequence { name, value, called, increment });
+        }
     }
     Ok(sequences)
+}
+
+/// Sets sequences that are there, where the ballot is still obeyed.
+pub async fn set_sequences(
+    client: &Client,
+    sequences: &[Sequence],
+    ballot: Ballot,
+) -> Result<(), Error> {
+    let names: Vec<&str> = sequences.iter().map(|s| &*s.name).collect();
+    let values: Vec<i64> = sequences.iter().map(|s| s.value).collect();
+    let called: Vec<bool> = sequences.iter().map(|s| s.called).collect();
+    // The row is locked, so that whoever takes over waits, and nothing is set after it.
+    let set = "WITH held AS MATERIALIZED ( \
+               SELECT FROM lockstep.control WHERE promised = $4 FOR SHARE) \
+               SELECT pg_catalog.setval(q.seqrelid, least(greatest(s.value, q.seqmin), q.seqmax), s.called) \
+               FROM held, ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::bigint[]), \
+               pg_catalog.unnest($3::boolean[])) AS s(name, value, called) \
+               JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.name::pg_catalog.regclass";
+    client.execute(set, &[&names, &values, &called, &ballot.to_string()]).await?;
+    Ok(())
+}
+
+/// Moves sequences on to the given numbers, never back. One that is not there any more is left out.
+///
+/// # Errors
+/// Also when somebody else holds one of them for longer than a moment, who is about to change it.
+pub async fn advance_sequences(client: &Client, values: &[(String, i64)]) -> Result<(), Error> {
+    // The lock is the one of `lockstep.advance`, under which the value is read and set.
+    let advance = "WITH patience AS MATERIALIZED ( \
+                   SELECT pg_catalog.set_config('lock_timeout', '100ms', true)), \
+                   held AS MATERIALIZED ( \
+                   SELECT c.id, pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(c.id::text, \
+                   pg_catalog.hashtextextended(s.capture_token, 0))) FROM patience, lockstep.secret s, \
+                   (SELECT pg_catalog.to_regclass($1::text)) AS c(id) WHERE c.id IS NOT NULL), \
+                   aim AS (SELECT q.seqrelid, q.seqincrement, pg_catalog.pg_sequence_last_value(q.seqrelid) AS reached, \
+                   least(greatest($2::bigint, q.seqmin), q.seqmax) AS target \
+                   FROM held JOIN pg_catalog.pg_sequence q ON q.seqrelid = held.id) \
+                   SELECT pg_catalog.setval(seqrelid, target, true) FROM aim WHERE reached IS NULL \
+                   OR CASE WHEN seqincrement > 0 THEN target > reached ELSE target < reached END";
+    let advance = client.prepare(advance).await?;
+    let all = values.iter().map(|(name, value)| {
+        let (client, advance) = (client, &advance);
+        async move { client.execute(advance, &[name, value]).await.map(|_| ()) }
+    });
+    // All of them are tried: one that somebody holds must not keep the others back.
+    join_all(all).await.into_iter().collect()
 }

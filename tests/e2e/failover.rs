@@ -191,3 +191,50 @@ fn a_listener_hears_after_its_server_died() {
         assert_eq!(listener.notification().await, "later:x");
     });
 }
+
+#[test]
+fn numbers_that_clients_were_told_do_not_come_again() {
+    test(async {
+        let cluster = Options::servers(3).start().await;
+        let app = cluster.connect().await;
+        app.run(
+            "create sequence up_s; create sequence down_s increment -3; create sequence gone_s",
+        )
+        .await;
+        app.run("select nextval('up_s'), nextval('down_s'), nextval('gone_s')").await;
+        let draw =
+            "select count(nextval('up_s')), count(nextval('down_s')) from generate_series(1, 200)";
+        let next = "select nextval('up_s'), nextval('down_s')";
+        let numbers = |rows: Vec<Vec<Option<String>>>| -> (i64, i64) {
+            let [Some(up), Some(down)] = &rows[0][..] else { panic!("{rows:?}") };
+            (up.parse().unwrap(), down.parse().unwrap())
+        };
+        for all in [false, true] {
+            // Nothing of this is stored, or sent ahead: the followers do not learn of it.
+            app.run("begin isolation level repeatable read").await;
+            app.run(draw).await;
+            let told = numbers(app.rows(next).await);
+            app.run("rollback").await;
+            // One that somebody is about to drop holds nobody up.
+            let other = cluster.connect().await;
+            other.run("begin; drop sequence if exists gone_s").await;
+            the_leader_dies(&cluster).await;
+            if all {
+                for name in cluster.active().await {
+                    cluster.server(&name).kill9();
+                }
+                for server in &cluster.servers {
+                    server.start();
+                }
+                cluster.wait_ready(secs(30)).await;
+            }
+            let now = numbers(app.rows(next).await);
+            assert!(now.0 > told.0 && now.1 < told.1, "{told:?} were told, and then {now:?}");
+            drop(other);
+        }
+        for name in ["a", "b", "c"] {
+            cluster.wait_active(name).await;
+        }
+        cluster.assert_all_equal().await;
+    });
+}

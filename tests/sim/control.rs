@@ -6,6 +6,7 @@ use std::time::Duration;
 use lockstep::cluster::{Ballot, Refusal, Vote};
 use lockstep::keeper::{Answer, Control, Examination};
 use lockstep::sql::Judge;
+use lockstep::store::control::Sequence;
 use lockstep::store::journal::Record;
 use lockstep::store::outside::{Fate, Remain, Task};
 use lockstep::store::vote::Poll;
@@ -180,17 +181,36 @@ impl Control for SimControl {
         })
     }
 
-    fn sequences(&self) -> Answer<'_, Vec<(String, i64, bool)>> {
+    fn sequences(&self) -> Answer<'_, Vec<Sequence>> {
         self.ask(|_, state| {
             let all = state.disk.sequences.iter();
-            Ok(all.map(|(name, (value, called))| (name.clone(), *value, *called)).collect())
+            let standing = |(name, (value, called)): (&String, &(i64, bool))| Sequence {
+                name: name.clone(),
+                value: *value,
+                called: *called,
+                increment: 1,
+            };
+            Ok(all.map(standing).collect())
         })
     }
 
-    fn set_sequences(&self, values: Vec<(String, i64, bool)>, ahead: i64) -> Answer<'_, ()> {
+    fn set_sequences(&self, sequences: Vec<Sequence>) -> Answer<'_, ()> {
         self.ask(move |_, state| {
-            for (name, value, called) in values {
-                state.disk.sequences.insert(name, (value + ahead, called || ahead != 0));
+            for Sequence { name, value, called, .. } in sequences {
+                state.disk.sequences.insert(name, (value, called));
+            }
+            Ok(())
+        })
+    }
+
+    fn advance_sequences(&self, values: Vec<(String, i64)>) -> Answer<'_, ()> {
+        self.ask(move |_, state| {
+            for (name, value) in values {
+                if let Some(known) = state.disk.sequences.get_mut(&name)
+                    && value > known.0
+                {
+                    *known = (value, true);
+                }
             }
             Ok(())
         })

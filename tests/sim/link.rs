@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use lockstep::backend::{ConnectError, Dial, Dialling, Purpose};
 use lockstep::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
-    TextRows, TxMode, TxState, Watch,
+    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, TextRows,
+    TxMode, TxState, Watch,
 };
 use lockstep::sql::Sequences;
+use lockstep::store::control::Sequence;
 use lockstep::store::journal::{Effect, Record};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -281,7 +282,7 @@ impl Link for SimLink {
         Err(Broken::Lost(NO_SCHEMA.into()))
     }
 
-    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+    async fn standing(&mut self) -> Result<Result<Vec<Sequence>, ServerError>, Broken> {
         Err(Broken::Lost(NO_SCHEMA.into()))
     }
 

@@ -22,10 +22,11 @@ use lockstep_protocol::mysql::{command, response};
 
 use crate::error::Kind;
 use crate::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, Standing,
-    TextRows, TxMode, TxState, UNDO, Watch,
+    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, TextRows,
+    TxMode, TxState, UNDO, Watch,
 };
 use crate::hex;
+use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 use crate::store::mysql::schema;
 use crate::wire::mysql::MyWork;
@@ -213,7 +214,7 @@ impl Link for MyLink {
         Ok(Err(refused(UNSEEN)))
     }
 
-    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+    async fn standing(&mut self) -> Result<Result<Vec<Sequence>, ServerError>, Broken> {
         Ok(Ok(Vec::new())) // The numbers that rows are given follow the rows themselves.
     }
 

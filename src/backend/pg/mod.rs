@@ -21,9 +21,10 @@ use lockstep_protocol::pg::client;
 use crate::encoding::Encoding;
 use crate::exchange::{
     Broken, BulkPiece, Discard, Gathered, Link, Mishap, Outcome, PREPARED, ServerError, Settings,
-    Sink, Standing, TextRows, TxMode, TxState, UNDO, Watch,
+    Sink, TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::sql::{Isolation, Sequences};
+use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 use crate::wire::pg::PgWork;
 use own::{
@@ -385,7 +386,7 @@ impl Link for PgLink {
         Ok(self.collect().await?.map(word))
     }
 
-    async fn standing(&mut self) -> Result<Result<Vec<Standing>, ServerError>, Broken> {
+    async fn standing(&mut self) -> Result<Result<Vec<Sequence>, ServerError>, Broken> {
         let token = self.shared.token.clone();
         let sql = "SELECT name, value, called, increment FROM lockstep.sequences($1, NULL)";
         let rows = match self.ask(sql, &[Some(&*token)]).await? {

@@ -4,9 +4,10 @@ use bytes::{BufMut, BytesMut};
 use lockstep_protocol::pg::client;
 
 use super::link::PgLink;
-use crate::exchange::{Broken, Outcome, Standing, Watch};
+use crate::exchange::{Broken, Outcome, Watch};
 use crate::sql::Sequences;
 use crate::store::capture::Captured;
+use crate::store::control::Sequence;
 use crate::store::journal;
 
 /// One of the proxy's own statements, prepared at its first use on a connection.
@@ -180,9 +181,9 @@ pub(super) const FINGERPRINT: Own = Own {
 };
 
 /// A row of `lockstep.sequences`: name, value, whether it was called, increment.
-pub(super) fn standing(row: Vec<Option<String>>) -> Option<Standing> {
+pub(super) fn standing(row: Vec<Option<String>>) -> Option<Sequence> {
     let mut columns = row.into_iter().flatten();
-    Some(Standing {
+    Some(Sequence {
         name: columns.next()?,
         value: columns.next()?.parse().ok()?,
         called: columns.next()? == "t",
