@@ -173,6 +173,10 @@ pub trait Client: Sink {
     fn is_at_rest(&self) -> bool {
         false
     }
+    /// From now on each batch can be taken back, until the next one begins.
+    fn keep_requests(&mut self) {}
+    /// Takes the last batch back, of which nothing was answered: it is unread again.
+    fn take_back(&mut self) {}
     /// Says goodbye with an error and closes.
     fn close(&mut self, failure: &Failure) -> impl Future<Output = ()> + Send;
 }

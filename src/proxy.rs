@@ -9,6 +9,7 @@ mod moving;
 mod moving_mysql;
 mod moving_pg;
 mod mysql;
+mod near;
 mod pg;
 mod seal;
 
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::Phase;
-use crate::config::Config;
+use crate::config::{Config, OnStandby};
 use crate::exchange::Protocol;
 use crate::monitor;
 use crate::session::Shared;
@@ -101,6 +102,9 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
         tasks.spawn(house::accept(house.clone(), listener, clients.clone(), stop.clone()));
     }
     tasks.spawn(close_with_the_role(house.shared.clone(), end.clone()));
+    if config.proxy.on_standby == OnStandby::Forward {
+        tasks.spawn(near::keep_informed(house.shared.clone(), end.clone()));
+    }
     tracing::info!(listen = ?P::listen(&config).1, "started");
     stop.cancelled().await;
     house.shared.keeper.retire();

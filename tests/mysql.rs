@@ -35,6 +35,8 @@ mod locks;
 mod logins;
 #[path = "mysql/moving.rs"]
 mod moving;
+#[path = "mysql/near.rs"]
+mod near;
 #[path = "mysql/net.rs"]
 mod net;
 #[path = "mysql/operations.rs"]

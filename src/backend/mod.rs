@@ -26,6 +26,8 @@ pub enum Purpose {
     Write,
     /// Balanced reads.
     Read,
+    /// Reads by way of a proxy that stands by: the server obeys another one.
+    Near,
 }
 
 /// Why a connection could not be opened.

@@ -83,6 +83,19 @@ pub enum Consistency {
     Eventual,
 }
 
+impl Consistency {
+    /// The level of this name.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        match word {
+            "strong" => Some(Self::Strong),
+            "session" => Some(Self::Session),
+            "eventual" => Some(Self::Eventual),
+            _ => None,
+        }
+    }
+}
+
 /// Every deadline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

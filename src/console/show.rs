@@ -193,6 +193,7 @@ fn pools<P: Protocol>(shared: &Shared<P>) -> Vec<Row> {
         let word = |purpose: Purpose| match purpose {
             Purpose::Write => "write",
             Purpose::Read => "read",
+            Purpose::Near => "near",
         };
         pools.sort_by(|a, b| (&a.user, word(a.purpose)).cmp(&(&b.user, word(b.purpose))));
         for pool in pools {

@@ -70,6 +70,8 @@ pub struct Handle {
     writer: ArcSwap<String>,
     /// Ends whatever depends on that proxy being the one that writes.
     following: ArcSwap<CancellationToken>,
+    /// The members of the newest view, while another proxy writes, and until when that is taken for true.
+    near: ArcSwap<(Vec<usize>, Option<Instant>)>,
     /// Until when this proxy does not take the role that it has laid down.
     resting: ArcSwap<Option<Instant>>,
     /// What keeps the proxy from serving, for people.
@@ -93,6 +95,7 @@ impl Handle {
             asked: ArcSwap::default(),
             writer: ArcSwap::default(),
             following: ArcSwap::default(),
+            near: ArcSwap::default(),
             resting: ArcSwap::default(),
             obstacle: ArcSwap::default(),
             changed: Notify::new(),
@@ -223,6 +226,20 @@ impl Handle {
     /// Is cancelled when another proxy writes than at this moment.
     pub fn following(&self) -> CancellationToken {
         (**self.following.load()).clone()
+    }
+
+    /// Notes which backends the newest view has while another proxy writes, and until when that counts.
+    pub fn note_near(&self, members: Vec<usize>, until: Instant) {
+        self.near.store(Arc::new((members, Some(until))));
+    }
+
+    /// Where a proxy that stands by may read what may be a little behind: the members of the newest view, as of a
+    /// moment ago. `None` when it does not stand by, or has not seen for a while that another one writes.
+    pub fn near(&self) -> Option<Vec<usize>> {
+        let near = self.near.load();
+        let counts = near.1.is_some_and(|until| Instant::now() < until);
+        let stands_by = self.view.load().phase == Phase::Standby;
+        (counts && stands_by && !near.0.is_empty()).then(|| near.0.clone())
     }
 
     /// Waits until the cluster serves, for at most `limit`. False when it does not by then, and when

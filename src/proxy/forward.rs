@@ -22,12 +22,13 @@ use crate::backend::ConnectError;
 use crate::backend::mysql as my;
 use crate::backend::pg::Route;
 use crate::client::CHALLENGE;
-use crate::client::mysql::{Greeting, MyClient};
+use crate::client::mysql::{Greeting, MyClient, Who};
 use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, knock, not_here};
 use crate::config::{Config, OnStandby};
 use crate::error::{Failure, Kind};
 use crate::hex;
 use crate::net::Stream;
+use crate::session::CONSISTENCY;
 use crate::tls::BackendConnector;
 
 /// Among a client's attributes: it comes by way of another proxy, from this address, and is not sent on again.
@@ -41,6 +42,9 @@ pub(super) const NUMBER: &str = "lockstep_number";
 pub(super) const TAKES_BACK: &str = "lockstep_takes_back";
 /// It is a session that another proxy has served so far.
 pub(super) const GOES_ON: &str = "lockstep_goes_on";
+
+/// What its reads are sure to see.
+const CONSISTENCY_SAID: &str = "lockstep_consistency";
 
 /// The way to the proxy that writes.
 pub(super) struct Place {
@@ -126,13 +130,17 @@ pub(super) async fn open_postgres(place: Place) -> Result<Stream, String> {
 impl Signpost for House<Pg> {
     async fn look(
         &self,
-        database: &str,
+        (database, settings): (&str, &[(String, String)]),
         forwarded: bool,
         said: impl Fn(bool) -> BytesMut + Send + Sync,
     ) -> Whither {
         let Some(writer) = self.stands_by(database) else {
-            return Whither::Here;
+            return Whither::Here { near: false };
         };
+        let consistency = settings.iter().rfind(|(name, _)| name == CONSISTENCY);
+        if !forwarded && self.reads_near(database, consistency.map(|(_, word)| &**word)) {
+            return Whither::Here { near: true };
+        }
         let policy = self.config.load().proxy.on_standby;
         if forwarded || !policy.connects() {
             return Whither::Nowhere(not_here(&writer));
@@ -145,7 +153,7 @@ impl Signpost for House<Pg> {
         };
         match reach(self, database, open).await {
             Ok(Some((far, early))) => Whither::There { far, early },
-            Ok(None) => Whither::Here,
+            Ok(None) => Whither::Here { near: false },
             Err(refusal) => Whither::Nowhere(refusal),
         }
     }
@@ -179,6 +187,8 @@ pub(super) async fn cancel(house: &Arc<House<Pg>>, number: u32, secret: &[u8]) {
 pub(super) enum Passed {
     /// It is served here.
     Not(Box<Greeting>),
+    /// It is served here as long as it only reads.
+    Near(Box<Greeting>),
     /// It was connected through, and has left, or goes on as it was taken back.
     Through(Option<Box<Traveller<MySql>>>),
 }
@@ -192,6 +202,10 @@ pub(super) async fn pass_mysql(
     let config = house.config.load_full();
     let database = greeting.who.database.as_ref().unwrap_or(&config.cluster.database).clone();
     let forwarded = greeting.who.attributes.iter().any(|(name, _)| name == FORWARDED);
+    let near = !forwarded && house.reads_near(&database, consistency_said(&greeting.who));
+    if near {
+        return Passed::Near(Box::new(greeting));
+    }
     if forwarded || !config.proxy.on_standby.connects() || house.stands_by(&database).is_none() {
         return Passed::Not(Box::new(greeting));
     }
@@ -244,6 +258,12 @@ pub(super) async fn pass_mysql(
         Err(refusal) => refuse(greeting.client, refusal).await,
     }
     Passed::Through(None)
+}
+
+/// What a client wants its reads to be sure to see.
+pub(super) fn consistency_said(who: &Who) -> Option<&str> {
+    let said = who.attributes.iter().rfind(|(name, _)| name == CONSISTENCY_SAID);
+    said.map(|(_, word)| &**word)
 }
 
 /// As whom a client is logged in at the other proxy, which has the same users.

@@ -84,8 +84,11 @@ impl<P: Front> House<P> {
 
     /// Whoever is in the list of clients by now ends with the role, or moves with it; who has come too late for that would be
     /// left behind.
-    pub(super) fn is_still_served(&self, database: &str) -> Result<(), Failure> {
-        self.stands_by(database).map_or(Ok(()), |writer| Err(not_here(&writer)))
+    pub(super) fn is_still_served(&self, database: &str, near: bool) -> Result<(), Failure> {
+        match self.stands_by(database) {
+            Some(writer) if !near => Err(not_here(&writer)),
+            _ => Ok(()),
+        }
     }
 
     /// A session's right to be there, where that depends on a lease, or on the proxy that it has come to.
@@ -193,7 +196,12 @@ pub(super) async fn accept<P: Front>(
 ///
 /// # Errors
 /// With what it is told, when it may not.
-pub(super) fn admit<P: Front>(house: &House<P>, user: &str, database: &str) -> Result<(), Failure> {
+pub(super) fn admit<P: Front>(
+    house: &House<P>,
+    user: &str,
+    database: &str,
+    near: bool,
+) -> Result<(), Failure> {
     let config = house.config.load();
     let full = |what: String| Failure::new(Kind::TooManyConnections, what);
     if house.shared.registry.count(None) >= config.limits.max_clients {
@@ -205,9 +213,7 @@ pub(super) fn admit<P: Front>(house: &House<P>, user: &str, database: &str) -> R
     {
         return Err(full(format!("too many connections for role \"{user}\"")));
     }
-    if let Some(writer) = house.stands_by(database) {
-        return Err(not_here(&writer));
-    }
+    house.is_still_served(database, near)?;
     if database == CONSOLE {
         if !config.may_use_console(user) {
             let what = format!("user \"{user}\" may not use the console");

@@ -366,7 +366,7 @@ async fn seat<P: Front>(house: &House<P>, person: &Person) -> Result<Seat<P>, No
         let later = matches!(failure.kind, Kind::Unavailable | Kind::TooManyConnections);
         NotTaken { later, why: failure.to_string() }
     };
-    admit(house, &person.user, &person.database).map_err(refused)?;
+    admit(house, &person.user, &person.database, false).map_err(refused)?;
     let deadline = Instant::now() + LEAVING;
     let slot = loop {
         let (number, secret) = (person.number, person.secret.clone());
@@ -380,7 +380,7 @@ async fn seat<P: Front>(house: &House<P>, person: &Person) -> Result<Seat<P>, No
             }
         }
     };
-    if let Err(refusal) = house.is_still_served(&person.database) {
+    if let Err(refusal) = house.is_still_served(&person.database, false) {
         house.shared.registry.remove(person.number);
         return Err(refused(refusal));
     }

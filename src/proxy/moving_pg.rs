@@ -62,7 +62,8 @@ impl Moves for Pg {
         house.shared.metrics.proxy_moved_sessions.inc();
         let client = house.door.load().unpack(stream, unread, luggage);
         let user = person.user.clone();
-        let login = Login { name: user.clone(), user, settings: carried.initial() };
+        let login =
+            Login { name: user.clone(), user, settings: carried.initial(), consistency: None };
         let moves = house.moves(takes_back.is_some(), takes_back.as_ref());
         let session = house.session(client, login, seat, moves).brought(carried);
         match session.serve().await {

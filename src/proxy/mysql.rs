@@ -30,7 +30,7 @@ use crate::error::{Failure, Kind};
 use crate::exchange::{Client, Manners, Protocol, Settings};
 use crate::hex;
 use crate::keeper::{Control, now_ms};
-use crate::session::{Carried, Login, Pass, Said, SessionInfo};
+use crate::session::{Carried, Login, Pass, Said, SessionInfo, consistency_of};
 use crate::sql::Isolation;
 use crate::store::agents::AgentTables;
 use crate::store::mysql::schema::RECORD_SQL;
@@ -222,6 +222,8 @@ pub(super) struct Guest {
     reads: bool,
     /// The proxy that it came by takes it back, with a proof about this.
     takes_back: Option<Bytes>,
+    /// It is served here as long as it only reads, although another proxy writes.
+    near: bool,
 }
 
 impl Guest {
@@ -243,6 +245,7 @@ impl Guest {
             takes_back: takes_back
                 .and_then(|digits| hex::decode(digits.as_bytes()))
                 .map(Into::into),
+            near: false,
         }
     }
 
@@ -259,7 +262,14 @@ impl Guest {
             forwarded: takes_back.is_some(),
             reads: false,
             takes_back,
+            near: false,
         }
+    }
+
+    fn login(&self, settings: Settings) -> Login {
+        let user = identity::of(&self.who.user, self.found_rows);
+        let consistency = forward::consistency_said(&self.who).and_then(config::Consistency::of);
+        Login { user, name: self.who.user.clone(), settings, consistency }
     }
 
     fn person(&self, house: &House<MySql>) -> Person {
@@ -287,14 +297,15 @@ async fn enter(
     greeting: Greeting,
     number: u32,
 ) -> Option<Traveller<MySql>> {
-    let greeting = match forward::pass_mysql(house, greeting, number).await {
-        Passed::Not(greeting) => *greeting,
+    let (greeting, near) = match forward::pass_mysql(house, greeting, number).await {
+        Passed::Not(greeting) => (*greeting, false),
+        Passed::Near(greeting) => (*greeting, true),
         Passed::Through(back) => return back.map(|traveller| *traveller),
     };
-    let guest = Guest::of(&greeting, number);
+    let guest = Guest { near, ..Guest::of(&greeting, number) };
     let mut client = greeting.client;
     let goes_on = greeting.who.attributes.iter().any(|(name, _)| name == forward::GOES_ON);
-    let settings = match admitted(house, &guest.who) {
+    let settings = match admitted(house, &guest.who, near) {
         Ok(settings) => settings,
         Err(refusal) => {
             house.shared.metrics.client_rejections.inc();
@@ -337,12 +348,12 @@ pub(super) async fn stay(
         if !std::mem::replace(&mut greeted, true) {
             client.welcome(number, &database).await.ok()?;
         }
-        let user = identity::of(&guest.who.user, guest.found_rows);
-        let login = Login { user, name: guest.who.user.clone(), settings };
+        let login = guest.login(settings);
         let ends = (seat.slot.ended().clone(), seat.slot.hangup().clone());
         let moves = house.moves(guest.forwarded, guest.takes_back.as_ref());
         let left;
-        (client, left) = serve(house, client, (login, moves), (seat, carried), &database).await;
+        let begins = (login, moves, guest.near);
+        (client, left) = serve(house, client, begins, (seat, carried), &database).await;
         if let Some(carried) = left {
             let person = guest.person(house);
             return moving::depart(house, client, (person, carried), guest.takes_back).await;
@@ -356,7 +367,7 @@ pub(super) async fn stay(
         let (next, wanted) = door.change(parting, guest.origin).await?;
         client = next;
         let wanted = wanted.and_then(|wanted| {
-            let settings = admitted(house, &wanted)?;
+            let settings = admitted(house, &wanted, guest.near)?;
             Ok((wanted, settings))
         });
         // Whoever may not be whom it wants to be stays whom it was, in a session without a past.
@@ -367,7 +378,7 @@ pub(super) async fn stay(
             }
             Err(refusal) => {
                 house.shared.metrics.client_rejections.inc();
-                let stays = admitted(house, &guest.who);
+                let stays = admitted(house, &guest.who, guest.near);
                 client.keep(number, &refusal).await.ok()?;
                 settings = match stays {
                     Ok(settings) => settings,
@@ -385,8 +396,12 @@ pub(super) async fn stay(
 async fn seated(house: &House<MySql>, guest: &Guest) -> Result<Seat<MySql>, Failure> {
     let Guest { who, number, origin, reads, .. } = guest;
     let slot = house.shared.registry.enter(*number, Vec::new(), info(house, who, *origin));
-    house.is_still_served(&database_of(house, who))?;
-    let pass = pass_of(house, *number, who, *origin, *reads).await?;
+    house.is_still_served(&database_of(house, who), guest.near)?;
+    // Whoever goes on elsewhere is asked there.
+    let pass = match guest.near {
+        true => None,
+        false => pass_of(house, *number, who, *origin, *reads).await?,
+    };
     Ok(Seat { slot, pass })
 }
 
@@ -394,14 +409,17 @@ async fn seated(house: &House<MySql>, guest: &Guest) -> Result<Seat<MySql>, Fail
 ///
 /// # Errors
 /// With what it is told, when it may not come in.
-fn admitted(house: &House<MySql>, who: &Who) -> Result<Settings, Failure> {
+fn admitted(house: &House<MySql>, who: &Who, near: bool) -> Result<Settings, Failure> {
     let mut settings = charset_settings(who.collation).map_err(|what| {
         Failure::new(Kind::Refused, format!("{what} is not supported"))
             .number(1115)
             .hint("connect with the character set utf8mb4")
     })?;
+    if let Some(word) = forward::consistency_said(who) {
+        consistency_of(word)?;
+    }
     let database = database_of(house, who);
-    admit(house, &who.user, &database)?;
+    admit(house, &who.user, &database, near)?;
     settings.push(("use".to_owned(), format!("USE `{}`", database.replace('`', "``"))));
     let settings: BTreeMap<String, String> = settings.into_iter().collect();
     Ok(Settings::new(settings))
@@ -425,7 +443,7 @@ fn info(house: &House<MySql>, who: &Who, peer: SocketAddr) -> SessionInfo {
 async fn serve(
     house: &Arc<House<MySql>>,
     client: MyClient,
-    (login, moves): (Login, Option<CancellationToken>),
+    (login, moves, near): (Login, Option<CancellationToken>, bool),
     (seat, carried): (Seat<MySql>, Option<Carried>),
     database: &str,
 ) -> (MyClient, Option<Carried>) {
@@ -433,7 +451,7 @@ async fn serve(
         let (shared, levers) = (house.shared.clone(), house.levers.clone());
         return (console::serve(shared, levers, client, house.stop.clone()).await, None);
     }
-    let session = house.session(client, login, seat, moves);
+    let session = house.session(client, login, seat, moves).nearby_if(near);
     match carried {
         Some(carried) => session.brought(carried).serve().await,
         None => session.serve().await,

@@ -14,7 +14,7 @@ use super::house::{CONSOLE, House, admit};
 use super::moving::{self, Person, Seat, Traveller};
 use super::moving_pg;
 use crate::backend::pg::{Login as LinkLogin, Logins, PgDial, PgLink, Route, Shared as LinkShared};
-use crate::backend::{CheckoutError, ConnectError, Dial, Purpose};
+use crate::backend::{CheckoutError, ConnectError, Dial};
 use crate::catalog::Catalogs;
 use crate::client::pg::{Bounds, Door, Greeting, Knock, Known, PgClient};
 use crate::config::{self, Config};
@@ -23,7 +23,7 @@ use crate::control::{Address, PgControl};
 use crate::error::{Failure, Kind};
 use crate::exchange::{Client, Link, Manners, Protocol, Settings};
 use crate::keeper::Control;
-use crate::session::{Carried, Login, Said, startup_statement};
+use crate::session::{CONSISTENCY, Carried, Login, Said, consistency_of, startup_statement};
 use crate::sql::Isolation;
 use crate::store::agents::AgentTables;
 use crate::tls::{BackendConnector, ServerTls};
@@ -202,7 +202,7 @@ fn logins_of(config: &Config, backend: &config::Backend) -> HashMap<String, Link
 
 /// Serves a client until it leaves, or until its session is to go on elsewhere.
 async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) -> Option<Traveller<Pg>> {
-    if let Err(refusal) = admit(house, &greeting.user, &greeting.database) {
+    if let Err(refusal) = admit(house, &greeting.user, &greeting.database, greeting.near) {
         house.shared.metrics.client_rejections.inc();
         greeting.client.close(&refusal).await;
         return None;
@@ -212,13 +212,15 @@ async fn enter(house: &Arc<House<Pg>>, mut greeting: Greeting) -> Option<Travell
     let mut person = person(&mut greeting, &secret);
     let (number, slot) = house.shared.registry.add(secret.to_vec(), person.info());
     person.number = number;
-    if let Err(refusal) = house.is_still_served(&greeting.database) {
+    if let Err(refusal) = house.is_still_served(&greeting.database, greeting.near) {
         house.shared.registry.remove(number);
         greeting.client.close(&refusal).await;
         return None;
     }
     let pass = match greeting.database.as_str() {
         CONSOLE => Ok(None),
+        // Whoever goes on elsewhere is asked there.
+        _ if greeting.near => Ok(None),
         _ => {
             let claim = house.shared.leases.claim(&person.user, person.origin.ip(), &person.said);
             house.pass(number, claim, greeting.reads).await
@@ -287,16 +289,29 @@ async fn serve(
     person: &Person,
     seat: Seat<Pg>,
 ) -> Option<(PgClient, Carried)> {
-    let Greeting { mut client, user, mut settings, reads, origin, takes_back, .. } = greeting;
+    let mut greeting = greeting;
+    let consistency = greeting.take_setting(CONSISTENCY);
+    let Greeting { mut client, user, mut settings, reads, origin, takes_back, near, .. } = greeting;
+    let consistency = match consistency.as_deref().map(consistency_of).transpose() {
+        Ok(consistency) => consistency,
+        Err(failure) => {
+            client.close(&failure).await;
+            return None;
+        }
+    };
     if seat.pass.as_ref().is_some_and(|pass| !pass.writes()) {
         // Drivers that look for somewhere to write go on from here.
         settings.push(("default_transaction_read_only".to_owned(), "on".to_owned()));
     }
     let statement = |(key, value): &(String, String)| (key.clone(), startup_statement(key, value));
     let statements: BTreeMap<String, String> = settings.iter().map(statement).collect();
-    let login =
-        Login { user: user.clone(), name: user.clone(), settings: Settings::new(statements) };
-    let mut reported = match reported(house, &user, &settings, &login.settings).await {
+    let login = Login {
+        user: user.clone(),
+        name: user.clone(),
+        settings: Settings::new(statements),
+        consistency,
+    };
+    let mut reported = match reported(house, &user, &settings, &login.settings, near).await {
         Ok(reported) => reported,
         Err(failure) => {
             client.close(&failure).await;
@@ -309,7 +324,8 @@ async fn serve(
     let pairs = reported.iter().map(|(k, v)| (k.as_str(), v.as_str()));
     client.welcome(pairs, person.number, &person.secret).await.ok()?;
     let moves = house.moves(origin.is_some(), takes_back.as_ref());
-    let (client, carried) = house.session(client, login, seat, moves).serve().await;
+    let session = house.session(client, login, seat, moves).nearby_if(near);
+    let (client, carried) = session.serve().await;
     Some((client, carried?))
 }
 
@@ -320,6 +336,7 @@ async fn reported(
     user: &str,
     chosen: &[(String, String)],
     settings: &Settings,
+    near: bool,
 ) -> Result<BTreeMap<String, String>, Failure> {
     if chosen.iter().all(is_plain) {
         let known =
@@ -333,21 +350,19 @@ async fn reported(
     }
     let hold = house.shared.settings().hold;
     let started = tokio::time::Instant::now();
-    while started.elapsed() < hold {
-        if !house.shared.keeper.wait_serving(hold).await {
+    for turn in 0.. {
+        let asked = if near { house.near_place(turn) } else { house.leading_place(hold).await };
+        let Some((backend, purpose)) = asked.filter(|_| started.elapsed() < hold) else {
             break;
-        }
-        let Some(leader) = house.shared.keeper.view().leader() else {
-            continue;
         };
-        let backend = &house.shared.backends[leader];
+        let (backend, place) = (&house.shared.backends[backend], backend);
         let generation = backend.generation();
-        let lease = backend.pool(user, Purpose::Write).checkout().await;
+        let lease = backend.pool(user, purpose).checkout().await;
         let mut lease = match lease {
             Ok(lease) => lease,
             Err(error) => {
                 let why = refused_login(error, &backend.name)?;
-                house.shared.keeper.lost(leader, generation, why, false).await;
+                house.shared.keeper.lost(place, generation, why, false).await;
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 continue;
             }
@@ -372,7 +387,7 @@ async fn reported(
                 .code("22023"));
             }
             Err(broken) => {
-                house.shared.keeper.lost(leader, generation, broken.to_string(), false).await;
+                house.shared.keeper.lost(place, generation, broken.to_string(), false).await;
             }
         }
     }

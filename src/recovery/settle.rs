@@ -126,6 +126,11 @@ async fn watch<P: Protocol>(
     }
     lookout.stood_by = true;
     shared.keeper.note_obstacle("");
+    let members = (0..settings.names.len()).filter(|&backend| {
+        found.seen[backend].is_some() && found.newest.members.contains(&settings.names[backend])
+    });
+    let until = Instant::now() + settings.role.takeover_after;
+    shared.keeper.note_near(members.collect(), until);
     if shared.keeper.view().phase != Phase::Standby {
         let who = if found.writer.is_empty() { "another proxy" } else { &found.writer };
         shared.keeper.stand_by(format!("{who} writes")).await;

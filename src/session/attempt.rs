@@ -31,12 +31,18 @@ impl<P: Protocol> Session<P> {
             Err(broken) => broken,
         };
         let (backend, generation) = (lease.backend().index, lease.generation());
-        if lease.purpose() == Purpose::Read {
+        let purpose = lease.purpose();
+        if purpose != Purpose::Write {
             self.shared.metrics.reads_retried.inc();
         }
         drop(lease);
-        let force = broken.is_damning();
-        self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
+        if purpose == Purpose::Near {
+            // What that means is decided elsewhere; whoever comes next finds out anew.
+            self.shared.backends[backend].refresh();
+        } else {
+            let force = broken.is_damning();
+            self.shared.keeper.lost(backend, generation, broken.to_string(), force).await;
+        }
         if self.client.flushes() != mark.1 {
             return Err(Failure::retry("its backend died in the middle of an answer").into());
         }

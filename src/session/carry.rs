@@ -95,7 +95,7 @@ impl<P: Protocol> Session<P> {
             || !self.pass.as_ref().is_none_or(Pass::writes)
     }
 
-    fn luggage(&self) -> Option<Carried> {
+    pub(super) fn luggage(&self) -> Option<Carried> {
         let (mut prepared, mut texts) = (Vec::new(), Vec::new());
         for (name, kept) in &self.prepared {
             match kept {

@@ -14,6 +14,9 @@ impl<P: Protocol> Session<P> {
         whole: bool,
     ) -> Result<(), Stop> {
         let Some(slot) = self.shared.registry.slot(number, &self.name) else {
+            if self.is_near() {
+                return Err(Stop::Elsewhere);
+            }
             // Whether somebody else has the number is nobody's affair.
             let what = format!("Unknown thread id: {number}");
             return Err(Failure::new(Kind::Refused, what).number(1094).code("HY000").into());

@@ -23,6 +23,7 @@ mod identity;
 mod joint;
 mod kill;
 mod leader;
+mod near;
 pub(crate) mod outside;
 mod own;
 mod prepared;
@@ -49,7 +50,7 @@ pub use group::Groups;
 pub use identity::Identities;
 pub use presence::Present;
 pub use registry::{CancelSlot, Registry, SessionInfo};
-pub use settings::startup_statement;
+pub use settings::{CONSISTENCY, consistency_of, startup_statement};
 pub use shared::{Dice, Shared, SharedSettings, Wanted};
 pub use tables::Tables;
 
@@ -71,6 +72,8 @@ pub enum Stop {
     Server(ServerError),
     /// The application is gone.
     Gone,
+    /// It is the proxy that writes who has to do this.
+    Elsewhere,
 }
 
 impl From<Failure> for Stop {
@@ -150,6 +153,8 @@ pub struct Session<P: Protocol> {
     pass: Option<Pass>,
     /// It may go on at another proxy when the role is handed over, until this is cancelled.
     moves: Option<CancellationToken>,
+    /// What may be a little behind is read here while another proxy writes.
+    near: bool,
     /// Sessions with the same user and settings.
     company: Option<Arc<group::Company<P::Work>>>,
 }
@@ -163,6 +168,8 @@ pub struct Login {
     pub name: String,
     /// Settings chosen in the start-up message.
     pub settings: Settings,
+    /// What its reads are sure to see, where it has chosen.
+    pub consistency: Option<Consistency>,
 }
 
 impl<P: Protocol> Session<P> {
@@ -174,7 +181,7 @@ impl<P: Protocol> Session<P> {
         cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
         stop: CancellationToken,
     ) -> Self {
-        let consistency = shared.settings().consistency;
+        let consistency = login.consistency.unwrap_or(shared.settings().consistency);
         let mut session = Self {
             shared,
             client,
@@ -201,6 +208,7 @@ impl<P: Protocol> Session<P> {
             stop: Ending::of(stop),
             pass: None,
             moves: None,
+            near: false,
             company: None,
         };
         session.scope = session.initial_scope();
@@ -245,7 +253,19 @@ impl<P: Protocol> Session<P> {
                 }
                 Err(Gone) => break,
             };
-            if self.batch(batch).await.is_err() {
+            let answered = if self.is_near() {
+                match self.nearby(batch).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        let carried = self.leaves();
+                        return (self.client, carried);
+                    }
+                    Err(gone) => Err(gone),
+                }
+            } else {
+                self.batch(batch).await
+            };
+            if answered.is_err() {
                 break;
             }
         }
@@ -361,11 +381,21 @@ impl<P: Protocol> Session<P> {
             // Everything up to the end of the pipeline is passed over: nothing of it will be kept.
             self.undo().await;
         }
+        self.finish_batch(stopped, end).await
+    }
+
+    /// Tells the client how its batch has ended.
+    async fn finish_batch(&mut self, stopped: Result<(), Stop>, end: End) -> Result<(), Gone> {
+        use crate::exchange::Sink;
         match stopped {
             Ok(()) => {}
             Err(Stop::Gone) => return Err(Gone),
             Err(Stop::Failure(failure)) => self.client.fail(&failure),
             Err(Stop::Server(error)) => self.client.relay_error(&error),
+            Err(Stop::Elsewhere) => {
+                let what = "the proxy that writes has to do this, and the answer has begun here";
+                self.client.fail(&Failure::retry(what));
+            }
         }
         if end == End::Ready {
             let state = self.state();

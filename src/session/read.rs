@@ -131,6 +131,9 @@ impl<P: Protocol> Session<P> {
             };
             figures.failed.inc();
             if error.code == READ_ONLY && self.client.flushes() == mark.1 {
+                if self.is_near() {
+                    return Err(Stop::Elsewhere);
+                }
                 self.client.buffer().truncate(mark.0);
                 if statements.is_empty() {
                     return self.unexecuted_on_leader(work).await;
@@ -151,6 +154,9 @@ impl<P: Protocol> Session<P> {
 
     /// A connection for a read, to a backend that the balancer chooses.
     pub(super) async fn read_lease(&mut self) -> Result<Lease<P::Link>, Stop> {
+        if self.is_near() {
+            return self.near_lease().await;
+        }
         for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
             let Some(backend) = self.wait_readable().await else {
@@ -191,12 +197,16 @@ impl<P: Protocol> Session<P> {
 
     fn choose(&self) -> Option<usize> {
         let view = self.shared.keeper.view();
-        let readable = view.order.iter().filter(|b| view.is_readable(**b));
+        self.choose_of(view.order.iter().copied().filter(|b| view.is_readable(*b)))
+    }
+
+    /// One of these, as the balancer has it.
+    pub(super) fn choose_of(&self, readable: impl Iterator<Item = usize>) -> Option<usize> {
         let candidates: smallvec::SmallVec<[Candidate; 8]> = readable
             .map(|b| {
-                let backend = &self.shared.backends[*b];
+                let backend = &self.shared.backends[b];
                 Candidate {
-                    backend: *b,
+                    backend: b,
                     weight: backend.weight(),
                     in_flight: backend.in_flight(),
                     latency_us: backend.latency_us(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::draws::Answer;
 use super::leader::{ATTEMPTS, internal};
 use super::transaction::{Place, Transaction};
-use super::{Session, Stop, shares};
+use super::{Session, Stop, near, shares};
 use crate::backend::{Lease, Purpose};
 use crate::catalog::{Plan, Text};
 use crate::error::{Failure, Kind};
@@ -218,6 +218,9 @@ impl<P: Protocol> Session<P> {
     }
 
     pub(super) async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        if self.is_near() && !near::is_local(step.statement) {
+            return Err(Stop::Elsewhere);
+        }
         match &step.statement.class {
             Class::Read => self.read(step).await,
             Class::LeaderRead { .. } if step.statement.set_config.is_some() => {

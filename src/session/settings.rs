@@ -14,7 +14,21 @@ use crate::sql::{Isolation, Modes, Scope, SetOp, Setting, Told};
 use crate::store::capture::quoted;
 
 /// The setting that chooses what the session's reads are sure to see.
-const CONSISTENCY: &str = "lockstep.consistency";
+pub const CONSISTENCY: &str = "lockstep.consistency";
+
+/// The level of consistency of this name.
+///
+/// # Errors
+/// Which names there are.
+pub fn consistency_of(word: &str) -> Result<Consistency, Failure> {
+    Consistency::of(word).ok_or_else(|| {
+        let what = format!("invalid value for parameter \"{CONSISTENCY}\": \"{word}\"");
+        Failure::new(Kind::Refused, what)
+            .code("22023")
+            .number(1231)
+            .hint("Available values: strong, session, eventual.")
+    })
+}
 
 /// The isolation level of transactions that do not choose one.
 pub(super) fn default_isolation(settings: &Settings, manners: &Manners) -> Isolation {
@@ -198,19 +212,8 @@ impl<P: Protocol> Session<P> {
         value: Option<&str>,
     ) -> Result<(), Stop> {
         self.consistency = match value {
-            Some("strong") => Consistency::Strong,
-            Some("session") => Consistency::Session,
-            Some("eventual") => Consistency::Eventual,
             None | Some("default") => self.shared.settings().consistency,
-            Some(other) => {
-                return Err(Failure::new(
-                    Kind::Refused,
-                    format!("invalid value for parameter \"{CONSISTENCY}\": \"{other}\""),
-                )
-                .code("22023")
-                .hint("Available values: strong, session, eventual.")
-                .into());
-            }
+            Some(word) => consistency_of(word)?,
         };
         self.answered(step, "SET")
     }

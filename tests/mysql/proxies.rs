@@ -28,7 +28,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn prepare(name: &str, servers: &[Server], folder: &std::path::Path, on_standby: &str) -> Self {
+    fn prepare(name: &str, servers: &[Server], folder: &std::path::Path, more: &str) -> Self {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let relays: Vec<Relay> = servers
@@ -47,7 +47,7 @@ impl Peer {
              [cluster]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
              [timeouts]\ndead_after = \"3s\"\nprobe_interval = \"300ms\"\nprobe_timeout = \"2s\"\n\
              follower_lock = \"2s\"\nshutdown_grace = \"6s\"\n\
-             [proxy]\nname = \"{name}\"\nadvertise = \"127.0.0.1:{port}\"\non_standby = \"{on_standby}\"\n{}",
+             [proxy]\nname = \"{name}\"\nadvertise = \"127.0.0.1:{port}\"\n{more}\n{}",
             folder.join("state").display(),
             backends.concat()
         );
@@ -71,7 +71,7 @@ impl Peer {
         self.folder.join("log")
     }
 
-    fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(mut process) = self.process.lock().unwrap().take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -86,14 +86,26 @@ impl Peer {
 
     /// What the page for those who watch says.
     fn ready(&self) -> Option<(bool, String)> {
+        let answer = self.page("/readyz")?;
+        Some((answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200"), answer))
+    }
+
+    /// The metrics of this name.
+    pub(crate) fn figures(&self, metric: &str) -> Vec<f64> {
+        let page = self.page("/metrics").expect("the metrics");
+        let values = page.lines().filter(|line| line.starts_with(metric));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+    }
+
+    fn page(&self, path: &str) -> Option<String> {
         let address = ([127, 0, 0, 1], self.http).into();
         let mut stream =
             std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok()?;
         stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        Some((answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200"), answer))
+        Some(answer)
     }
 
     async fn wait(&self, what: &str, is: impl Fn(bool, &str) -> bool) {
@@ -158,15 +170,15 @@ pub(crate) struct Proxies {
 
 impl Proxies {
     pub(crate) async fn start() -> Self {
-        Self::start_with("forward").await
+        Self::start_with("on_standby = \"forward\"").await
     }
 
-    async fn start_with(on_standby: &str) -> Self {
+    /// With these lines of the section `[proxy]`, and more sections behind it.
+    pub(crate) async fn start_with(more: &str) -> Self {
         let servers: Vec<Server> = (0..3).map(|_| Server::launch()).collect();
         let folder = tempfile::tempdir().unwrap();
-        let peers: Vec<Peer> = ["p1", "p2"]
-            .map(|name| Peer::prepare(name, &servers, folder.path(), on_standby))
-            .into();
+        let peers: Vec<Peer> =
+            ["p1", "p2"].map(|name| Peer::prepare(name, &servers, folder.path(), more)).into();
         let init = peers[0].lockstep("init").output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         peers[0].start();
@@ -320,7 +332,7 @@ async fn a_standby_connects_clients_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_for_reads_lets_nobody_write() {
-    let all = Proxies::start_with("read-only").await;
+    let all = Proxies::start_with("on_standby = \"read-only\"").await;
     let (writer, standby) = all.roles();
     let mut near = writer.connect().await;
     run(&mut near, "create table through(id int primary key)").await;

@@ -236,6 +236,7 @@ impl World {
                     user: USER.to_owned(),
                     name: USER.to_owned(),
                     settings: Arc::default(),
+                    consistency: None,
                 };
                 let (shared, stop) = (running.shared.clone(), running.stop.clone());
                 let session = Session::<Sim>::new(shared, client, login, Arc::default(), stop);

@@ -44,8 +44,8 @@ impl MyDial {
         };
         let login = Login { found_rows, ..login.clone() };
         let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
-        link.reader = purpose == Purpose::Read;
-        if self.shared.guarded {
+        link.reader = purpose != Purpose::Write;
+        if self.shared.guarded && purpose != Purpose::Near {
             link.queue(&obeys(&self.shared.token, link.canceller.number));
         }
         // Statements are repeatable and readers refuse writes, whatever the server's defaults are.
@@ -54,6 +54,7 @@ impl MyDial {
             link.queue("SET SESSION TRANSACTION READ ONLY");
         }
         match tokio::time::timeout(self.route.timeout, link.drain()).await {
+            Ok(Ok(None)) if purpose == Purpose::Near => Ok(link),
             Ok(Ok(None)) => self.check_start(&mut link).await.map(|()| link),
             Ok(Ok(Some(error))) => {
                 Err(ConnectError::Refused { code: error.code, message: error.what })

@@ -43,16 +43,19 @@ impl PgDial {
             let message = format!("user \"{user}\" is not in the configuration");
             return Err(ConnectError::Refused { code: "28000".into(), message });
         };
-        if purpose == Purpose::Read {
+        if purpose != Purpose::Write {
             let read_only = ("default_transaction_read_only".to_owned(), "on".to_owned());
             login.parameters.push(read_only);
         }
         let mut link = self.route.login(&login, self.shared.clone(), gone).await?;
-        self.check_start(&mut link).await?;
-        link.reader = purpose == Purpose::Read;
+        link.reader = purpose != Purpose::Write;
         if link.reader {
             link.parameters.insert("default_transaction_read_only".into(), "off".into());
         }
+        if purpose == Purpose::Near {
+            return Ok(link);
+        }
+        self.check_start(&mut link).await?;
         // Whom the backend obeys no more is let in for nothing, not even for a read. Whoever was let in a moment before
         // that is ended by whoever is obeyed now.
         let mark = self.mark(&mut link);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use lockstep_protocol::mysql::command;
 use lockstep_protocol::mysql::handshake::CHALLENGE as GREETING;
 use lockstep_protocol::mysql::stmt::Kind as ParameterKind;
 use lockstep_protocol::mysql::{packet, response};
@@ -54,6 +55,33 @@ impl MyClient {
             && self.leaving.is_none()
             && self.preparing.is_none()
             && self.long == 0
+    }
+
+    /// Keeps a command, where it may have to be taken back. What a later one needs is kept until that is answered.
+    pub(super) fn keep_command(&mut self, payload: &Bytes) {
+        let Some((commands, whole)) = &mut self.kept else { return };
+        if std::mem::take(whole) {
+            commands.clear();
+        }
+        commands.retain(|kept| command::kind(kept) == Some(command::STMT_SEND_LONG_DATA));
+        commands.push(payload.clone());
+    }
+
+    /// Takes the last command back, of which nothing was answered, and what was sent ahead for it.
+    pub(super) fn unread(&mut self) {
+        let Some((commands, _)) = self.kept.take() else { return };
+        let mut unread = BytesMut::new();
+        for payload in &commands {
+            packet::put(&mut unread, 0, payload);
+        }
+        unread.extend_from_slice(&self.incoming);
+        self.incoming = unread;
+        self.outgoing.clear();
+        self.change = None;
+        self.settled = true;
+        if let Some(number) = self.preparing.take() {
+            self.own.remove(&number);
+        }
     }
 
     /// Has the proxy that the client came by take it back, and takes in what the client has said by then.

@@ -9,6 +9,7 @@
 //! that ends a result is held back until more is known: whether another result follows, and whether
 //! the commit behind it succeeds.
 
+mod answers;
 mod asides;
 mod binary;
 mod charset;
@@ -25,7 +26,6 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use lockstep_protocol::mysql::handshake::{CHALLENGE, capability as cap};
 use lockstep_protocol::mysql::stmt::{Kind as ParameterKind, PrepareOk};
-use lockstep_protocol::mysql::value::kind;
 use lockstep_protocol::mysql::{packet, response};
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,8 @@ pub struct MyClient {
     /// The answer is complete: nothing is held back.
     settled: bool,
     flushes: u64,
+    /// What has not been answered, where it may have to be taken back, and whether the command is whole.
+    kept: Option<(Vec<Bytes>, bool)>,
 }
 
 impl MyClient {
@@ -153,6 +155,7 @@ impl MyClient {
             change: None,
             settled: true,
             flushes: 0,
+            kept: None,
         }
     }
 
@@ -218,31 +221,6 @@ impl MyClient {
 
     fn eof(&mut self, mark: Mark) {
         self.put(mark, |buf| response::eof(buf, 0, 0));
-    }
-
-    /// Columns of text.
-    fn columns(&mut self, names: &[&str]) {
-        const UTF8MB4: u16 = 45;
-        for name in names {
-            let column = response::Column {
-                name: name.as_bytes(),
-                kind: kind::VAR_STRING,
-                charset: UTF8MB4,
-                flags: 0,
-            };
-            self.put(Mark::Middle, |buf| column.encode(buf));
-        }
-    }
-
-    /// Answers the prepare of a statement that no server sees.
-    fn prepared(&mut self, statement: u32, columns: &[&str]) {
-        let count = u16::try_from(columns.len()).unwrap_or(u16::MAX);
-        let ok = PrepareOk { statement, columns: count, parameters: 0, warnings: 0 };
-        self.put(Mark::Middle, |buf| ok.encode(buf));
-        if count > 0 {
-            self.columns(columns);
-            self.eof(Mark::Middle);
-        }
     }
 
     /// A prepared statement is known with its parameters once a server has answered.
@@ -316,8 +294,12 @@ impl Client for MyClient {
             let packet = self.packet().await?;
             self.settled = false;
             self.past.begin();
+            self.keep_command(&packet.payload);
             match self.command(&packet.payload)? {
                 Some(item) => {
+                    if let Some((_, whole)) = &mut self.kept {
+                        *whole = true;
+                    }
                     return Ok(Batch { items: vec![item], end: End::Ready, failure: None });
                 }
                 None => {
@@ -346,26 +328,7 @@ impl Client for MyClient {
         if let MyWork::Prepare { number, .. } = work {
             return self.prepared(*number, table.columns);
         }
-        self.put(Mark::Middle, |buf| response::column_count(buf, table.columns.len()));
-        self.columns(table.columns);
-        self.eof(Mark::Middle);
-        let binary = matches!(work, MyWork::Execute { .. });
-        for row in table.rows {
-            let values: Vec<Option<&[u8]>> =
-                row.iter().map(|value| value.as_deref().map(str::as_bytes)).collect();
-            self.put(Mark::Middle, |buf| {
-                if binary {
-                    put_binary_head(buf, &values);
-                    response::put_text_row(
-                        buf,
-                        &values.into_iter().filter(Option::is_some).collect::<Vec<_>>(),
-                    );
-                } else {
-                    response::put_text_row(buf, &values);
-                }
-            });
-        }
-        self.eof(Mark::Result);
+        self.table(table, matches!(work, MyWork::Execute { .. }));
     }
 
     fn fail(&mut self, failure: &Failure) {
@@ -448,6 +411,14 @@ impl Client for MyClient {
         self.stream.hang_up_on(hangup);
     }
 
+    fn keep_requests(&mut self) {
+        self.kept = Some((Vec::new(), true));
+    }
+
+    fn take_back(&mut self) {
+        self.unread();
+    }
+
     fn is_at_rest(&self) -> bool {
         self.is_at_rest()
     }
@@ -479,16 +450,4 @@ fn text_of(failure: &Failure) -> String {
     let end = (0..=MESSAGE_LIMIT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.truncate(end.unwrap_or(0));
     text
-}
-
-/// What stands in front of a row in binary form: which values are NULL.
-fn put_binary_head(buf: &mut BytesMut, values: &[Option<&[u8]>]) {
-    buf.put_u8(0);
-    let mut nulls = vec![0_u8; (values.len() + 2).div_ceil(8)];
-    for (at, value) in values.iter().enumerate() {
-        if value.is_none() {
-            nulls[(at + 2) / 8] |= 1 << ((at + 2) % 8);
-        }
-    }
-    buf.put_slice(&nulls);
 }

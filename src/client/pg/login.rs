@@ -79,7 +79,10 @@ pub enum Knock {
 /// Where a client is served.
 pub enum Whither {
     /// At this proxy.
-    Here,
+    Here {
+        /// Another one writes: this one has it as long as it only reads.
+        near: bool,
+    },
     /// At the proxy at the other end.
     There {
         /// The way to it, on which everything was said that the client has said.
@@ -93,11 +96,12 @@ pub enum Whither {
 
 /// Says where the clients of a database are served. A client that comes by way of another proxy is not sent on.
 pub trait Signpost: Sync {
-    /// Looks where it is; may wait for that to be known. `said` is what is said there, for one that may only read or
+    /// Looks where it is, by the database and the start-up settings that it has chosen; may wait for that to be known.
+    /// `said` is what is said there, for one that may only read or
     /// not.
     fn look(
         &self,
-        database: &str,
+        chosen: (&str, &[(String, String)]),
         forwarded: bool,
         said: impl Fn(bool) -> BytesMut + Send + Sync,
     ) -> impl Future<Output = Whither> + Send;
@@ -146,6 +150,8 @@ pub struct Greeting {
     pub reads: bool,
     /// That proxy takes it back, with a proof about this.
     pub takes_back: Option<Bytes>,
+    /// It is served here for as long as it reads only, although another proxy writes.
+    pub near: bool,
 }
 
 impl Greeting {
@@ -252,15 +258,16 @@ impl Door {
                 said.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             escort.message(&pairs)
         };
-        match signpost.look(&wanted.database, wanted.forwarded.is_some(), hand_on).await {
-            Whither::Here => {}
+        let chosen = (&*wanted.database, &*wanted.settings);
+        let near = match signpost.look(chosen, wanted.forwarded.is_some(), hand_on).await {
+            Whither::Here { near } => near,
             Whither::There { far, early } => {
                 let Visitor { stream, incoming: said } = visitor;
                 let passage = Passage { stream, far, said, early, challenge };
                 return Ok(Knock::Forward(Box::new(passage)));
             }
             Whither::Nowhere(refusal) => return visitor.refuse(&refusal).await,
-        }
+        };
         if wanted.goes_on {
             return self.arrival(visitor, wanted.takes_back).await;
         }
@@ -278,7 +285,7 @@ impl Door {
         let Wanted { user, database, settings, forwarded, reads, takes_back, .. } = wanted;
         let origin = forwarded.and_then(|origin| origin.parse().ok());
         let greeting =
-            Greeting { client, user, database, settings, peer, origin, reads, takes_back };
+            Greeting { client, user, database, settings, peer, origin, reads, takes_back, near };
         Ok(Knock::Client(Box::new(greeting)))
     }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use lockstep_protocol::pg::frame;
+
 use super::names::Listed;
 use super::{Bounds, PgClient};
 use crate::client::take_in_the_rest;
@@ -37,6 +39,29 @@ impl PgClient {
             && self.pushed_back.is_none()
             && !self.skipping
             && !self.sync_owed
+    }
+
+    /// Keeps a message, where its batch may have to be taken back.
+    pub(super) fn keep(&mut self, frame: &frame::Frame) {
+        let Some((messages, whole)) = &mut self.kept else { return };
+        if std::mem::take(whole) {
+            messages.clear();
+        }
+        messages.push(frame.bytes.clone());
+    }
+
+    /// Takes the last batch back, of which nothing was answered.
+    pub(super) fn unread_batch(&mut self) {
+        let Some((messages, _)) = self.kept.take() else { return };
+        let mut unread = BytesMut::new();
+        messages.iter().for_each(|message| unread.extend_from_slice(message));
+        unread.extend_from_slice(&self.incoming);
+        self.incoming = unread;
+        self.outgoing.clear();
+        self.reports.clear();
+        self.pushed_back = None;
+        self.skipping = false;
+        self.names.take_back();
     }
 
     /// Has the proxy that the client came by take it back, and takes in what the client has said by then.

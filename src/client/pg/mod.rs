@@ -12,7 +12,7 @@ mod wanted;
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::server::ErrorFields;
@@ -72,6 +72,8 @@ pub struct PgClient {
     encoding: Encoding,
     /// A message that came while a bulk load was not open yet.
     pushed_back: Option<frame::Frame>,
+    /// The messages of the batch, where it may have to be taken back, and whether it is whole.
+    kept: Option<(Vec<Bytes>, bool)>,
 }
 
 impl PgClient {
@@ -100,6 +102,7 @@ impl PgClient {
             reports: Vec::new(),
             encoding: Encoding::Utf8,
             pushed_back: None,
+            kept: None,
         }
     }
 
@@ -130,7 +133,10 @@ impl PgClient {
         }
         loop {
             match frame::take(&mut self.incoming, self.bounds.message) {
-                Ok(Some(frame)) => return Ok(frame),
+                Ok(Some(frame)) => {
+                    self.keep(&frame);
+                    return Ok(frame);
+                }
                 Ok(None) => {}
                 Err(DecodeError::TooLong { announced, max }) => {
                     self.close(&texts::too_long(announced, max)).await;
@@ -154,6 +160,9 @@ impl PgClient {
 
     fn take_batch(&mut self, end: End, failure: Option<Failure>) -> Batch<PgWork> {
         self.end_steps();
+        if let Some((_, whole)) = &mut self.kept {
+            *whole = true;
+        }
         self.end = end;
         Batch { items: std::mem::take(&mut self.items), end, failure }
     }
@@ -464,6 +473,14 @@ impl Client for PgClient {
 
     fn is_at_rest(&self) -> bool {
         self.is_at_rest()
+    }
+
+    fn keep_requests(&mut self) {
+        self.kept = Some((Vec::new(), true));
+    }
+
+    fn take_back(&mut self) {
+        self.unread_batch();
     }
 
     async fn close(&mut self, failure: &Failure) {

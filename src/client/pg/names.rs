@@ -17,6 +17,8 @@ pub(super) struct Names {
     unnamed_portal: Option<Reference>,
     /// Names given in the batch under way: an error takes them back.
     fresh: Vec<String>,
+    /// Names given up in it.
+    closed: Vec<(String, Arc<Prepared>)>,
 }
 
 /// A statement as it goes to another proxy: its name, where it has one, its text, and the types of its parameters.
@@ -87,7 +89,14 @@ impl Names {
     pub(super) fn forget(&mut self, name: Option<&str>) -> bool {
         match name {
             Some("") => return self.unnamed.take().is_some(),
-            Some(name) => return self.statements.remove(name).is_some(),
+            Some(name) => {
+                let closed = self.statements.remove(name);
+                let known = closed.is_some();
+                // Who was there before the batch comes back with it.
+                let closed = closed.filter(|_| !self.fresh.iter().any(|fresh| fresh == name));
+                self.closed.extend(closed.map(|prepared| (name.to_owned(), prepared)));
+                return known;
+            }
             None => self.statements.clear(),
         }
         self.unnamed = None;
@@ -96,9 +105,17 @@ impl Names {
 
     /// Statements that were given a name since the last batch keep it, or lose it.
     pub(super) fn settle(&mut self, keep: bool) {
+        self.closed.clear();
         for name in self.fresh.drain(..).filter(|_| !keep) {
             self.statements.remove(&name);
         }
+    }
+
+    /// The batch under way was not meant for us: all names are what they were before it.
+    pub(super) fn take_back(&mut self) {
+        let closed = std::mem::take(&mut self.closed);
+        self.settle(false);
+        self.statements.extend(closed);
     }
 
     /// Notes what a portal was made of.

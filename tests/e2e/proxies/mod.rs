@@ -3,6 +3,7 @@
 
 mod finding;
 mod moving;
+mod near;
 mod rig;
 mod state;
 
