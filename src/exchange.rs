@@ -264,13 +264,16 @@ pub struct Mishap {
     pub what: String,
 }
 
+/// The code of a mishap whose cause is a disk without room, whatever the server calls it.
+pub const DISK_FULL: &str = "53100";
+
 impl Mishap {
     /// Whether it tells of the server's machine, such as a full disk, and not of what was asked.
     #[must_use]
     pub fn is_of_the_server(&self) -> bool {
         // Insufficient resources, and errors of the system below. Connections and memory are
         // one session's matter.
-        matches!(self.code.as_str(), "53100" | "58000" | "58030")
+        [DISK_FULL, "58000", "58030"].contains(&self.code.as_str())
     }
 }
 

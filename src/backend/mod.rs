@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::balance;
 use crate::metrics::BackendMetrics;
 pub use pool::{CheckoutError, Identity, Lease, Limits, Pool};
 
@@ -105,6 +107,9 @@ pub struct Backend<L> {
     weight: AtomicU32,
     in_flight: AtomicU32,
     latency_us: AtomicU32,
+    /// When the last read ended, in milliseconds since `made`.
+    read_ms: AtomicU64,
+    made: Instant,
     generation: AtomicU64,
     gone: Mutex<CancellationToken>,
     dial: Box<dyn Dial<L>>,
@@ -134,6 +139,8 @@ impl<L: crate::exchange::Link> Backend<L> {
             weight: AtomicU32::new(weight),
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU32::new(500),
+            read_ms: AtomicU64::new(0),
+            made: Instant::now(),
             generation: AtomicU64::new(1),
             gone: Mutex::new(CancellationToken::new()),
             dial,
@@ -245,9 +252,11 @@ impl<L: crate::exchange::Link> Backend<L> {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Decaying mean latency of reads in microseconds.
-    pub fn latency_us(&self) -> u32 {
-        self.latency_us.load(Ordering::Relaxed)
+    /// Decaying mean latency of reads in microseconds, at this moment.
+    pub fn latency_us(&self, now: Instant) -> u32 {
+        let last = Duration::from_millis(self.read_ms.load(Ordering::Relaxed));
+        let idle = (now - self.made).saturating_sub(last);
+        balance::faded(self.latency_us.load(Ordering::Relaxed), idle)
     }
 
     /// A request begins.
@@ -255,14 +264,16 @@ impl<L: crate::exchange::Link> Backend<L> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request has ended after some time.
-    pub fn request_ends(&self, took: Duration) {
+    /// A request has ended at this moment, after some time.
+    pub fn request_ends(&self, took: Duration, now: Instant) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let sample = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let old = self.latency_us.load(Ordering::Relaxed);
+        let old = self.latency_us(now);
         // An exponentially weighted mean with a weight of 1/8; a lost update does no harm.
         let new = old - old / 8 + sample / 8;
         self.latency_us.store(new, Ordering::Relaxed);
+        let at = u64::try_from((now - self.made).as_millis()).unwrap_or(u64::MAX);
+        self.read_ms.store(at, Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,8 @@
 //! `load` is the power of two choices (Mitzenmacher 2001) over requests in flight and a decaying
 //! latency, divided by the weight: two candidates are drawn, the less loaded one wins.
 
+use std::time::Duration;
+
 use crate::config::Balancer;
 
 /// What is known about a backend that may be read.
@@ -24,6 +26,12 @@ impl Candidate {
         let latency = u64::from(self.latency_us.max(1));
         (u64::from(self.in_flight) + 1) * latency.max(100) * 1000 / u64::from(self.weight.max(1))
     }
+}
+
+/// A mean latency that nothing has been added to for some time. It fades, half of it each second: who was
+/// slow once, and is passed over for it, would else never be asked again.
+pub fn faded(latency_us: u32, idle: Duration) -> u32 {
+    latency_us.checked_shr(u32::try_from(idle.as_secs()).unwrap_or(u32::MAX)).unwrap_or(0)
 }
 
 /// Chooses one of the candidates. `dice` is a random number, `turn` counts up with every choice.
@@ -101,6 +109,16 @@ mod tests {
         for dice in [0, 1, 1 << 32, u64::MAX] {
             assert_eq!(choose(Balancer::Load, &both, dice, 0), Some(1));
         }
+    }
+
+    #[test]
+    fn who_was_slow_once_is_asked_again() {
+        let secs = Duration::from_secs;
+        assert_eq!(faded(8000, Duration::from_millis(900)), 8000);
+        assert_eq!(
+            (faded(8000, secs(3)), faded(8000, secs(40)), faded(8000, secs(1 << 40))),
+            (1000, 0, 0)
+        );
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn backends<P: Protocol>(shared: &Shared<P>) -> Vec<Row> {
             text(role(&view, index)),
             text(backend.weight()),
             text(backend.in_flight()),
-            text(backend.latency_us()),
+            text(backend.latency_us(tokio::time::Instant::now())),
             lag(&view, index),
             text(member.why()),
             text(rfc3339(member.since_ms)),

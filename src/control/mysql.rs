@@ -202,7 +202,7 @@ impl MyControl {
         let mut answer = seen;
         let known = self.started.load(Ordering::Relaxed);
         let seen: i64 = answer.started.parse().unwrap_or_default();
-        if (known - seen).abs() <= 1 {
+        if known.abs_diff(seen) <= 1 {
             answer.started = known.to_string();
         } else {
             self.started.store(seen, Ordering::Relaxed);
@@ -311,7 +311,7 @@ impl Control for MyControl {
             let mut lent = self.lend().await?;
             // One connection knows one server only: a restart in between would end it.
             let now = self.within(rows::identity(&mut lent.conn)).await?.started;
-            if started.parse().map_or(true, |known: i64| (known - now).abs() > 1) {
+            if started.parse().map_or(true, |known: i64| known.abs_diff(now) > 1) {
                 lent.keep();
                 return Err("the server was restarted".into());
             }

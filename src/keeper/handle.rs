@@ -228,9 +228,13 @@ impl Handle {
         (**self.following.load()).clone()
     }
 
-    /// Notes which backends the newest view has while another proxy writes, and until when that counts.
-    pub fn note_near(&self, members: Vec<usize>, until: Instant) {
+    /// Notes which backends the newest view has while another proxy writes, and until when that counts. Which of
+    /// those before are not among them any more.
+    pub fn note_near(&self, members: Vec<usize>, until: Instant) -> Vec<usize> {
+        let before = self.near.load_full();
+        let left = before.0.iter().copied().filter(|backend| !members.contains(backend)).collect();
         self.near.store(Arc::new((members, Some(until))));
+        left
     }
 
     /// Where a proxy that stands by may read what may be a little behind: the members of the newest view, as of a

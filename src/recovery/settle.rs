@@ -130,7 +130,10 @@ async fn watch<P: Protocol>(
         found.seen[backend].is_some() && found.newest.members.contains(&settings.names[backend])
     });
     let until = Instant::now() + settings.role.takeover_after;
-    shared.keeper.note_near(members.collect(), until);
+    for backend in shared.keeper.note_near(members.collect(), until) {
+        // Whoever reads there by way of here goes elsewhere: what is frozen would not end by itself.
+        shared.backends[backend].give_up();
+    }
     if shared.keeper.view().phase != Phase::Standby {
         let who = if found.writer.is_empty() { "another proxy" } else { &found.writer };
         shared.keeper.stand_by(format!("{who} writes")).await;

@@ -117,7 +117,7 @@ impl<P: Protocol> Session<P> {
             backend.request_begins();
             let ran = self.attempt(lease, work, Watch::default()).await;
             let ended = Instant::now();
-            backend.request_ends(ended - started);
+            backend.request_ends(ended - started, ended);
             let Some((lease, outcome)) = ran? else {
                 continue;
             };
@@ -202,6 +202,7 @@ impl<P: Protocol> Session<P> {
 
     /// One of these, as the balancer has it.
     pub(super) fn choose_of(&self, readable: impl Iterator<Item = usize>) -> Option<usize> {
+        let now = Instant::now();
         let candidates: smallvec::SmallVec<[Candidate; 8]> = readable
             .map(|b| {
                 let backend = &self.shared.backends[b];
@@ -209,7 +210,7 @@ impl<P: Protocol> Session<P> {
                     backend: b,
                     weight: backend.weight(),
                     in_flight: backend.in_flight(),
-                    latency_us: backend.latency_us(),
+                    latency_us: backend.latency_us(now),
                 }
             })
             .collect();

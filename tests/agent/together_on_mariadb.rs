@@ -35,3 +35,18 @@ fn a_whole_machine_freezes_and_wakes_up_late() {
 fn a_frozen_masters_open_transaction_has_ended_before_the_next_one_writes() {
     together::an_open_transaction_freezes(&MARIADB);
 }
+
+#[test]
+fn a_disk_is_full() {
+    together::disks_are_full(&Want { disk: Some("192m"), ..MARIADB });
+}
+
+#[test]
+fn clocks_on_the_wall_jump() {
+    together::clocks_jump(&Want { wall: true, ahead: 20_000_000, ..MARIADB });
+}
+
+#[test]
+fn with_three_databases_two_machines_die_one_after_the_other() {
+    together::two_of_three_die(&Want { three: true, ahead: 5_000_000, ..MARIADB });
+}

@@ -47,6 +47,8 @@ pub struct Machine {
     must_read: bool,
     read_at: Moment,
     renew_at: Moment,
+    /// Not before is anything else asked for that has got no answer.
+    pub(super) retry_at: Moment,
     stamps: i64,
     /// What ran under this incarnation before still runs, in maintenance: to be gone on with.
     pub(super) adopts: bool,
@@ -76,6 +78,7 @@ impl Machine {
             must_read: false,
             read_at: Moment::default(),
             renew_at: Moment::default(),
+            retry_at: Moment::default(),
             stamps: i64::from(seed) << 31,
             adopts: false,
             acts: Vec::new(),
@@ -204,6 +207,7 @@ impl Machine {
                 Poll::Send(Request::Read)
             }
             Phase::Unknown | Phase::Regressed | Phase::Stopping(None, _) => Poll::Wait(next_read),
+            Phase::Releasing(..) if now < self.retry_at => Poll::Wait(self.retry_at),
             Phase::Releasing(held, cause) => {
                 let reason = if *cause == Event::Switchover { "switchover" } else { cause.word() };
                 let expected = held.row.key();
@@ -292,6 +296,7 @@ impl Machine {
     /// A holder that got no answer does not wait for its usual turn.
     fn again(&mut self, now: Moment) {
         self.renew_at = now.after(self.policy.retry);
+        self.retry_at = self.renew_at;
     }
 
     fn on_no_row(&mut self, now: Moment) {

@@ -8,6 +8,9 @@ impl Machine {
     /// What to send while standing by, or until when to wait; no later than `next_read`.
     pub(super) fn wish(&mut self, now: Moment, next_read: Moment) -> Poll {
         let Some(seen) = self.seen.clone() else { return Poll::Wait(next_read) };
+        if now < self.retry_at {
+            return Poll::Wait(self.retry_at.min(next_read));
+        }
         if seen.row.paused != Pause::No || !self.may_take(now) {
             return Poll::Wait(next_read);
         }

@@ -226,3 +226,36 @@ fn what_was_left_in_maintenance_is_gone_on_with() {
     let other = Machine::new(Policy::default(), "n1", "run-1", 0, 7);
     assert_eq!(renewed(other, Pause::Yes).0.phase(), PhaseName::Claiming);
 }
+
+/// How often something else than a read is asked for within ten seconds, if nothing but reads gets an answer.
+fn asks(machine: &mut Machine, row: &Lease) -> usize {
+    let mut asked = 0;
+    for now in 0..10_000 {
+        while let Poll::Send(request) = machine.poll(at(now)) {
+            let read = matches!(request, Request::Read);
+            asked += usize::from(!read);
+            assert!(asked < 1000, "without pause");
+            let answer = if read { Answer::Row(Some(row.clone())) } else { Answer::Lost };
+            machine.on_answer(at(now), answer);
+        }
+    }
+    asked
+}
+
+#[test]
+fn a_database_that_takes_no_writes_is_not_asked_without_pause() {
+    let mut taking = machine(Policy::default());
+    taking.set_standing(at(0), ready());
+    let retries = 10_000 / Policy::default().retry.as_millis() as usize;
+    let asked = asks(&mut taking, &Lease::unborn());
+    assert!((retries / 2..=retries + 1).contains(&asked), "{asked} attempts to take it");
+    let mut releasing = machine(Policy::default());
+    releasing.set_standing(at(0), ready());
+    read(&mut releasing, 0, &Lease::unborn());
+    let Poll::Send(Request::Take(taken)) = releasing.poll(at(0)) else { panic!("it takes") };
+    releasing.on_answer(at(0), Answer::Matched(true));
+    releasing.on_done(at(0), Done::StartFailed);
+    releasing.on_done(at(0), Done::Stopped);
+    let asked = asks(&mut releasing, &taken.row);
+    assert!((retries / 2..=retries + 1).contains(&asked), "{asked} attempts to give it back");
+}

@@ -78,7 +78,7 @@ impl MyDial {
             _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
         };
         // Two numbers of whole seconds are subtracted: one second says nothing.
-        if seen.parse::<i64>().is_ok_and(|seen| (seen - known).abs() <= 1) {
+        if seen.parse::<i64>().is_ok_and(|seen| seen.abs_diff(known) <= 1) {
             Ok(())
         } else {
             Err(ConnectError::Unreachable("the server was restarted".into()))

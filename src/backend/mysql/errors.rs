@@ -34,3 +34,15 @@ pub(super) fn read_error(payload: &[u8]) -> ServerError {
         },
     }
 }
+
+/// Whether an error says that the server's disk has no room: `ER_DISK_FULL`, `ER_ERROR_ON_WRITE`,
+/// `ER_RECORD_FILE_FULL` (a table of InnoDB is full when its file cannot grow), and what an engine says
+/// that hands the system's own number on.
+pub(super) fn tells_of_a_full_disk(payload: &[u8]) -> bool {
+    const NUMBERS: [u16; 3] = [1021, 1026, 1114];
+    const FROM_AN_ENGINE: u16 = 1030;
+    response::Err::decode(payload).is_ok_and(|error| {
+        let no_space = String::from_utf8_lossy(error.message).contains("No space left on device");
+        NUMBERS.contains(&error.number) || (error.number == FROM_AN_ENGINE && no_space)
+    })
+}

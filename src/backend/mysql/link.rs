@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::line;
 use super::connect::{Login, Route};
-use super::errors::{TOO_LONG, number_of, read_error};
+use super::errors::{TOO_LONG, number_of, read_error, tells_of_a_full_disk};
 use crate::ending::Ending;
-use crate::exchange::{Broken, Mishap, Settings, TxState};
+use crate::exchange::{Broken, DISK_FULL, Mishap, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::mysql::{Prepared, Statements};
 
@@ -428,7 +428,9 @@ impl MyLink {
                 // the next one would find.
                 self.spent |= ["settings", "context"].contains(&expected.what);
                 let what = format!("{}: {error}", expected.what);
-                Some(Mishap { code: error.code, what })
+                let code =
+                    if tells_of_a_full_disk(payload) { DISK_FULL.into() } else { error.code };
+                Some(Mishap { code, what })
             }
             Event::Result { more: false, .. } => {
                 let got = told(payload).map_or(expected.seen, |(affected, _)| affected);

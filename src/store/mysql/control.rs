@@ -15,12 +15,15 @@ use crate::store::control::Control;
 use crate::store::journal::{OUTSIDE_VERSION, Record};
 
 /// When the server was started, in whole seconds of its own clock: the uptime is counted from the same
-/// instant as the time, so that the difference stands still.
-pub const STARTED_SQL: &str = "SELECT CAST(UNIX_TIMESTAMP() - VARIABLE_VALUE AS SIGNED) FROM \
+/// instant as the time, so that the difference stands still. Where that clock was set back to before
+/// the start, the uptime is below zero, and told as a number without a sign.
+pub const STARTED_SQL: &str = "SELECT CAST(UNIX_TIMESTAMP() AS SIGNED) - \
+    CAST(CAST(VARIABLE_VALUE AS UNSIGNED) AS SIGNED) FROM \
     information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'UPTIME'";
 
 /// The same where `information_schema` no longer has it (MySQL 8).
-pub const STARTED_SQL_8: &str = "SELECT CAST(UNIX_TIMESTAMP() - VARIABLE_VALUE AS SIGNED) FROM \
+pub const STARTED_SQL_8: &str = "SELECT CAST(UNIX_TIMESTAMP() AS SIGNED) - \
+    CAST(CAST(VARIABLE_VALUE AS UNSIGNED) AS SIGNED) FROM \
     performance_schema.global_status WHERE VARIABLE_NAME = 'UPTIME'";
 
 /// Which server this is, and since when it runs.

@@ -178,6 +178,7 @@ impl Database {
             }
             Kind::MariaDb => {
                 let program = Path::new("/usr/sbin/mariadbd");
+                command.arg("env").args(&self.environment);
                 command.arg(if program.exists() { program } else { Path::new("mariadbd") });
                 command.arg("--no-defaults").arg("--user=root");
                 command.arg(format!("--tmpdir={}", folder.display()));

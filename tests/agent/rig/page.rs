@@ -57,8 +57,8 @@ pub(super) fn proxy_file(number: usize, folder: &Path, want: &Want) -> String {
     let address = format!("10.77.0.{}", 10 + number);
     let own = own.replace("\"m1\"", &format!("\"m{number}\"")).replace("10.77.0.11", &address);
     let text = format!("{before}{own}");
+    let text = if want.three { with_third(&text) } else { text };
     match want.kind {
-        _ if want.three => with_third(&text),
         Kind::Postgres => text,
         Kind::MariaDb => text + &adapt(&file("mariadb.toml"), folder, ""),
     }
@@ -124,8 +124,10 @@ fn adapt(text: &str, folder: &Path, state: &str) -> String {
 
 /// The third machine has a database, and there is no witness.
 fn with_third(text: &str) -> String {
-    let third = "[[backend]]\nname = \"m3\"\nurl = \"postgresql://10.77.0.13:5432\"\n[[user]]";
-    let text = text.replacen("[[user]]", third, 1);
+    let second = text.find("[[backend]]\nname = \"m2\"").expect("the second machine's");
+    let end = second + text[second..].find("\n[[user]]").expect("the users behind it");
+    let third = text[second..end].replace("\"m2\"", "\"m3\"").replace("10.77.0.12", "10.77.0.13");
+    let text = format!("{}\n{third}{}", &text[..end], &text[end..]);
     let (before, witness) = text.split_at(text.find("[witness]").unwrap());
     let (_, rest) = witness.split_at(witness.find("[[resource]]").unwrap());
     format!("{before}{rest}")

@@ -166,31 +166,41 @@ fn nobody_who_reads_there_notices_that_a_server_or_the_writer_dies() {
     run_heavy(secs(120), async {
         let all = two_proxies(&[("timeouts.hold", "\"20s\"")]).await;
         let (p1, p2) = (all.peer("p1"), all.peer("p2"));
-        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let mut readers = Vec::new();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut readers, mut counts) = (Vec::new(), Vec::new());
         for _ in 0..6 {
-            let session = lax(p2).await;
-            readers.push(runtime().spawn(reads_on(session, stop.clone(), rounds.clone())));
+            let (session, count) = (lax(p2).await, Arc::new(AtomicUsize::new(0)));
+            readers.push(runtime().spawn(reads_on(session, stop.clone(), count.clone())));
+            counts.push(count);
         }
+        // Each of them, by so much.
         let go_on = async |more: usize| {
-            let before = rounds.load(Ordering::Relaxed);
-            eventually("reads to go on", secs(30), || async {
-                let now = rounds.load(Ordering::Relaxed) - before;
-                if now >= more { Ok(()) } else { Err(format!("{now} more")) }
+            let read = || counts.iter().map(|count| count.load(Ordering::Relaxed));
+            let before: Vec<usize> = read().collect();
+            eventually("everybody to read on", secs(15), || async {
+                let all = read().zip(&before).all(|(now, before)| now >= before + more);
+                if all {
+                    Ok(())
+                } else {
+                    Err(format!("{before:?}, {:?}", read().collect::<Vec<_>>()))
+                }
             })
             .await;
         };
-        go_on(100).await;
+        go_on(20).await;
         for server in &all.cluster.servers[1..] {
             server.kill9();
-            go_on(100).await;
+            go_on(20).await;
             server.start();
-            go_on(50).await;
+            go_on(20).await;
         }
-        readers.push(runtime().spawn(reads_on(lax(p2).await, stop.clone(), rounds.clone())));
+        all.cluster.servers[1].freeze();
+        go_on(20).await;
+        all.cluster.servers[1].thaw();
+        is_through(p2, 0.0).await;
         p1.kill9();
         p2.wait_writing(secs(20)).await;
-        go_on(200).await;
+        go_on(20).await;
         stop.store(true, Ordering::Relaxed);
         for (n, reader) in readers.into_iter().enumerate() {
             let session = reader.await.expect("a reader that was told of nothing");
