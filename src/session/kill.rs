@@ -14,7 +14,7 @@ impl<P: Protocol> Session<P> {
         whole: bool,
     ) -> Result<(), Stop> {
         let Some(slot) = self.shared.registry.slot(number, &self.name) else {
-            if self.is_near() {
+            if self.near {
                 return Err(Stop::Elsewhere);
             }
             // Whether somebody else has the number is nobody's affair.

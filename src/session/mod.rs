@@ -153,7 +153,8 @@ pub struct Session<P: Protocol> {
     pass: Option<Pass>,
     /// It may go on at another proxy when the role is handed over, until this is cancelled.
     moves: Option<CancellationToken>,
-    /// What may be a little behind is read here while another proxy writes.
+    /// What may be a little behind is read here while another proxy writes. It does nothing else here: whatever the
+    /// role of this proxy becomes, the session gets its place, and its right to write, anew.
     near: bool,
     /// Sessions with the same user and settings.
     company: Option<Arc<group::Company<P::Work>>>,
@@ -253,7 +254,7 @@ impl<P: Protocol> Session<P> {
                 }
                 Err(Gone) => break,
             };
-            let answered = if self.is_near() {
+            let answered = if self.near {
                 match self.nearby(batch).await {
                     Ok(true) => Ok(()),
                     Ok(false) => {

@@ -27,11 +27,6 @@ impl<P: Protocol> Session<P> {
         self
     }
 
-    /// Whether another proxy writes, and the session has stayed here.
-    pub(super) fn is_near(&self) -> bool {
-        self.near && self.shared.keeper.view().phase == Phase::Standby
-    }
-
     /// What goes along with a session that leaves with its last batch unread.
     pub(super) fn leaves(&mut self) -> Option<Carried> {
         self.client.take_back();
@@ -58,8 +53,14 @@ impl<P: Protocol> Session<P> {
 
     /// Whether everything in a batch can be answered here.
     fn stays_here(&self, batch: &Batch<P::Work>) -> bool {
+        let stands_by = self.shared.keeper.view().phase == Phase::Standby;
         let lax = self.consistency == Consistency::Eventual && self.autocommit;
-        if !lax || self.is_tied() || batch.end != End::Ready || !self.shared.catalogs.is_loaded() {
+        if !stands_by
+            || !lax
+            || self.is_tied()
+            || batch.end != End::Ready
+            || !self.shared.catalogs.is_loaded()
+        {
             return false;
         }
         let mut executed = batch.items.iter().filter(|item| item.text.is_some()).count();
@@ -108,5 +109,5 @@ pub(super) fn is_local(statement: &Statement) -> bool {
         }
         _ => false,
     };
-    kind && !statement.uses_currval && !statement.commits
+    kind && !statement.uses_currval && !statement.commits && !statement.opens_for_writes()
 }

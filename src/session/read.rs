@@ -131,7 +131,7 @@ impl<P: Protocol> Session<P> {
             };
             figures.failed.inc();
             if error.code == READ_ONLY && self.client.flushes() == mark.1 {
-                if self.is_near() {
+                if self.near {
                     return Err(Stop::Elsewhere);
                 }
                 self.client.buffer().truncate(mark.0);
@@ -154,7 +154,7 @@ impl<P: Protocol> Session<P> {
 
     /// A connection for a read, to a backend that the balancer chooses.
     pub(super) async fn read_lease(&mut self) -> Result<Lease<P::Link>, Stop> {
-        if self.is_near() {
+        if self.near {
             return self.near_lease().await;
         }
         for _ in 0..ATTEMPTS {

@@ -218,7 +218,7 @@ impl<P: Protocol> Session<P> {
     }
 
     pub(super) async fn dispatch(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
-        if self.is_near() && !near::is_local(step.statement) {
+        if self.near && !near::is_local(step.statement) {
             return Err(Stop::Elsewhere);
         }
         match &step.statement.class {

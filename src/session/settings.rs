@@ -220,7 +220,12 @@ impl<P: Protocol> Session<P> {
 
     /// Has a server judge the statement: where the transaction is, or on any connection.
     pub(super) async fn establish(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {
+        // A connection for reads stays one, whatever its session chooses.
+        let leads = step.statement.opens_for_writes();
         if self.tx.is_some() {
+            if leads {
+                self.ensure_leading().await?;
+            }
             let outcome = match self.tx.as_ref().map(|tx| &tx.place) {
                 Some(Place::Leading { .. }) => self.on_leader(step.work, Watch::default()).await?,
                 _ => self.in_reading(step.work, &crate::sql::Touched::None).await?,
@@ -231,6 +236,7 @@ impl<P: Protocol> Session<P> {
         for _ in 0..ATTEMPTS {
             let mut lease = match self.held.take() {
                 Some(lease) => lease,
+                None if leads => self.leader_lease().await?,
                 None => self.read_lease().await?,
             };
             lease.adopt(&settings);

@@ -33,6 +33,24 @@ pub enum SetOp {
     Noted(Vec<Setting>),
 }
 
+/// The setting that says whether transactions of a session may write, as all dialects keep it.
+pub(super) const READ_ONLY: &str = "default_transaction_read_only";
+
+impl SetOp {
+    /// Whether it is about whether transactions of the session may write.
+    #[must_use]
+    pub fn is_about_writing(&self) -> bool {
+        match self {
+            Self::Assign { key, .. } | Self::Reset { key } => key == READ_ONLY,
+            Self::Each(settings) | Self::Noted(settings) => {
+                settings.iter().any(|setting| setting.key == READ_ONLY)
+            }
+            Self::Characteristics => true,
+            Self::ResetAll | Self::Transaction(_) | Self::Constraints => false,
+        }
+    }
+}
+
 /// What one of several assignments leaves in the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
@@ -111,4 +129,34 @@ pub enum Isolation {
     RepeatableRead,
     /// As if one after the other.
     Serializable,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lockstep_protocol::Dialect;
+
+    use crate::sql::{Scope, ignorant};
+
+    #[test]
+    fn what_lets_a_session_write_is_known_in_all_its_forms() {
+        let scope = Arc::new(Scope::default());
+        // MariaDB's and MySQL's sessions cannot choose it.
+        let opens = |sql: &str| {
+            let script = ignorant(Dialect::Postgres).judge(sql, &scope).expect("a statement");
+            script.statements[0].opens_for_writes()
+        };
+        for (sql, expected) in [
+            ("set default_transaction_read_only = off", true),
+            ("reset default_transaction_read_only", true),
+            ("set session characteristics as transaction read write", true),
+            ("select set_config('default_transaction_read_only', 'off', false)", true),
+            ("set timezone = 'UTC'", false),
+            ("select set_config('timezone', 'UTC', false)", false),
+            ("select 1", false),
+        ] {
+            assert_eq!(opens(sql), expected, "{sql}");
+        }
+    }
 }

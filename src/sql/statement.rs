@@ -3,6 +3,7 @@
 use super::context::Context;
 use std::ops::Range;
 
+use super::control::READ_ONLY;
 pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
 pub(super) use super::indirect::{Around, Indirect, Source};
 use super::question::{Drawn, Own};
@@ -402,6 +403,16 @@ pub struct CopyIn {
 }
 
 impl Statement {
+    /// Whether a connection for reads would take it for its own that transactions may write from now on.
+    #[must_use]
+    pub fn opens_for_writes(&self) -> bool {
+        match (&self.class, &self.set_config) {
+            (Class::Set(op), _) => op.is_about_writing(),
+            (_, Some((key, ..))) => key == READ_ONLY,
+            _ => false,
+        }
+    }
+
     /// A statement of this class that touches nothing; the caller adds what it knows.
     pub(super) fn new(tag: &'static str, class: Class) -> Self {
         Self {

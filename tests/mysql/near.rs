@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lockstep_protocol::mysql::command;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::{run, value};
 use crate::proxies::{Peer, Proxies};
+use crate::wire::Wire;
 
 const LAX: &str = "on_standby = \"forward\"\n[reads]\nconsistency = \"eventual\"";
 
@@ -148,4 +150,44 @@ async fn nobody_who_reads_there_notices_that_the_writer_dies() {
         run(&mut conn, &format!("insert into near_t values ({}, 'more')", 100 + n)).await;
     }
     all.assert_all_equal().await;
+}
+
+/// Prepares a text over the wire, with so many packets that describe it; the number of the statement.
+fn prepare(wire: &mut Wire, sql: &str, described: usize) -> [u8; 4] {
+    let ok = wire.command(&[&[command::STMT_PREPARE], sql.as_bytes()].concat());
+    assert_eq!(ok[0], 0, "{sql}: {ok:?}");
+    wire.skip(described);
+    ok[1..5].try_into().unwrap()
+}
+
+/// An EXECUTE with one parameter of a type, and its value where that was not sent ahead.
+fn execute(statement: [u8; 4], kind: u8, value: &[u8]) -> Vec<u8> {
+    let head: &[u8] = &[0, 1, 0, 0, 0, 0, 1, kind, 0];
+    [&[command::STMT_EXECUTE], &statement[..], head, value].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_ahead_goes_along() {
+    let all = two_proxies().await;
+    let standby = &all.peers[1];
+    drop(lax(standby).await);
+    let mut wire = Wire::connect(standby.port);
+    let long = prepare(&mut wire, "select concat(?, v) from near_t", 4);
+    let other = prepare(&mut wire, "select v from near_t where v = ?", 4);
+    for piece in ["first, ", "second, "] {
+        let place: &[u8] = &[0, 0];
+        wire.tell(&[&[command::STMT_SEND_LONG_DATA], &long[..], place, piece.as_bytes()].concat());
+    }
+    // Another statement is answered in between.
+    let rows = wire.result(&execute(other, 0xfd, b"\x03one"));
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    is_through(standby, 0.0).await;
+    assert_eq!(wire.told("begin"), "ok");
+    is_through(standby, 1.0).await;
+    let shows = |rows: &[Vec<u8>], text: &str| {
+        assert!(rows[0].ends_with(text.as_bytes()), "{rows:?}, and not {text}");
+    };
+    shows(&wire.result(&execute(long, 0xfc, b"")), "first, second, one");
+    // What was used is not sent again.
+    shows(&wire.result(&execute(long, 0xfd, b"\x06third ")), "\x09third one");
 }

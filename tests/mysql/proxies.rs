@@ -20,7 +20,7 @@ use crate::server::{DATABASE, PASSWORD, Server, USER, free_port};
 /// One of the proxies, with a network of its own to every server.
 pub(crate) struct Peer {
     name: String,
-    port: u16,
+    pub(crate) port: u16,
     http: u16,
     folder: PathBuf,
     relays: Vec<Relay>,

@@ -197,6 +197,10 @@ impl MyClient {
         if piece.parameter >= own.parameters {
             return;
         }
+        // The first piece too many is kept as well, so that it is too much wherever it is read again.
+        if let Some(kept) = self.kept.as_mut().filter(|_| self.long <= self.bounds.message) {
+            kept.is_ahead(piece.statement);
+        }
         self.long += piece.data.len();
         let value = own.long.entry(piece.parameter).or_default();
         if self.long <= self.bounds.message {
@@ -205,6 +209,9 @@ impl MyClient {
     }
 
     fn drop_long(&mut self, number: u32) {
+        if let Some(kept) = &mut self.kept {
+            kept.uses(number);
+        }
         if let Some(own) = self.own.get_mut(&number) {
             own.long.clear();
         }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use lockstep_protocol::mysql::command;
 use lockstep_protocol::mysql::handshake::CHALLENGE as GREETING;
 use lockstep_protocol::mysql::stmt::Kind as ParameterKind;
 use lockstep_protocol::mysql::{packet, response};
@@ -46,6 +45,40 @@ pub struct Luggage {
     past: Past,
 }
 
+/// The last command, and pieces of long parameters that were sent ahead of a command to come.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    command: Option<Bytes>,
+    ahead: Vec<(u32, Bytes)>,
+    /// The statement whose pieces the last command has used.
+    used: Option<u32>,
+}
+
+impl Kept {
+    /// A command has come: the one before is answered.
+    pub(super) fn begin(&mut self, payload: &Bytes) {
+        if let Some(used) = self.used.take() {
+            self.ahead.retain(|(statement, _)| *statement != used);
+        }
+        self.command = Some(payload.clone());
+    }
+
+    /// It is a piece of a long parameter, and was not refused.
+    pub(super) fn is_ahead(&mut self, statement: u32) {
+        self.ahead.extend(self.command.take().map(|piece| (statement, piece)));
+    }
+
+    /// It uses up what was sent ahead for a statement.
+    pub(super) fn uses(&mut self, statement: u32) {
+        self.used = Some(statement);
+    }
+
+    /// Nothing that was sent ahead means anything any more.
+    pub(super) fn forget(&mut self) {
+        self.ahead.clear();
+    }
+}
+
 impl MyClient {
     /// Whether nothing is under way: no request has come in part, and none is unanswered.
     pub(super) fn is_at_rest(&self) -> bool {
@@ -57,21 +90,11 @@ impl MyClient {
             && self.long == 0
     }
 
-    /// Keeps a command, where it may have to be taken back. What a later one needs is kept until that is answered.
-    pub(super) fn keep_command(&mut self, payload: &Bytes) {
-        let Some((commands, whole)) = &mut self.kept else { return };
-        if std::mem::take(whole) {
-            commands.clear();
-        }
-        commands.retain(|kept| command::kind(kept) == Some(command::STMT_SEND_LONG_DATA));
-        commands.push(payload.clone());
-    }
-
-    /// Takes the last command back, of which nothing was answered, and what was sent ahead for it.
+    /// Takes the last command back, of which nothing was answered, and what was sent ahead for this and others.
     pub(super) fn unread(&mut self) {
-        let Some((commands, _)) = self.kept.take() else { return };
+        let Some(kept) = self.kept.take() else { return };
         let mut unread = BytesMut::new();
-        for payload in &commands {
+        for payload in kept.ahead.iter().map(|(_, piece)| piece).chain(&kept.command) {
             packet::put(&mut unread, 0, payload);
         }
         unread.extend_from_slice(&self.incoming);

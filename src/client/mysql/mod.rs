@@ -115,8 +115,8 @@ pub struct MyClient {
     /// The answer is complete: nothing is held back.
     settled: bool,
     flushes: u64,
-    /// What has not been answered, where it may have to be taken back, and whether the command is whole.
-    kept: Option<(Vec<Bytes>, bool)>,
+    /// What may have to be taken back.
+    kept: Option<luggage::Kept>,
 }
 
 impl MyClient {
@@ -294,12 +294,11 @@ impl Client for MyClient {
             let packet = self.packet().await?;
             self.settled = false;
             self.past.begin();
-            self.keep_command(&packet.payload);
+            if let Some(kept) = &mut self.kept {
+                kept.begin(&packet.payload);
+            }
             match self.command(&packet.payload)? {
                 Some(item) => {
-                    if let Some((_, whole)) = &mut self.kept {
-                        *whole = true;
-                    }
                     return Ok(Batch { items: vec![item], end: End::Ready, failure: None });
                 }
                 None => {
@@ -403,6 +402,7 @@ impl Client for MyClient {
         if name.is_none() {
             self.own.clear();
             self.long = 0;
+            self.kept.iter_mut().for_each(luggage::Kept::forget);
         }
         false
     }
@@ -412,7 +412,7 @@ impl Client for MyClient {
     }
 
     fn keep_requests(&mut self) {
-        self.kept = Some((Vec::new(), true));
+        self.kept = Some(luggage::Kept::default());
     }
 
     fn take_back(&mut self) {

@@ -78,6 +78,8 @@ fn reads_that_may_lag_are_answered_where_they_come_to() {
             assert_eq!(session.one("show lockstep.consistency").await, "eventual");
         }
         session.fails("select 1/0", "22012").await;
+        session.run("reset all").await;
+        session.run("set application_name = 'chosen'").await;
         let clients = p2.console("show clients").await.expect("the clients");
         assert!(clients.iter().flatten().flatten().any(|word| word == "near"), "{clients:?}");
         let reads = figures(p2, "lockstep_reads_total").await;
@@ -107,6 +109,7 @@ fn reads_that_may_lag_are_answered_where_they_come_to() {
             "create temporary table mine(id int)",
             "select nextval('near_s')",
             "listen something",
+            "set default_transaction_read_only = off",
             "do 'begin perform count(*) from nowhere; exception when others then null; end'",
             "select pg_advisory_lock(1)",
         ] {
@@ -201,6 +204,9 @@ fn nobody_who_reads_there_notices_that_a_server_or_the_writer_dies() {
         p1.kill9();
         p2.wait_writing(secs(20)).await;
         go_on(20).await;
+        // Whoever goes on where it is has got its place anew, and its right to write with it.
+        let seated = figures(p2, "lockstep_proxy_moved_sessions_total ").await;
+        assert_eq!(seated, [6.0]);
         stop.store(true, Ordering::Relaxed);
         for (n, reader) in readers.into_iter().enumerate() {
             let session = reader.await.expect("a reader that was told of nothing");
