@@ -471,6 +471,11 @@ pub trait Link: Send + 'static {
     fn drain(&mut self) -> impl Future<Output = Result<Option<Mishap>, Broken>> + Send;
     /// How many queued requests have no answer yet.
     fn outstanding(&self) -> usize;
+    /// Waits until the share that was begun is a transaction on the server: a cancel that struck its BEGIN would have
+    /// each effect behind it commit by itself. Needs no lock, whatever the effects wait for.
+    fn begun(&mut self) -> impl Future<Output = Result<(), Broken>> + Send {
+        async { Ok(()) }
+    }
     /// Runs a statement for the proxy itself and gives its rows.
     fn ask(
         &mut self,

@@ -165,6 +165,9 @@ pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P
             }
         };
         if runs {
+            if let Err(broken) = share.lease.begun().await {
+                return (Err(broken), share.lease);
+            }
             cancel().await;
         }
         share.lease.queue_rollback();

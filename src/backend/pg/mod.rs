@@ -153,6 +153,8 @@ impl Link for PgLink {
         self.adopt(&limited);
         self.follow(true);
         self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
+        // A request of its own: that it is there can be known while the effects wait for locks.
+        self.close_request();
     }
 
     fn unlimited(settings: &Settings) -> Settings {
@@ -441,6 +443,21 @@ impl Link for PgLink {
 
     fn outstanding(&self) -> usize {
         self.outstanding_requests()
+    }
+
+    async fn begun(&mut self) -> Result<(), Broken> {
+        self.send().await?;
+        let limit = self.shared.dead_after;
+        let begun = async {
+            while self.state() == TxState::Idle && self.outstanding_requests() > 0 {
+                self.settle(self.outstanding_requests() - 1).await?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(limit, begun).await {
+            Ok(begun) => begun,
+            Err(_) => Err(Broken::Silent(format!("no answer within {limit:?}"))),
+        }
     }
 
     async fn ask(

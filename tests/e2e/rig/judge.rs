@@ -96,13 +96,18 @@ impl Outcome {
         step(format!("judge {}", names.join(", ")));
         let stale: Vec<&String> = self.books.iter().flat_map(|b| &b.stale).collect();
         assert!(stale.is_empty(), "own acknowledged writes were not to be seen: {stale:?}");
+        let mut there = Vec::new();
         for name in names {
             let mut found: HashMap<String, u64> = HashMap::new();
             let admin = cluster.server(name).admin().await;
             for token in admin.column("select token from ledger").await {
                 *found.entry(token).or_default() += 1;
             }
-            self.judge_tokens(name, &found);
+            there.push(found);
+        }
+        for (at, name) in names.iter().enumerate() {
+            let admin = cluster.server(name).admin().await;
+            self.judge_tokens(name, &there[at], &there);
             let bank = admin.one("select sum(balance) from account").await;
             assert_eq!(bank, BANK.to_string(), "money came or went on {name}");
             let wrong = admin
@@ -118,7 +123,15 @@ impl Outcome {
         }
     }
 
-    fn judge_tokens(&self, server: &str, found: &HashMap<String, u64>) {
+    fn judge_tokens(
+        &self,
+        server: &str,
+        found: &HashMap<String, u64>,
+        there: &[HashMap<String, u64>],
+    ) {
+        let anywhere = |token: &str| {
+            there.iter().map(|found| found.get(token).copied().unwrap_or(0)).collect::<Vec<_>>()
+        };
         let times = |token: &str| found.get(token).copied().unwrap_or(0);
         let mut wrong = Vec::new();
         for book in &self.books {
@@ -129,9 +142,10 @@ impl Outcome {
             }
             for token in &book.refused {
                 if times(token) != 0 {
+                    let told = book.told.get(token).map_or("rolled back", String::as_str);
                     wrong.push(format!(
-                        "rolled back or failed {token} is there {} times",
-                        times(token)
+                        "rolled back or failed {token} is there {:?} times on each; its client was told: {told}",
+                        anywhere(token)
                     ));
                 }
             }

@@ -8,6 +8,7 @@
 //! Every transaction carries a token into the append-only table `ledger`; `judge` looks for the
 //! tokens afterwards.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ pub(crate) struct Book {
     pub(crate) refused: Vec<String>,
     /// Tokens of commits that got no answer.
     pub(crate) unknown: Vec<String>,
+    /// What was told of those that did not end well, by token.
+    pub(crate) told: HashMap<String, String>,
     pub(crate) failures: Vec<Failure>,
     /// Connections that ended under the session's feet.
     pub(crate) drops: Vec<String>,
@@ -250,6 +253,8 @@ impl Worker {
                 let code = code_of(&error).unwrap_or_default();
                 // Without an answer, or with one that says that nothing is known, both ends are
                 // possible.
+                let doing = self.shared.doing[self.number].lock().unwrap().clone();
+                self.book.told.insert(token.clone(), format!("at [{doing}]: {}", explain(&error)));
                 let unclear = code.is_empty() || code.starts_with("08") || code.starts_with("57P");
                 if self.committing && unclear {
                     self.book.unknown.push(token);
