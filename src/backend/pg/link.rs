@@ -338,6 +338,14 @@ impl PgLink {
         Ok(())
     }
 
+    /// Waits until a transaction is open, or nothing more is to be answered.
+    pub(super) async fn settle_until_open(&mut self) -> Result<(), Broken> {
+        while self.tx == b'I' && !self.expected.is_empty() {
+            self.settle_one().await?;
+        }
+        Ok(())
+    }
+
     async fn settle_one(&mut self) -> Result<(), Broken> {
         loop {
             while let Some(header) = self.peek()? {

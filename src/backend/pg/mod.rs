@@ -448,16 +448,8 @@ impl Link for PgLink {
     async fn begun(&mut self) -> Result<(), Broken> {
         self.send().await?;
         let limit = self.shared.dead_after;
-        let begun = async {
-            while self.state() == TxState::Idle && self.outstanding_requests() > 0 {
-                self.settle(self.outstanding_requests() - 1).await?;
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(limit, begun).await {
-            Ok(begun) => begun,
-            Err(_) => Err(Broken::Silent(format!("no answer within {limit:?}"))),
-        }
+        let begun = tokio::time::timeout(limit, self.settle_until_open()).await;
+        begun.unwrap_or_else(|_| Err(Broken::Silent(format!("no answer within {limit:?}"))))
     }
 
     async fn ask(
