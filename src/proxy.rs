@@ -103,7 +103,7 @@ async fn serve<P: Front>(config: Config, around: Surroundings) -> Result<(), Str
     }
     tasks.spawn(close_with_the_role(house.shared.clone(), end.clone()));
     if config.proxy.on_standby == OnStandby::Forward {
-        tasks.spawn(near::keep_informed(house.shared.clone(), end.clone()));
+        tasks.spawn(near::keep_informed(house.clone(), end.clone()));
     }
     tracing::info!(listen = ?P::listen(&config).1, "started");
     stop.cancelled().await;

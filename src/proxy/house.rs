@@ -1,5 +1,6 @@
 //! Listening, letting clients in, and the signals of the process.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use tokio::net::TcpListener;
@@ -30,6 +31,8 @@ pub(super) struct House<P: Front> {
     pub(super) config: Arc<arc_swap::ArcSwap<Config>>,
     pub(super) levers: Arc<Levers>,
     pub(super) stop: CancellationToken,
+    /// Somebody has come who could be served here while another proxy writes.
+    pub(super) near_wanted: AtomicBool,
     around: Surroundings,
 }
 
@@ -70,6 +73,7 @@ impl<P: Front> House<P> {
                 config,
                 levers: Arc::new(levers),
                 stop: around.stop.clone(),
+                near_wanted: AtomicBool::new(false),
                 around,
             }
         })

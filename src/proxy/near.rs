@@ -1,5 +1,7 @@
 //! Which sessions stay at a proxy that stands by, for as long as they read only what may be a little behind.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,8 +11,6 @@ use super::house::House;
 use crate::backend::Purpose;
 use crate::cluster::Phase;
 use crate::config::{Consistency, OnStandby, StandbySessions};
-use crate::exchange::Protocol;
-use crate::session::Shared;
 
 /// How often it is looked whether the catalog has to be read.
 const LOOK: Duration = Duration::from_millis(500);
@@ -25,10 +25,14 @@ impl<P: Front> House<P> {
         let config = self.config.load();
         let level = consistency.map_or(Some(config.reads.consistency), Consistency::of);
         let reads = |policy| policy == StandbySessions::ReadOnly;
-        level == Some(Consistency::Eventual)
+        let wanted = level == Some(Consistency::Eventual)
             && config.proxy.on_standby == OnStandby::Forward
             && config.resources.iter().all(|resource| reads(resource.standby_sessions))
-            && self.stands_by(database).is_some()
+            && self.stands_by(database).is_some();
+        if wanted {
+            self.near_wanted.store(true, Ordering::Relaxed);
+        }
+        wanted
             && self.shared.keeper.near().is_some()
             && self.shared.catalogs.is_loaded()
             && self.key().is_some()
@@ -48,11 +52,10 @@ impl<P: Front> House<P> {
     }
 }
 
-/// Reads the catalog while another proxy writes: without one every statement would be that proxy's.
-pub(super) async fn keep_informed<P: Protocol>(
-    shared: std::sync::Arc<Shared<P>>,
-    end: CancellationToken,
-) {
+/// Reads the catalog while another proxy writes, once somebody has come who needs it: without one every
+/// statement would be that proxy's.
+pub(super) async fn keep_informed<P: Front>(house: Arc<House<P>>, end: CancellationToken) {
+    let shared = &house.shared;
     let mut known: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
@@ -62,6 +65,9 @@ pub(super) async fn keep_informed<P: Protocol>(
         }
         if shared.keeper.view().phase != Phase::Standby {
             known = None;
+            continue;
+        }
+        if !house.near_wanted.load(Ordering::Relaxed) {
             continue;
         }
         let fresh = known.is_some_and(|since| since.elapsed() < CATALOG_AGE);
