@@ -211,6 +211,12 @@ impl MyControl {
     }
 }
 
+/// What becomes of sequences where there are none.
+fn no_sequences<'a>(none_meant: bool) -> Answer<'a, ()> {
+    let done = if none_meant { Ok(()) } else { Err("there are no sequences here".into()) };
+    Box::pin(std::future::ready(done))
+}
+
 impl Control for MyControl {
     fn glance(&self) -> Answer<'_, Examination> {
         Box::pin(async move {
@@ -397,17 +403,11 @@ impl Control for MyControl {
     }
 
     fn set_sequences(&self, sequences: Vec<Sequence>) -> Answer<'_, ()> {
-        let none = sequences.is_empty();
-        Box::pin(
-            async move { if none { Ok(()) } else { Err("there are no sequences here".into()) } },
-        )
+        no_sequences(sequences.is_empty())
     }
 
     fn advance_sequences(&self, values: Vec<(String, i64)>) -> Answer<'_, ()> {
-        let none = values.is_empty();
-        Box::pin(
-            async move { if none { Ok(()) } else { Err("there are no sequences here".into()) } },
-        )
+        no_sequences(values.is_empty())
     }
 
     fn fence(&self, users: Vec<String>) -> Answer<'_, ()> {

@@ -285,11 +285,10 @@ async fn open_console(house: &Arc<House<Pg>>, mut client: PgClient, number: u32,
 /// Serves a client; gives it back with what goes along, where its session is to go on elsewhere.
 async fn serve(
     house: &Arc<House<Pg>>,
-    greeting: Greeting,
+    mut greeting: Greeting,
     person: &Person,
     seat: Seat<Pg>,
 ) -> Option<(PgClient, Carried)> {
-    let mut greeting = greeting;
     let consistency = greeting.take_setting(CONSISTENCY);
     let Greeting { mut client, user, mut settings, reads, origin, takes_back, near, .. } = greeting;
     let consistency = match consistency.as_deref().map(consistency_of).transpose() {

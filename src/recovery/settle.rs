@@ -391,6 +391,7 @@ async fn level_sequences<P: Protocol>(shared: &Shared<P>, there: &[usize]) -> Re
             known.clone_from(sequence);
         }
     }
+    let told = shared.ledger.reservations.past_everybody();
     for (place, (mine, &member)) in stand.iter().zip(there).enumerate() {
         let targets = mine.iter().filter_map(|mine| {
             let known = furthest.get(&mine.name)?.clone();
@@ -402,9 +403,8 @@ async fn level_sequences<P: Protocol>(shared: &Shared<P>, there: &[usize]) -> Re
         if !targets.is_empty() {
             shared.controls[member].set_sequences(targets).await?;
         }
-        let told = shared.ledger.reservations.past_everybody();
         if !told.is_empty() {
-            shared.controls[member].advance_sequences(told).await?;
+            shared.controls[member].advance_sequences(told.clone()).await?;
         }
     }
     Ok(())

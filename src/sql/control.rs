@@ -34,7 +34,7 @@ pub enum SetOp {
 }
 
 /// The setting that says whether transactions of a session may write, as all dialects keep it.
-pub(super) const READ_ONLY: &str = "default_transaction_read_only";
+pub const READ_ONLY: &str = "default_transaction_read_only";
 
 impl SetOp {
     /// Whether it is about whether transactions of the session may write.

@@ -30,6 +30,7 @@ pub use question::{Argument, Drawn, DrawnFrom, Own, Question};
 pub use scope::{ParseError, Scope};
 pub use statement::{
     Bulk, Class, CopyIn, Ddl, DdlStep, Discard, Draw, Hold, Implicit, Isolation, Keys, MET,
-    Maintenance, Modes, Outside, Password, Pin, Recall, Recalled, Refusal, Returned, Script,
-    Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told, Touched, TxOp,
+    Maintenance, Modes, Outside, Password, Pin, READ_ONLY, Recall, Recalled, Refusal, Returned,
+    Script, Sequences, SetOp, Setting, Spelt, Split, Statement, TableLock, TimeParam, Told,
+    Touched, TxOp,
 };

@@ -3,8 +3,7 @@
 use super::context::Context;
 use std::ops::Range;
 
-use super::control::READ_ONLY;
-pub use super::control::{Isolation, Modes, SetOp, Setting, Told, TxOp};
+pub use super::control::{Isolation, Modes, READ_ONLY, SetOp, Setting, Told, TxOp};
 pub(super) use super::indirect::{Around, Indirect, Source};
 use super::question::{Drawn, Own};
 pub use super::refusal::Refusal;

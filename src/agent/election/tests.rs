@@ -149,8 +149,8 @@ fn a_failed_check_moves_it_only_where_that_helps() {
     assert!(manual.may_fail_over(at(31_000)).is_err_and(|why| why.contains("auto_failover")));
 }
 
-#[test]
-fn a_node_that_could_not_start_leaves_it_to_others_for_a_while() {
+/// One that has taken the lease, could not start, and is about to give it back; with what it had written.
+fn could_not_start() -> (Machine, Change) {
     let mut machine = machine(Policy::default());
     machine.set_standing(at(0), ready());
     read(&mut machine, 0, &Lease::unborn());
@@ -158,6 +158,12 @@ fn a_node_that_could_not_start_leaves_it_to_others_for_a_while() {
     machine.on_answer(at(0), Answer::Matched(true));
     machine.on_done(at(0), Done::StartFailed);
     machine.on_done(at(0), Done::Stopped);
+    (machine, change)
+}
+
+#[test]
+fn a_node_that_could_not_start_leaves_it_to_others_for_a_while() {
+    let (mut machine, change) = could_not_start();
     let Poll::Send(Request::Release(release)) = machine.poll(at(0)) else { panic!("it releases") };
     assert_eq!(release.expected, change.row.key());
     assert!(release.row.is_free());
@@ -249,13 +255,7 @@ fn a_database_that_takes_no_writes_is_not_asked_without_pause() {
     let retries = 10_000 / Policy::default().retry.as_millis() as usize;
     let asked = asks(&mut taking, &Lease::unborn());
     assert!((retries / 2..=retries + 1).contains(&asked), "{asked} attempts to take it");
-    let mut releasing = machine(Policy::default());
-    releasing.set_standing(at(0), ready());
-    read(&mut releasing, 0, &Lease::unborn());
-    let Poll::Send(Request::Take(taken)) = releasing.poll(at(0)) else { panic!("it takes") };
-    releasing.on_answer(at(0), Answer::Matched(true));
-    releasing.on_done(at(0), Done::StartFailed);
-    releasing.on_done(at(0), Done::Stopped);
+    let (mut releasing, taken) = could_not_start();
     let asked = asks(&mut releasing, &taken.row);
     assert!((retries / 2..=retries + 1).contains(&asked), "{asked} attempts to give it back");
 }

@@ -2,7 +2,7 @@
 
 use super::link::MyLink;
 use crate::exchange::{Settings, TxMode};
-use crate::sql::Isolation;
+use crate::sql::{Isolation, READ_ONLY};
 
 /// The setting that bounds a wait for a row.
 const LOCK_WAIT: &str = "innodb_lock_wait_timeout";
@@ -13,8 +13,6 @@ pub(super) const TIME_LIMITS: &[&str] =
     &["max_statement_time", "max_execution_time", METADATA_WAIT, LOCK_WAIT];
 /// The setting that chooses an isolation level.
 const ISOLATION: &str = "default_transaction_isolation";
-/// The setting that makes transactions read only.
-const READ_ONLY: &str = "default_transaction_read_only";
 
 impl MyLink {
     /// Brings the session's settings to `wanted`.

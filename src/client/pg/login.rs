@@ -97,8 +97,7 @@ pub enum Whither {
 /// Says where the clients of a database are served. A client that comes by way of another proxy is not sent on.
 pub trait Signpost: Sync {
     /// Looks where it is, by the database and the start-up settings that it has chosen; may wait for that to be known.
-    /// `said` is what is said there, for one that may only read or
-    /// not.
+    /// `said` is what is said there, for one that may only read or not.
     fn look(
         &self,
         chosen: (&str, &[(String, String)]),

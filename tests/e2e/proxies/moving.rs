@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::rig::{Peer, Proxies};
-use crate::rig::cluster::http;
 use crate::rig::server::DATABASE;
 use crate::rig::session::{Session, code_of, explain};
 use crate::rig::wire::Wire;
@@ -102,10 +101,7 @@ async fn work(
 
 /// How many sessions have gone on at a proxy.
 async fn moved_to(peer: &Peer) -> u64 {
-    let metrics = http(peer.http_port, "/metrics").await.expect("the metrics").1;
-    let line = metrics.lines().find(|l| l.starts_with("lockstep_proxy_moved_sessions_total "));
-    let value = line.and_then(|l| l.split_whitespace().nth(1)).expect("the metric");
-    value.parse::<f64>().expect("a number") as u64
+    peer.figures("lockstep_proxy_moved_sessions_total ").await[0] as u64
 }
 
 /// The last of a crowd of 18 may be between two transactions for a moment longer than the others need for theirs.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio_postgres::Config;
 
 use super::rig::{Peer, Proxies};
-use crate::rig::cluster::http;
 use crate::rig::relay::Net;
 use crate::rig::server::DATABASE;
 use crate::rig::session::{Session, explain};
@@ -17,15 +16,9 @@ use crate::rig::{eventually, run_heavy, runtime, secs, step};
 
 const LAX: &str = "-c lockstep.consistency=eventual";
 
-async fn figures(peer: &Peer, metric: &str) -> Vec<f64> {
-    let metrics = http(peer.http_port, "/metrics").await.expect("the metrics").1;
-    let values = metrics.lines().filter(|line| line.starts_with(metric));
-    values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
-}
-
 /// How many of a proxy's clients it connects through at this moment.
 async fn forwarded(peer: &Peer) -> f64 {
-    figures(peer, "lockstep_proxy_forwarded_sessions ").await[0]
+    peer.figures("lockstep_proxy_forwarded_sessions ").await[0]
 }
 
 async fn is_through(peer: &Peer, expected: f64) {
@@ -82,7 +75,7 @@ fn reads_that_may_lag_are_answered_where_they_come_to() {
         session.run("set application_name = 'chosen'").await;
         let clients = p2.console("show clients").await.expect("the clients");
         assert!(clients.iter().flatten().flatten().any(|word| word == "near"), "{clients:?}");
-        let reads = figures(p2, "lockstep_reads_total").await;
+        let reads = p2.figures("lockstep_reads_total").await;
         assert!(reads.iter().filter(|n| **n > 0.0).count() > 1, "by backend: {reads:?}");
         is_through(p2, 0.0).await;
         step("those who have to see everything are connected through");
@@ -205,7 +198,7 @@ fn nobody_who_reads_there_notices_that_a_server_or_the_writer_dies() {
         p2.wait_writing(secs(20)).await;
         go_on(20).await;
         // Whoever goes on where it is has got its place anew, and its right to write with it.
-        let seated = figures(p2, "lockstep_proxy_moved_sessions_total ").await;
+        let seated = p2.figures("lockstep_proxy_moved_sessions_total ").await;
         assert_eq!(seated, [6.0]);
         stop.store(true, Ordering::Relaxed);
         for (n, reader) in readers.into_iter().enumerate() {

@@ -174,6 +174,14 @@ impl Peer {
         }
     }
 
+    /// The metrics whose lines begin so.
+    pub(crate) async fn figures(&self, metric: &str) -> Vec<f64> {
+        let page = crate::rig::cluster::http(self.http_port, "/metrics").await;
+        let page = page.expect("the metrics").1;
+        let values = page.lines().filter(|line| line.starts_with(metric));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+    }
+
     pub(crate) async fn is_writing(&self) -> bool {
         tokio::time::timeout(secs(1), self.ready()).await.is_ok_and(|ready| ready.is_ok())
     }
