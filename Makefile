@@ -34,6 +34,7 @@ lease: ## Simulate the election (SEEDS=20000; LOCKSTEP_LEASE_SEED=7 tells one st
 	LOCKSTEP_LEASE_SEEDS=$(SEEDS) cargo test --locked --test lease_sim -- --nocapture
 
 takeover: setup ## Measure for how long nobody serves, planned and after a crash (as root)
+	cargo test --locked --test e2e takeover_time -- --ignored --nocapture
 	cargo test --locked --test agent takeover_times -- --ignored --nocapture
 
 SOAK ?= 1200

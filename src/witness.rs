@@ -59,6 +59,17 @@ struct Sign {
     beat: i64,
 }
 
+impl Sign {
+    /// After one more beat. One that was on its way when the role was laid down is no sign of life: from 0 it counts
+    /// downwards.
+    fn next(&self, writer: String) -> Self {
+        match self.beat {
+            beat @ 1.. => Self { writer, beat: beat + 1 },
+            beat => Self { writer: String::new(), beat: beat - 1 },
+        }
+    }
+}
+
 struct Voter {
     file: PathBuf,
     _lock: std::fs::File,
@@ -117,7 +128,7 @@ impl Voter {
             Question::Beat { ballot, writer } => {
                 let obeys = ballot == self.kept.vote.promised;
                 if obeys {
-                    self.sign = Sign { writer, beat: self.sign.beat + 1 };
+                    self.sign = self.sign.next(writer);
                 }
                 Answer::Obeys(obeys)
             }
@@ -240,6 +251,10 @@ mod tests {
         let alive = |ballot| Question::Beat { ballot, writer: "p1".into() };
         assert_eq!(voter.on(alive(ballot)), Answer::Obeys(true));
         assert_eq!(voter.on(alive(Ballot::NONE)), Answer::Obeys(false));
+        assert_eq!(voter.sign.beat, 2);
+        voter.on(Question::LayDown { ballot });
+        assert_eq!(voter.on(alive(ballot)), Answer::Obeys(true));
+        assert_eq!((voter.sign.beat, &*voter.sign.writer), (-1, ""), "too late");
         assert!(Voter::open(folder.path()).is_err(), "two with one file");
         drop(voter);
         let mut voter = Voter::open(folder.path()).expect("opened again");

@@ -184,6 +184,9 @@ async fn a_server_votes_as_the_rules_say_and_remembers() {
     assert_eq!((now.writer.as_str(), now.beat), ("new", 2));
     vote::lay_down(&mut admin, higher).await.unwrap();
     assert_eq!(control::read_control(&mut admin).await.unwrap().unwrap().beat, 0);
+    assert!(vote::beat(&mut admin, higher, "new").await.unwrap(), "it obeys still");
+    let now = control::read_control(&mut admin).await.unwrap().unwrap();
+    assert_eq!((now.writer.as_str(), now.beat), ("", -1), "too late to be a sign of life");
 }
 
 #[tokio::test]

@@ -216,6 +216,9 @@ pub enum Ask {
     Accept(Ballot, Roster),
     /// Promise within a member list that has just been decided.
     Claim(Ballot, Roster),
+    /// Promise the same as [`Self::Prepare`] to a proxy that has seen no newer member list than the one of this number.
+    /// Whoever has got the role meanwhile has another one, and keeps it.
+    Stand(Ballot, i64),
 }
 
 impl Ask {
@@ -226,7 +229,8 @@ impl Ask {
             Self::Prepare(ballot)
             | Self::Install(ballot, _)
             | Self::Accept(ballot, _)
-            | Self::Claim(ballot, _) => *ballot,
+            | Self::Claim(ballot, _)
+            | Self::Stand(ballot, _) => *ballot,
         }
     }
 }
@@ -259,7 +263,10 @@ impl Vote {
             return Err(Refusal::Promised(self.promised));
         }
         match ask {
-            Ask::Prepare(ballot) => self.promised = *ballot,
+            Ask::Stand(_, seen) if self.roster.number > *seen => {
+                return Err(Refusal::Elsewhere(self.roster.number));
+            }
+            Ask::Prepare(ballot) | Ask::Stand(ballot, _) => self.promised = *ballot,
             Ask::Install(_, roster) => self.learn(roster),
             Ask::Accept(ballot, roster) => {
                 if self.roster.number + 1 != roster.number {
@@ -307,6 +314,16 @@ mod tests {
         for arbiter in [Arbiter::None, Arbiter::Witness("w".into()), Arbiter::Lone("f".into())] {
             assert_eq!(arbiter.to_string().parse(), Ok(arbiter));
         }
+    }
+
+    #[test]
+    fn who_has_not_seen_the_newest_list_does_not_get_the_role() {
+        let mut vote = Vote { roster: roster(&["a"], Arbiter::None), ..Vote::default() };
+        let late = Ballot::above([], 7);
+        assert_eq!(vote.on(&Ask::Stand(late, 2)), Err(Refusal::Elsewhere(3)));
+        assert_eq!(vote.promised, Ballot::NONE);
+        assert_eq!(vote.on(&Ask::Stand(late, 3)), Ok(()));
+        assert_eq!(vote.promised, late);
     }
 
     /// Whatever the members and the arbiter, two sets of voters without one in common are not both quorums.

@@ -6,7 +6,8 @@
 //! accepted, **Claim** in *n+1*: a quorum of the new voters obeys the ballot, and none of them knows of a
 //! proposal beyond. Nothing is proposed in a view that is not claimed yet; without that rule two lists
 //! can be decided under one number, as in Raft's single-server change (Ongaro, raft-dev 2015). A takeover
-//! first asks everybody to **Prepare**, and goes on with what a voter has accepted already.
+//! first asks the voters of the newest view that it has seen to promise (**Stand**), then everybody else (**Prepare**), and
+//! goes on with what a voter has accepted already.
 //!
 //! A voter that gives no answer may have done what it was asked: it counts as not asked.
 
@@ -106,7 +107,10 @@ impl Rules {
 /// Where a change has got to.
 #[derive(Clone, Debug)]
 enum Stage {
-    Prepare,
+    /// The voters of the newest list that was seen, and who else is there.
+    Stand(BTreeSet<String>),
+    /// The others, and those that have learned of another list meanwhile; what the first ones have promised.
+    Prepare(BTreeMap<String, Vote>),
     /// Those who lag behind are told of the newest list; what the others had accepted.
     Lift(BTreeMap<String, Vote>),
     Accept,
@@ -136,15 +140,19 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// Begins a takeover: asks those who were reachable a moment ago.
+    /// Begins a takeover: asks those who were reachable a moment ago, none of whom knew of a newer member list than
+    /// `seen`.
     #[must_use]
     pub fn takeover(
         rules: Rules,
         ballot: Ballot,
-        reachable: BTreeSet<String>,
+        (reachable, seen): (BTreeSet<String>, &Roster),
         wish: Wish,
     ) -> (Self, Step) {
-        let asks = reachable.iter().map(|voter| (voter.clone(), Ask::Prepare(ballot))).collect();
+        let ask = Ask::Stand(ballot, seen.number);
+        let first: BTreeSet<String> = seen.voters().filter(|v| reachable.contains(v)).collect();
+        let others = reachable.difference(&first).cloned().collect();
+        let asks = first.iter().map(|voter| (voter.clone(), ask.clone())).collect();
         let proposer = Self {
             rules,
             ballot,
@@ -154,7 +162,7 @@ impl Proposer {
             target: Roster::default(),
             obeys: reachable,
             missing: BTreeSet::new(),
-            stage: Stage::Prepare,
+            stage: Stage::Stand(others),
         };
         (proposer, Step::Ask(asks))
     }
@@ -204,8 +212,9 @@ impl Proposer {
                 Reply::Refused(_) | Reply::Silent => None,
             })
             .collect();
-        match std::mem::replace(&mut self.stage, Stage::Prepare) {
-            Stage::Prepare => self.on_prepared(done),
+        match std::mem::replace(&mut self.stage, Stage::Accept) {
+            Stage::Stand(others) => self.on_stood(others, replies, done),
+            Stage::Prepare(before) => self.on_prepared(before.into_iter().chain(done).collect()),
             Stage::Lift(before) => self.on_lifted(before, &done),
             Stage::Accept => self.on_accepted(done.into_keys().collect()),
             Stage::Install => self.on_installed(&done),
@@ -220,6 +229,33 @@ impl Proposer {
 
     fn no_quorum(roster: &Roster, present: &BTreeSet<String>) -> Step {
         Step::Failed(Failure::NoQuorum(roster.shortage(present)))
+    }
+
+    /// Where a quorum has promised, whoever else is on the way to the role has been overtaken: everybody else may be
+    /// asked as well, also who has learned of its list. Where none has, somebody has got there first, and nobody else is
+    /// disturbed.
+    fn on_stood(
+        &mut self,
+        others: BTreeSet<String>,
+        replies: &BTreeMap<String, Reply>,
+        done: BTreeMap<String, Vote>,
+    ) -> Step {
+        let moved = |(voter, reply): (&String, &Reply)| {
+            matches!(reply, Reply::Refused(Refusal::Elsewhere(_))).then(|| voter.clone())
+        };
+        let late: Vec<String> = replies.iter().filter_map(moved).collect();
+        let newest = done.values().map(|vote| &vote.roster).max_by_key(|r| r.number);
+        let present = done.keys().cloned().collect();
+        let quorum = newest.is_some_and(|newest| self.is_quorum(newest, &present));
+        if !late.is_empty() && !quorum {
+            return Step::Failed(Failure::Moved);
+        }
+        if !quorum || (late.is_empty() && others.is_empty()) {
+            return self.on_prepared(done);
+        }
+        self.stage = Stage::Prepare(done);
+        let ask = |voter| (voter, Ask::Prepare(self.ballot));
+        Step::Ask(others.into_iter().chain(late).map(ask).collect())
     }
 
     fn on_prepared(&mut self, done: BTreeMap<String, Vote>) -> Step {

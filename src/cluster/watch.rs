@@ -29,12 +29,14 @@ pub enum Judgement {
     Lives,
     /// Nobody writes any more, and enough voters are there to say so.
     Silent,
+    /// The same, but some voter has just promised another proxy to obey it: that one is on its way to the others.
+    Asked,
     /// Too few voters are there to do anything; what is missing.
     Short(String),
 }
 
 impl Watch {
-    /// Notes what a voter shows at this moment. A beat of 0 is nobody's, and so is a ballot of one's own.
+    /// Notes what a voter shows at this moment. A beat that is not above 0 is nobody's, and so is a ballot of one's own.
     pub fn see(&mut self, voter: &str, ballot: Ballot, beat: i64, now: Duration) {
         let sign = self.signs.get(voter);
         if sign.is_none_or(|sign| (sign.ballot, sign.beat) != (ballot, beat)) {
@@ -56,13 +58,21 @@ impl Watch {
         if !newest.is_quorum(present) {
             return Judgement::Short(newest.shortage(present));
         }
-        let is_silent = |voter: &&String| {
-            self.signs.get(*voter).is_none_or(|sign| {
-                sign.beat == 0 || sign.ballot == own || now.saturating_sub(sign.since) >= after
+        let is_silent = |voter: &String| {
+            self.signs.get(voter).is_none_or(|sign| {
+                sign.beat <= 0 || sign.ballot == own || now.saturating_sub(sign.since) >= after
             })
         };
-        let silent: BTreeSet<String> = present.iter().filter(is_silent).cloned().collect();
-        if newest.is_quorum(&silent) { Judgement::Silent } else { Judgement::Lives }
+        let (silent, lively): (BTreeSet<String>, BTreeSet<String>) =
+            present.iter().cloned().partition(is_silent);
+        if !newest.is_quorum(&silent) {
+            return Judgement::Lives;
+        }
+        // Whoever asked under a higher ballot now would take the role from one that has hardly got it.
+        let newest_of = |voters: &BTreeSet<String>| {
+            voters.iter().filter_map(|voter| self.signs.get(voter)).map(|sign| sign.ballot).max()
+        };
+        if newest_of(&lively) > newest_of(&silent) { Judgement::Asked } else { Judgement::Silent }
     }
 }
 
@@ -96,6 +106,12 @@ mod tests {
         // The own ballot needs no waiting, and a role that was laid down neither.
         assert_eq!(see(&[], 0, 3970).1, Judgement::Silent);
         assert_eq!(see(&["a", "b"], 0, 3980).0, Judgement::Silent);
+        // Another one is on its way: c has promised already, and the others have not.
+        let next = Ballot::above([theirs], 1);
+        watch.see("c", next, 1, ms(3990));
+        let judge = |now| watch.judge(&newest, &present, Ballot::NONE, ms(2000), ms(now));
+        assert_eq!(judge(4000), Judgement::Asked);
+        assert_eq!(judge(5990), Judgement::Silent, "it came to nothing");
         let few = BTreeSet::from(["c".to_owned()]);
         let short = watch.judge(&newest, &few, theirs, ms(2000), ms(9000));
         assert!(matches!(short, Judgement::Short(why) if why.contains("1 of the 3")));

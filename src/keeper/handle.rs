@@ -34,7 +34,7 @@ pub(super) enum Message {
     TakeOver {
         cluster: String,
         reachable: BTreeSet<String>,
-        seen: Vec<Ballot>,
+        seen: (Vec<Ballot>, Roster),
         reply: oneshot::Sender<Result<Roster, Failure>>,
     },
     /// The members are the same.
@@ -307,7 +307,8 @@ impl Handle {
         self.ask(Message::StandBy { cause, reply }, answer, ()).await;
     }
 
-    /// Asks for the role of the writer, at those who were reachable a moment ago and above all ballots seen.
+    /// Asks for the role of the writer, at those who were reachable a moment ago, above all ballots seen and with
+    /// the newest member list seen.
     ///
     /// # Errors
     /// Why the voters did not give it.
@@ -315,7 +316,7 @@ impl Handle {
         &self,
         cluster: String,
         reachable: BTreeSet<String>,
-        seen: Vec<Ballot>,
+        seen: (Vec<Ballot>, Roster),
     ) -> Result<Roster, Failure> {
         let (reply, answer) = oneshot::channel();
         let message = Message::TakeOver { cluster, reachable, seen, reply };

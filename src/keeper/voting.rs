@@ -24,7 +24,7 @@ pub struct Sighting {
     pub vote: Vote,
     /// Which proxy writes, as far as it knows.
     pub writer: String,
-    /// Goes up as long as that proxy lives; 0: nobody writes.
+    /// Goes up as long as that proxy lives; not above 0: nobody writes.
     pub beat: i64,
 }
 
@@ -60,7 +60,7 @@ impl<L: Link> Keeper<L> {
         &mut self,
         cluster: String,
         reachable: BTreeSet<String>,
-        seen: Vec<Ballot>,
+        (seen, newest): (Vec<Ballot>, Roster),
     ) -> Result<Roster, Failure> {
         self.handle.set_cluster(&cluster);
         self.cluster = cluster;
@@ -76,7 +76,8 @@ impl<L: Link> Keeper<L> {
         self.handle.note_writer("");
         self.reached.clone_from(&reachable);
         let wish = self.wish(&reachable);
-        let (proposer, step) = Proposer::takeover(Rules::ALL, self.ballot, reachable, wish);
+        let (proposer, step) =
+            Proposer::takeover(Rules::ALL, self.ballot, (reachable, &newest), wish);
         let decided = self.conduct(proposer, step).await;
         self.roster = decided.as_ref().ok().cloned();
         decided
@@ -193,7 +194,7 @@ impl<L: Link> Keeper<L> {
         backend: usize,
         ask: &Ask,
     ) -> Result<Result<Vote, Refusal>, String> {
-        let first = matches!(ask, Ask::Prepare(_));
+        let first = matches!(ask, Ask::Prepare(_) | Ask::Stand(..));
         let poll = Poll {
             cluster: self.cluster.clone(),
             backend: self.backends[backend].name.clone(),

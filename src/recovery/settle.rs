@@ -68,6 +68,7 @@ pub(super) async fn settle<P: Protocol>(
     lookout: &mut Lookout,
 ) {
     let started = Instant::now();
+    let mut asked: Option<Instant> = None;
     let found = loop {
         let found = look(shared, settings, lookout).await;
         let now = lookout.began.elapsed();
@@ -80,14 +81,22 @@ pub(super) async fn settle<P: Protocol>(
                 None => shortage,
             },
             (None, Judgement::Lives) => {
+                asked = None;
                 watch(shared, settings, lookout, &found).await;
                 continue;
             }
-            (None, Judgement::Silent) if shared.keeper.rests() => {
+            // It may ask again and again and get nowhere: it is waited for once.
+            (None, Judgement::Asked)
+                if asked.get_or_insert_with(Instant::now).elapsed() < after =>
+            {
+                sleep(settings.role.heartbeat / 4).await;
+                continue;
+            }
+            (None, Judgement::Silent | Judgement::Asked) if shared.keeper.rests() => {
                 sleep(settings.role.heartbeat / 2).await;
                 continue;
             }
-            (None, Judgement::Silent) => {
+            (None, Judgement::Silent | Judgement::Asked) => {
                 let waited = started.elapsed() >= settings.startup_wait || lookout.stood_by;
                 if waited || found.all_members(&settings.names) {
                     break found;
@@ -278,14 +287,14 @@ async fn take_over<P: Protocol>(
     settings: &Settings,
     found: Found,
 ) -> Result<(), String> {
-    let Found { seen, present, ballots, cluster, .. } = found;
+    let Found { seen, present, ballots, newest, cluster, .. } = found;
     for (backend, seen) in seen.iter().enumerate() {
         // Whoever restarts from here on is not the one whose journal is compared.
         let started = seen.as_ref().map_or("", |seen| &seen.started);
         shared.backends[backend].note_start(started);
     }
     let cluster = cluster.ok_or("no backend is there")?;
-    let roster = shared.keeper.take_over(cluster, present, ballots).await;
+    let roster = shared.keeper.take_over(cluster, present, (ballots, newest)).await;
     let roster = roster.map_err(|failure| failure.to_string())?;
     let mut members = Vec::new();
     for name in &roster.members {

@@ -46,7 +46,7 @@ pub struct Control {
     pub vote: Vote,
     /// The proxy that writes, and where it can be reached; empty while that is being found out.
     pub writer: String,
-    /// Goes up as long as that proxy lives; 0: it has laid down the role, or there never was one.
+    /// Goes up as long as that proxy lives; not above 0: it has laid down the role, or there never was one.
     pub beat: i64,
     /// Every record up to here is committed on every member.
     pub complete_to: i64,

@@ -141,11 +141,13 @@ async fn keep(
 }
 
 /// Shows that the writer lives, where the backend still obeys it; says whether it does. Not flushed: a beat that is
-/// lost with the server is worth nothing anyway.
+/// lost with the server is worth nothing anyway. One that was on its way when the role was laid down is no sign of life:
+/// from 0 it counts downwards.
 pub async fn beat(client: &Client, ballot: Ballot, writer: &str) -> Result<bool, Error> {
     let beaten = client
         .execute(
-            "UPDATE lockstep.control SET beat = beat + 1, writer = $2 WHERE promised = $1 \
+            "UPDATE lockstep.control SET beat = CASE WHEN beat > 0 THEN beat + 1 ELSE beat - 1 END, \
+             writer = CASE WHEN beat > 0 THEN $2 ELSE '' END WHERE promised = $1 \
              AND pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL",
             &[&ballot.to_string(), &writer],
         )

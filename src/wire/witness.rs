@@ -60,7 +60,7 @@ pub enum Answer {
         vote: Vote,
         /// The proxy that writes.
         writer: String,
-        /// Goes up as long as that one lives.
+        /// Goes up as long as that one lives; not above 0: nobody writes.
         beat: i64,
     },
     /// What it keeps now, or why it does not do what it was asked.

@@ -103,6 +103,7 @@ async fn a_backend_votes_as_the_rules_say_and_remembers() {
         Ask::Install(low, next(2, "b")),
         Ask::Install(high, next(2, "a")),
         Ask::Claim(high, next(2, "a")),
+        Ask::Stand(Ballot::above([high], 0), 1),
     ] {
         let expected = vote.on(&question).map(|()| vote.clone());
         let answer = vote::poll(&admin, &ask(question.clone(), None)).await.unwrap();
@@ -130,6 +131,9 @@ async fn a_backend_votes_as_the_rules_say_and_remembers() {
     vote::lay_down(&admin, higher).await.unwrap();
     let now = control::read_control(&admin).await.unwrap().unwrap();
     assert_eq!((now.writer.as_str(), now.beat), ("", 0));
+    assert!(vote::beat(&admin, higher, "new").await.unwrap(), "it obeys still");
+    let now = control::read_control(&admin).await.unwrap().unwrap();
+    assert_eq!((now.writer.as_str(), now.beat), ("", -1), "too late to be a sign of life");
     // Another cluster's proxy gets nothing, and nobody writes what is no ballot.
     let stranger = Poll { cluster: "other".into(), ..ask(Ask::Prepare(higher), None) };
     assert!(vote::poll(&admin, &stranger).await.unwrap_err().contains("cluster c"));

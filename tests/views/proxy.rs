@@ -93,7 +93,9 @@ impl Proxy {
         let promised = seen.values().map(|vote| vote.promised).chain([self.ballot]);
         self.ballot = Ballot::above(promised, world.dice.random());
         let rules = world.variant.rules;
-        let begun = Proposer::takeover(rules, self.ballot, reachable, self.wish.clone());
+        let newest = newest.cloned().unwrap_or_default();
+        let seen = (reachable, &newest);
+        let begun = Proposer::takeover(rules, self.ballot, seen, self.wish.clone());
         self.begin(world, begun, Then::Level);
     }
 

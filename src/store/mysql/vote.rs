@@ -117,10 +117,11 @@ async fn replace_secret(conn: &mut Conn, secrets: &Secrets) -> Result<()> {
     }
 }
 
-/// Shows that the writer lives, where the server still obeys it; says whether it does.
+/// Shows that the writer lives, where the server still obeys it; says whether it does. What was on its way when the
+/// role was laid down is no sign of life: from 0 it counts downwards. (The server assigns from left to right.)
 pub async fn beat(conn: &mut Conn, ballot: Ballot, writer: &str) -> Result<bool> {
-    let sql = "UPDATE lockstep.control SET beat = beat + 1, writer = :writer \
-               WHERE one = 1 AND promised = :ballot";
+    let sql = "UPDATE lockstep.control SET writer = IF(beat > 0, :writer, ''), \
+               beat = IF(beat > 0, beat + 1, beat - 1) WHERE one = 1 AND promised = :ballot";
     conn.exec_drop(sql, params! { writer, "ballot" => ballot.to_string() }).await?;
     Ok(conn.affected_rows() == 1)
 }

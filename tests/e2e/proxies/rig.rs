@@ -303,6 +303,14 @@ impl Writers {
         .await
     }
 
+    /// For how long no write was acknowledged since a moment, at most.
+    pub(crate) fn longest_silence_since(&self, moment: Instant) -> Duration {
+        let mut since = vec![moment];
+        since.extend(self.acknowledged.lock().unwrap().iter().filter(|at| **at > moment));
+        since.sort_unstable();
+        since.windows(2).map(|pair| pair[1] - pair[0]).max().expect("a write since then")
+    }
+
     /// Ends the load; what was promised must be on every active server, and nothing twice.
     pub(crate) async fn finish(self, all: &Proxies) -> Vec<Book> {
         self.stop.store(true, Ordering::Relaxed);
