@@ -8,6 +8,7 @@
 // `async fn` is enough and no helper crate is needed.
 #![allow(async_fn_in_trait)]
 
+mod aim;
 mod sink;
 
 use std::future::Future;
@@ -21,6 +22,7 @@ use crate::sql::Numbers;
 use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 
+pub use aim::{Aim, Shot, Target};
 pub use sink::{Discard, Gathered, Gone, Sink};
 
 /// A wire protocol: the two conversations that the core puts together.
@@ -397,8 +399,7 @@ pub trait Link: Send + 'static {
     fn unlimited(settings: &Settings) -> Settings;
     /// These settings, with a bound on how long a change of the schema waits for reads that are under way
     /// on the same tables, where those are not kept away otherwise.
-    fn bounded(settings: &Settings, wait: std::time::Duration) -> Settings {
-        let _ = wait;
+    fn bounded(settings: &Settings, _wait: std::time::Duration) -> Settings {
         settings.clone()
     }
     /// Whether an error says that what was asked for is there already, or gone already.
@@ -471,8 +472,7 @@ pub trait Link: Send + 'static {
     fn drain(&mut self) -> impl Future<Output = Result<Option<Mishap>, Broken>> + Send;
     /// How many queued requests have no answer yet.
     fn outstanding(&self) -> usize;
-    /// Waits until the share that was begun is a transaction on the server: a cancel that struck its BEGIN would have
-    /// each effect behind it commit by itself. Needs no lock, whatever the effects wait for.
+    /// Waits until the share that was begun is a transaction on the server, and may be cancelled. Needs no lock.
     fn begun(&mut self) -> impl Future<Output = Result<(), Broken>> + Send {
         async { Ok(()) }
     }
@@ -486,7 +486,7 @@ pub trait Link: Send + 'static {
     fn idle<S: Sink>(&mut self, sink: &mut S) -> impl Future<Output = Result<(), Broken>> + Send;
     /// How to cancel what runs here.
     fn canceller(&self) -> Self::Canceller;
-    /// Cancels what runs at the other end, and waits until the request has been taken.
+    /// Cancels what runs at the other end once its transaction is open, and waits until the request has been taken.
     fn cancel(canceller: &Self::Canceller) -> impl Future<Output = ()> + Send;
     /// Ends the session at the other end, and with it its locks. False where there is no way to.
     fn end(canceller: &Self::Canceller) -> impl Future<Output = bool> + Send;

@@ -18,9 +18,10 @@ impl<P: Protocol> Session<P> {
         watch: Watch<'_>,
     ) -> Result<Option<(Lease<P::Link>, Outcome)>, Stop> {
         let mark = (self.client.buffer().len(), self.client.flushes());
-        self.cancel.set(lease.canceller());
+        let target = self.cancel.running();
+        target.set(lease.canceller());
         let ran = lease.run(work, watch, &mut self.client).await;
-        self.cancel.clear();
+        target.clear(ran.is_ok()).await;
         let broken = match ran {
             Ok(outcome) => return Ok(Some((lease, outcome))),
             Err(Broken::Client(_)) => return Err(Stop::Gone),

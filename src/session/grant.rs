@@ -193,7 +193,7 @@ async fn end_former<P: Protocol>(shared: &Shared<P>, grant: &Grant) -> Result<()
             }
             cancels.extend(shared.registry.running(*number).flatten());
         }
-        let cancels = join_all(cancels.iter().map(P::Link::cancel));
+        let cancels = join_all(cancels.iter().map(|shot| P::Link::cancel(shot)));
         // A server that takes no such request is noticed elsewhere.
         let _ = tokio::time::timeout(POLITE, cancels).await;
         let _ = tokio::time::timeout(PAUSE, moved).await;

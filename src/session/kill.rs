@@ -24,7 +24,7 @@ impl<P: Protocol> Session<P> {
         if whole {
             slot.end();
         }
-        if let Some(canceller) = slot.get() {
+        if let Some(canceller) = slot.running().take_aim() {
             P::Link::cancel(&canceller).await;
         }
         self.answered(step, "KILL")

@@ -171,9 +171,10 @@ impl<P: Protocol> Session<P> {
             let Place::Leading { leader, .. } = &mut tx.place else {
                 continue;
             };
-            cancel.set(leader.canceller());
+            let target = cancel.running();
+            target.set(leader.canceller());
             let ran = leader.run(work, watch, client).await;
-            cancel.clear();
+            target.clear(ran.is_ok()).await;
             match ran {
                 Ok(outcome) => {
                     self.completion = outcome.completion;

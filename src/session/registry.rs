@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Failure;
+use crate::exchange::{Shot, Target};
 
 /// How what a session runs now is cancelled, and how the session is ended.
 #[derive(Debug)]
 pub struct CancelSlot<C> {
-    running: Mutex<Option<C>>,
+    running: Target<C>,
     ended: CancellationToken,
     /// Ends the conversation with the client at once, also in the middle of an answer.
     hangup: CancellationToken,
@@ -21,7 +22,7 @@ pub struct CancelSlot<C> {
 impl<C> Default for CancelSlot<C> {
     fn default() -> Self {
         Self {
-            running: Mutex::new(None),
+            running: Target::default(),
             ended: CancellationToken::new(),
             hangup: CancellationToken::new(),
             farewell: OnceLock::new(),
@@ -30,19 +31,9 @@ impl<C> Default for CancelSlot<C> {
 }
 
 impl<C: Clone> CancelSlot<C> {
-    /// A statement begins.
-    pub fn set(&self, canceller: C) {
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller);
-    }
-
-    /// The statement has ended.
-    pub fn clear(&self) {
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// How to cancel what runs, if anything does.
-    pub fn get(&self) -> Option<C> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the session runs.
+    pub fn running(&self) -> &Target<C> {
+        &self.running
     }
 
     /// Ends the session as soon as it runs nothing.
@@ -170,16 +161,17 @@ impl<C: Clone> Registry<C> {
     }
 
     /// How to cancel what a client runs, for whoever knows its secret.
-    pub fn canceller(&self, number: u32, secret: &[u8]) -> Option<C> {
+    pub fn canceller(&self, number: u32, secret: &[u8]) -> Option<Shot<C>> {
         let sessions = self.lock();
         let (known, _, slot) = sessions.get(&number)?.as_ref()?;
-        lockstep_protocol::pg::auth::constant_time_eq(known, secret).then(|| slot.get()).flatten()
+        let may = lockstep_protocol::pg::auth::constant_time_eq(known, secret);
+        may.then(|| slot.running.take_aim()).flatten()
     }
 
     /// How to cancel what a client runs, for an operator: `None` when there is no such client, and
     /// nothing in it when it runs nothing.
-    pub fn running(&self, number: u32) -> Option<Option<C>> {
-        self.lock().get(&number)?.as_ref().map(|(_, _, slot)| slot.get())
+    pub fn running(&self, number: u32) -> Option<Option<Shot<C>>> {
+        self.lock().get(&number)?.as_ref().map(|(_, _, slot)| slot.running.take_aim())
     }
 
     /// The slot of a client of the given user.
@@ -229,7 +221,7 @@ impl<C: Clone> Registry<C> {
         let mut list = Vec::with_capacity(sessions.len());
         for (n, session) in sessions.iter() {
             if let Some((_, info, slot)) = session {
-                list.push((*n, info.clone(), slot.get().is_some()));
+                list.push((*n, info.clone(), slot.running.is_set()));
             }
         }
         list

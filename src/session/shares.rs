@@ -130,7 +130,8 @@ pub(super) async fn report_share<P: Protocol>(
     shared.keeper.lost(backend, generation, why.to_string(), force).await
 }
 
-/// Waits for what runs on a connection. Past the limit it is cancelled, and again until it ends.
+/// Waits for what runs on a connection. Past the limit it is cancelled, and again until it ends; never is a request to
+/// cancel left behind.
 pub(super) async fn cancelled_after<T, C: Future<Output = ()>>(
     limit: Duration,
     cancel: impl Fn() -> C,
@@ -142,7 +143,17 @@ pub(super) async fn cancelled_after<T, C: Future<Output = ()>>(
         tokio::select! {
             biased;
             ended = &mut run => return ended,
-            () = tokio::time::sleep(wait) => cancel().await,
+            () = tokio::time::sleep(wait) => {}
+        }
+        // What is to be cancelled may have to be read first.
+        let mut cancel = std::pin::pin!(cancel());
+        tokio::select! {
+            biased;
+            () = &mut cancel => {}
+            ended = &mut run => {
+                cancel.await;
+                return ended;
+            }
         }
         wait = CANCEL_AGAIN;
     }

@@ -11,7 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Canceller, MyLink, Shared};
+use super::cancel::Canceller;
+use super::link::{MyLink, Shared};
 use crate::backend::ConnectError;
 use crate::config::Secret;
 use crate::net::Stream;
@@ -122,7 +123,12 @@ impl Route {
                 self.enter(self.open().await?, login, &Manner::own(login)).await?;
             shared.note_version(&greeting.server);
             let number = greeting.connection;
-            let canceller = Canceller { route: self.clone(), login: login.clone(), number };
+            let canceller = Canceller {
+                route: self.clone(),
+                login: login.clone(),
+                number,
+                aim: Arc::default(),
+            };
             let Conversation { stream, incoming, .. } = conversation;
             Ok(MyLink::new(stream, incoming, shared, canceller, gone.clone()))
         };
@@ -137,23 +143,19 @@ impl Route {
     }
 
     /// Asks the server to end what a session runs (`QUERY`) or the session itself (`CONNECTION`), and
-    /// waits until the server has heard it.
-    pub(super) async fn kill(&self, login: &Login, what: &str, number: u32) {
-        let attempt = async {
-            let opened = self.open().await.ok()?;
-            let manner = Manner::own(login);
-            let (_, mut conversation) = self.enter(opened, login, &manner).await.ok()?;
-            conversation.sequence = 0;
-            let text = format!("KILL {what} {number}");
-            let kill = |buf: &mut BytesMut| {
-                buf.extend_from_slice(&[command::QUERY]);
-                buf.extend_from_slice(text.as_bytes());
-            };
-            conversation.say(kill).await.ok()?;
-            conversation.packet().await.ok()
+    /// waits until the server has heard it. Nothing where it has not.
+    pub(super) async fn kill(&self, login: &Login, what: &str, number: u32) -> Option<()> {
+        let opened = self.open().await.ok()?;
+        let manner = Manner::own(login);
+        let (_, mut conversation) = self.enter(opened, login, &manner).await.ok()?;
+        conversation.sequence = 0;
+        let text = format!("KILL {what} {number}");
+        let kill = |buf: &mut BytesMut| {
+            buf.extend_from_slice(&[command::QUERY]);
+            buf.extend_from_slice(text.as_bytes());
         };
-        // A cancel that does not get through is followed by the time limit of whoever waits.
-        let _ = tokio::time::timeout(self.timeout, attempt).await;
+        conversation.say(kill).await.ok()?;
+        conversation.packet().await.ok().map(|_| ())
     }
 
     /// Takes the greeting, encrypts where that is wanted, and proves who we are.

@@ -55,7 +55,13 @@ impl MyDial {
         }
         match tokio::time::timeout(self.route.timeout, link.drain()).await {
             Ok(Ok(None)) if purpose == Purpose::Near => Ok(link),
-            Ok(Ok(None)) => self.check_start(&mut link).await.map(|()| link),
+            Ok(Ok(None)) => {
+                self.check_start(&mut link).await?;
+                if purpose == Purpose::Write {
+                    link.hurried = self.hurries(&mut link).await?;
+                }
+                Ok(link)
+            }
             Ok(Ok(Some(error))) => {
                 Err(ConnectError::Refused { code: error.code, message: error.what })
             }
@@ -66,6 +72,20 @@ impl MyDial {
 }
 
 impl MyDial {
+    /// Whether the server limits how long its statements may take. One that does not know this setting limits only reads.
+    async fn hurries(&self, link: &mut MyLink) -> Result<bool, ConnectError> {
+        let asked = link.ask("SELECT @@max_statement_time", &[]);
+        match tokio::time::timeout(self.route.timeout, asked).await {
+            Ok(Ok(Ok(rows))) => {
+                let limit = rows.into_iter().flatten().flatten().next();
+                Ok(limit.is_some_and(|limit| limit.parse() != Ok(0.0)))
+            }
+            Ok(Ok(Err(_))) => Ok(false),
+            Ok(Err(broken)) => Err(broken.into()),
+            Err(_) => Err(ConnectError::Unreachable("no answer to the second question".into())),
+        }
+    }
+
     /// A server that was restarted unseen may have lost commits, or be an older copy of itself.
     async fn check_start(&self, link: &mut MyLink) -> Result<(), ConnectError> {
         let known = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -19,7 +19,7 @@ use lockstep_protocol::mysql::{command, packet};
 use tokio_util::sync::CancellationToken;
 
 use super::super::line;
-use super::connect::{Login, Route};
+use super::cancel::{BEGIN, Canceller};
 use super::errors::{TOO_LONG, number_of, read_error, tells_of_a_full_disk};
 use crate::ending::Ending;
 use crate::exchange::{Broken, DISK_FULL, Mishap, Settings, TxState};
@@ -64,14 +64,6 @@ impl Shared {
     }
 }
 
-/// How to cancel what a connection runs.
-#[derive(Clone, Debug)]
-pub struct Canceller {
-    pub(super) route: Arc<Route>,
-    pub(super) login: Login,
-    pub(super) number: u32,
-}
-
 /// Something a server is asked.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -101,7 +93,7 @@ struct Expected {
     /// Rows that the leader had, for an effect.
     rows: Option<u64>,
     /// For error messages.
-    what: &'static str,
+    pub(super) what: &'static str,
     /// What comes next.
     answer: Answer,
     /// The statement that the server gives a number.
@@ -117,7 +109,7 @@ struct Expected {
 pub struct MyLink {
     pub(super) stream: Stream,
     pub(super) incoming: BytesMut,
-    outgoing: BytesMut,
+    pub(super) outgoing: BytesMut,
     pub(super) shared: Arc<Shared>,
     pub(super) canceller: Canceller,
     gone: Ending,
@@ -131,6 +123,8 @@ pub struct MyLink {
     pub(super) sharing: bool,
     /// Used for balanced reads only.
     pub(super) reader: bool,
+    /// The server limits how long a statement may take, unless the session says otherwise.
+    pub(super) hurried: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
     pub(super) fixed: bool,
     /// What was fixed for a bulk load that is under way.
@@ -141,7 +135,7 @@ pub struct MyLink {
     expected: VecDeque<Expected>,
     first_error: Option<Mishap>,
     /// The server's numbers of the statements it has prepared.
-    known: HashMap<u64, u32>,
+    pub(super) known: HashMap<u64, u32>,
 }
 
 impl MyLink {
@@ -165,6 +159,7 @@ impl MyLink {
             holds_back: false,
             sharing: false,
             reader: false,
+            hurried: false,
             fixed: false,
             loading: None,
             spent: false,
@@ -187,25 +182,14 @@ impl MyLink {
         self.push(Request::Text(Bytes::copy_from_slice(sql.as_bytes())), what, None);
     }
 
+    /// Whether what opens a transaction is queued, or not answered yet.
+    pub(super) fn begins(&self) -> bool {
+        self.queue.iter().any(|queued| queued.what == BEGIN)
+            || self.expected.iter().any(|expected| expected.what == BEGIN)
+    }
+
     pub(super) fn outstanding_requests(&self) -> usize {
         self.queue.len() + self.expected.len()
-    }
-
-    pub(super) fn is_prepared(&self, prepared: &Prepared) -> bool {
-        self.known.contains_key(&prepared.id)
-    }
-
-    /// Forgets what the server has prepared, when it is too much.
-    pub(super) fn trim_prepared(&mut self) {
-        if self.known.len() <= self.shared.max_prepared || self.outstanding_requests() > 0 {
-            return;
-        }
-        for (_, number) in self.known.drain() {
-            packet::write(&mut self.outgoing, 0, |buf| {
-                buf.put_u8(command::STMT_CLOSE);
-                buf.put_u32_le(number);
-            });
-        }
     }
 
     /// Sends what is queued. Waits where a statement has to be prepared first.
@@ -297,15 +281,16 @@ impl MyLink {
         Ok(next)
     }
 
-    fn prepare(&mut self, prepared: &Prepared, what: &'static str) {
-        packet::write(&mut self.outgoing, 0, |buf| {
-            buf.put_u8(command::STMT_PREPARE);
-            buf.put_slice(prepared.text.sql.as_bytes());
-        });
-        self.expect(what, None, Asked::Prepare, Some(prepared.id));
-    }
-
-    fn expect(&mut self, what: &'static str, rows: Option<u64>, asked: Asked, learns: Option<u64>) {
+    pub(super) fn expect(
+        &mut self,
+        what: &'static str,
+        rows: Option<u64>,
+        asked: Asked,
+        learns: Option<u64>,
+    ) {
+        if what == BEGIN {
+            self.canceller.aim.opens();
+        }
         self.expected.push_back(Expected {
             rows,
             what,
@@ -413,7 +398,10 @@ impl MyLink {
 
     /// The answer has been read to its end.
     pub(super) fn end_request(&mut self) {
-        self.expected.pop_front();
+        let ended = self.expected.pop_front();
+        if ended.is_some_and(|ended| ended.what == BEGIN) && !self.begins() {
+            self.canceller.aim.opened();
+        }
     }
 
     /// Looks at a packet nobody but us is interested in.

@@ -1,19 +1,22 @@
 //! The conversation with a MySQL or MariaDB server.
 
+mod cancel;
 mod connect;
 mod context;
 mod dial;
 mod errors;
 mod keys;
+mod known;
 mod link;
 mod load;
 mod relay;
 mod returned;
 mod settings;
 
+pub use cancel::Canceller;
 pub use connect::{Login, Manner, Route};
 pub use dial::{Logins, MyDial};
-pub use link::{Canceller, MyLink, Shared};
+pub use link::{MyLink, Shared};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use lockstep_protocol::mysql::answer::Asked;
@@ -71,7 +74,7 @@ impl Link for MyLink {
         self.hold_back();
         let limited = self.limited(settings);
         self.adopt_settings(&limited);
-        self.push_text("START TRANSACTION READ WRITE", "BEGIN");
+        self.push_text("START TRANSACTION READ WRITE", "part of a transaction");
     }
 
     fn unlimited(settings: &Settings) -> Settings {
@@ -168,6 +171,7 @@ impl Link for MyLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
+        self.open_first().await?;
         if watch.bulk {
             return self.open_load(work, watch, sink).await;
         }
@@ -276,11 +280,11 @@ impl Link for MyLink {
     }
 
     async fn cancel(canceller: &Canceller) {
-        canceller.route.kill(&canceller.login, "QUERY", canceller.number).await;
+        canceller.cancel().await;
     }
 
     async fn end(canceller: &Canceller) -> bool {
-        canceller.route.kill(&canceller.login, "CONNECTION", canceller.number).await;
+        canceller.end().await;
         true
     }
 
@@ -289,7 +293,7 @@ impl Link for MyLink {
     }
 
     fn is_spent(&self) -> bool {
-        self.spent // All else that a session leaves behind is in its settings, and goes with them.
+        self.spent || self.canceller.aim.may_be_struck() // All else that a session leaves behind is in its settings, and goes with them.
     }
 
     fn is_quiet(&mut self) -> bool {
@@ -333,10 +337,6 @@ impl MyLink {
         }
         sink.remark(remarks);
         Ok(())
-    }
-
-    pub(super) fn check_setup(&mut self) -> Result<(), Broken> {
-        self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
     }
 
     /// Rows that a statement changes cannot be seen here. A statement that the server cannot read

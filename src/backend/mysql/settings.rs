@@ -1,5 +1,6 @@
 //! How a connection gets an application's settings, and a transaction its own.
 
+use super::cancel::BEGIN;
 use super::link::MyLink;
 use crate::exchange::{Settings, TxMode};
 use crate::sql::{Isolation, READ_ONLY};
@@ -89,7 +90,7 @@ impl MyLink {
                 Isolation::RepeatableRead => "REPEATABLE READ",
                 Isolation::Serializable => "SERIALIZABLE",
             };
-            self.push_text(&format!("SET TRANSACTION ISOLATION LEVEL {word}"), "BEGIN");
+            self.push_text(&format!("SET TRANSACTION ISOLATION LEVEL {word}"), BEGIN);
         }
         let snapshot = mode.snapshot.then_some("WITH CONSISTENT SNAPSHOT");
         let access = match mode.read_only {
@@ -99,7 +100,7 @@ impl MyLink {
             Some(false) => Some("READ WRITE"),
         };
         let how: Vec<&str> = snapshot.into_iter().chain(access).collect();
-        self.push_text(&format!("START TRANSACTION {}", how.join(", ")), "BEGIN");
+        self.push_text(&format!("START TRANSACTION {}", how.join(", ")), BEGIN);
     }
 
     /// The settings of a follower's part of a transaction: a plan may lock more there than it did on

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::super::ConnectError;
-use super::link::{Canceller, PgLink, Shared};
+use super::cancel::Canceller;
+use super::link::{PgLink, Shared};
 use super::row::read_error;
 use crate::config::Secret;
 use crate::net::Stream;
@@ -89,7 +90,7 @@ impl Route {
             };
             conversation.start(login).await?;
             let (parameters, pid, secret) = conversation.finish().await?;
-            let canceller = Canceller { route: self.clone(), pid, secret };
+            let canceller = Canceller { route: self.clone(), pid, secret, aim: Arc::default() };
             let Conversation { stream, incoming, .. } = conversation;
             Ok(PgLink::new(stream, incoming, shared, canceller, parameters, gone.clone()))
         };
@@ -101,22 +102,6 @@ impl Route {
                 Err(ConnectError::Unreachable("the backend was made inactive".into()))
             }
         }
-    }
-
-    /// Asks the server to cancel what a session runs, and waits until the server has done so.
-    pub(super) async fn cancel(&self, pid: u32, secret: &Bytes) {
-        let attempt = async {
-            let mut stream = self.open().await.ok()?;
-            let mut request = BytesMut::new();
-            startup::cancel_request(&mut request, pid, secret);
-            stream.write_all(&request).await.ok()?;
-            stream.flush().await.ok()?;
-            // The server closes only after it has sent the signal.
-            let mut rest = Vec::new();
-            stream.read_to_end(&mut rest).await.ok()
-        };
-        // A cancel that does not get through is followed by the time limit of whoever waits.
-        let _ = tokio::time::timeout(self.timeout, attempt).await;
     }
 }
 

@@ -64,7 +64,7 @@ impl PgDial {
             .await
             .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
         if purpose == Purpose::Write {
-            link.mark = mark;
+            (link.mark, link.hurried) = mark;
         }
         Ok(link)
     }
@@ -88,19 +88,24 @@ impl PgDial {
         }
     }
 
-    /// What the capture triggers sign their reports on this connection with.
-    async fn mark(&self, link: &mut PgLink) -> Result<String, ConnectError> {
+    /// What the capture triggers sign their reports on this connection with, and whether the server limits how long
+    /// its statements may take.
+    async fn mark(&self, link: &mut PgLink) -> Result<(String, bool), ConnectError> {
         let word = format!("{:032x}", rand::random::<u128>());
         let params = [Some(self.shared.token.as_str()), Some(word.as_str())];
-        let rows = match link.ask(MARK_SQL, &params).await {
+        let sql = format!("{MARK_SQL}, pg_catalog.current_setting('statement_timeout')");
+        let rows = match link.ask(&sql, &params).await {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => {
                 return Err(ConnectError::Refused { code: error.code, message: error.message });
             }
             Err(broken) => return Err(broken.into()),
         };
-        let mark = rows.into_iter().flatten().flatten().next();
-        mark.ok_or_else(|| ConnectError::Unreachable("the backend gave no capture mark".into()))
+        let mut words = rows.into_iter().flatten().flatten();
+        let mark = words.next();
+        let mark = mark
+            .ok_or_else(|| ConnectError::Unreachable("the backend gave no capture mark".into()))?;
+        Ok((mark, words.next().is_none_or(|limit| limit != "0")))
     }
 }
 

@@ -18,6 +18,7 @@ use siphasher::sip::SipHasher13;
 use tokio_util::sync::CancellationToken;
 
 use super::super::line;
+use super::cancel::Canceller;
 use super::own::Own;
 use super::request::{ParseFate, Part, Request};
 use super::row::read_error;
@@ -46,14 +47,6 @@ pub struct Shared {
     pub dead_after: Duration,
 }
 
-/// How to cancel what a connection runs.
-#[derive(Clone, Debug)]
-pub struct Canceller {
-    pub(super) route: Arc<super::connect::Route>,
-    pub(super) pid: u32,
-    pub(super) secret: bytes::Bytes,
-}
-
 /// One connection to a PostgreSQL server.
 #[derive(Debug)]
 pub struct PgLink {
@@ -73,6 +66,8 @@ pub struct PgLink {
     pub(super) spent: bool,
     /// Used for balanced reads only.
     pub(super) reader: bool,
+    /// The server limits how long a statement may take, unless the session says otherwise.
+    pub(super) hurried: bool,
     /// The server's session is a follower's: triggers and foreign keys do not fire.
     pub(super) follows: bool,
     /// What the capture triggers sign their reports on this connection with.
@@ -85,10 +80,10 @@ pub struct PgLink {
     /// The session's settings, and the same with a share's limits.
     pub(super) share: Option<(Settings, Settings)>,
     /// Requests whose answers are outstanding, and how many of them have been sent.
-    expected: VecDeque<Request>,
+    pub(super) expected: VecDeque<Request>,
     sent: usize,
     /// The request that is being put together.
-    open: Request,
+    pub(super) open: Request,
     /// One that has been answered, whose room is used again.
     spare: Request,
     first_error: Option<Mishap>,
@@ -126,6 +121,7 @@ impl PgLink {
             tx: b'I',
             spent: false,
             reader: false,
+            hurried: false,
             follows: false,
             mark: String::new(),
             digest: SipHasher13::new(),
@@ -150,6 +146,9 @@ impl PgLink {
     /// Ends the request that is being put together, if there is one.
     pub(super) fn close_request(&mut self) {
         if !self.open.parts.is_empty() || !self.open.fates.is_empty() {
+            if self.open.begins {
+                self.canceller.aim.opens();
+            }
             client::sync(&mut self.outgoing);
             let next = std::mem::take(&mut self.spare);
             self.expected.push_back(std::mem::replace(&mut self.open, next));
@@ -161,7 +160,7 @@ impl PgLink {
         // A simple query ends the life of the unnamed statement.
         self.unnamed = None;
         let parts = VecDeque::from([Part { rows, digest: None, what }]);
-        self.expected.push_back(Request { parts, fates: VecDeque::new() });
+        self.expected.push_back(Request { parts, ..Request::default() });
     }
 
     pub(super) fn expected_is_empty(&self) -> bool {
@@ -245,6 +244,8 @@ impl PgLink {
     /// The same as a part of a request that goes on: how many statements come before it there.
     pub(super) fn put_steps(&mut self, steps: &[Step]) -> usize {
         let before = self.open.parts.len();
+        // What strikes its BEGIN strikes them as well.
+        self.open.begins = false;
         for step in steps {
             match step {
                 Step::Parse(reference) => self.queue_parse(reference),
@@ -448,6 +449,9 @@ impl PgLink {
         let Some(mut ended) = self.expected.pop_front() else {
             return;
         };
+        if std::mem::take(&mut ended.begins) {
+            self.canceller.aim.opened();
+        }
         self.sent = self.sent.saturating_sub(1);
         // What is left was skipped after an error: the server does not know these statements.
         for (fate, id) in ended.fates.drain(..) {

@@ -1,5 +1,6 @@
 //! The conversation with a PostgreSQL server.
 
+mod cancel;
 mod connect;
 mod dial;
 mod link;
@@ -11,9 +12,10 @@ mod row;
 mod rules;
 mod written;
 
+pub use cancel::Canceller;
 pub use connect::{Login, Route};
 pub use dial::{Logins, PgDial};
-pub use link::{Canceller, PgLink, Shared};
+pub use link::{PgLink, Shared};
 
 use bytes::BytesMut;
 use lockstep_protocol::pg::client;
@@ -130,6 +132,7 @@ impl Link for PgLink {
         } else {
             self.queue_query(&begin_text(mode), "BEGIN", None);
         }
+        self.begins();
     }
 
     fn reported(&self) -> &std::collections::BTreeMap<String, String> {
@@ -271,6 +274,7 @@ impl Link for PgLink {
         watch: Watch<'_>,
         sink: &mut S,
     ) -> Result<Outcome, Broken> {
+        self.open_first().await?;
         if self.tx == b'I' && self.expected_is_empty() {
             self.follow(false);
         }
@@ -299,6 +303,7 @@ impl Link for PgLink {
         self.wants_digest = watch.digest;
         self.send().await?;
         self.settle(1 + after).await?;
+        self.check_setup()?;
         if before > 0 && !self.settle_parts(1).await? {
             // What was to come first has failed, and the statement has been passed over.
             self.settle(0).await?;
@@ -473,7 +478,7 @@ impl Link for PgLink {
     }
 
     async fn cancel(canceller: &Canceller) {
-        canceller.route.cancel(canceller.pid, &canceller.secret).await;
+        canceller.cancel().await;
     }
 
     async fn end(_canceller: &Canceller) -> bool {
@@ -486,7 +491,7 @@ impl Link for PgLink {
     }
 
     fn is_spent(&self) -> bool {
-        self.spent
+        self.spent || self.canceller.aim.may_be_struck()
     }
 
     fn is_quiet(&mut self) -> bool {

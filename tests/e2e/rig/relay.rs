@@ -1,6 +1,7 @@
 //! A network that fails on command: a TCP relay between the proxy and one server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +29,7 @@ pub(crate) struct Relay {
     name: String,
     pub(crate) port: u16,
     net: Arc<watch::Sender<Net>>,
+    accepted: Arc<AtomicUsize>,
     listener: tokio::task::JoinHandle<()>,
 }
 
@@ -39,17 +41,24 @@ impl Relay {
         let net = Arc::new(net);
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("the relay's port");
         listener.set_nonblocking(true).expect("a socket option");
-        let told = Arc::clone(&net);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (told, counts) = (Arc::clone(&net), Arc::clone(&accepted));
         let listener = runtime().spawn(async move {
             let listener = TcpListener::from_std(listener).expect("a listener");
             while let Ok((near, _)) = listener.accept().await {
                 if *told.borrow() == Net::Cut {
                     continue;
                 }
+                counts.fetch_add(1, Ordering::Relaxed);
                 runtime().spawn(carry(near, target, told.subscribe()));
             }
         });
-        Self { name: name.into(), port, net, listener }
+        Self { name: name.into(), port, net, accepted, listener }
+    }
+
+    /// How many connections have been made through it.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set(&self, net: Net) {

@@ -1,6 +1,7 @@
 //! Every write of every class: the same rows on every server, or a clear refusal that leaves
 //! nothing behind.
 
+mod cancels;
 mod concurrency;
 mod ddl;
 mod deep;
