@@ -1,6 +1,6 @@
 # The only door. `make` alone lists what is behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo mysqldemo test unit e2e sim lease takeover soak bench mysqlbench check
+.PHONY: help setup build demo mysqldemo test unit e2e sim lease takeover soak bench latency mysqlbench check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ soak: setup ## Machines with all parts under faults by chance (SOAK=3600 LOCKSTE
 
 bench: build ## Measure, side by side with its peers where they are installed (ARGS=--quick)
 	python3 -B benches/compare.py $(ARGS)
+
+latency: build ## Measure a write of one client with the databases some milliseconds away (ARGS='--trips 10')
+	python3 -B benches/network.py $(ARGS)
 
 mysqlbench: build ## The same for MariaDB, with sysbench and HAProxy (ARGS=--quick)
 	python3 -B benches/compare_mysql.py $(ARGS)

@@ -8,6 +8,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -32,8 +33,25 @@ impl Aim {
         }
     }
 
+    /// Has what runs cancelled by `attempt`, which gives something once the server has taken the request: not before
+    /// nothing is being opened any more, and for no longer than `limit`. What does not get through is followed by
+    /// the time limit of whoever waits for what was to be cancelled.
+    pub async fn strike(&self, limit: Duration, attempt: impl Future<Output = Option<()>>) {
+        let mut asked = false;
+        let struck = async {
+            self.is_clear().await;
+            asked = true;
+            attempt.await
+        };
+        let done = tokio::time::timeout(limit, struck).await;
+        if asked && !matches!(done, Ok(Some(()))) {
+            // Nobody knows whether it has arrived: it may strike whatever runs later.
+            self.astray.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// Waits until nothing is being opened.
-    pub async fn is_clear(&self) {
+    async fn is_clear(&self) {
         loop {
             let opened = self.opened.notified();
             if !self.opening.load(Ordering::SeqCst) {
@@ -41,11 +59,6 @@ impl Aim {
             }
             opened.await;
         }
-    }
-
-    /// Nobody knows whether a request to cancel has arrived: it may strike whatever runs later.
-    pub fn went_astray(&self) {
-        self.astray.store(true, Ordering::SeqCst);
     }
 
     /// Whether the connection may still be struck by something that was meant for what it has run.
@@ -136,8 +149,6 @@ impl<C> Drop for Shot<C> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::timeout;
 
     use super::*;
@@ -156,6 +167,10 @@ mod tests {
         tokio::task::yield_now().await;
         aim.opened();
         timeout(soon, waits).await.expect("told").expect("a task");
+        aim.strike(soon, async { Some(()) }).await;
+        assert!(!aim.may_be_struck());
+        aim.strike(soon, std::future::pending()).await;
+        assert!(aim.may_be_struck());
     }
 
     #[tokio::test(start_paused = true)]

@@ -390,6 +390,8 @@ async fn reported(
             }
         }
     }
+    // The role may have gone to another proxy meanwhile.
+    house.is_still_served("", near)?;
     Err(Failure::new(Kind::Unavailable, "no database is active")
         .hint("the administrator sees the reasons with SHOW BACKENDS on the console"))
 }

@@ -1,6 +1,6 @@
 //! One attempt at a statement: run, and when its backend dies, find out what that means.
 
-use super::leader::internal;
+use super::leader::not_set_up;
 use super::{Session, Stop};
 use crate::backend::{Lease, Purpose};
 use crate::error::Failure;
@@ -25,10 +25,7 @@ impl<P: Protocol> Session<P> {
         let broken = match ran {
             Ok(outcome) => return Ok(Some((lease, outcome))),
             Err(Broken::Client(_)) => return Err(Stop::Gone),
-            Err(Broken::Setup(why)) => {
-                let what = format!("the session's settings cannot be established: {why}");
-                return Err(internal(&what).into());
-            }
+            Err(Broken::Setup(why)) => return Err(not_set_up(why).into()),
             Err(broken) => broken,
         };
         let (backend, generation) = (lease.backend().index, lease.generation());

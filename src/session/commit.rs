@@ -7,7 +7,7 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::leader::{CHANGED, are_locked_again};
+use super::leader::{CHANGED, are_locked_again, struck};
 use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Lease;
@@ -286,6 +286,9 @@ impl<P: Protocol> Session<P> {
                 self.drop_all(leader, std::mem::take(shares)).await;
                 if error.code.starts_with("40") {
                     return Err(refused_commit(&error).into());
+                }
+                if let Some(failure) = struck(&error) {
+                    return Err(failure.into());
                 }
                 tracing::error!(%error, seq = ticket.seq, "the leader refused the record");
                 return Err(refused_record(error).into());

@@ -5,7 +5,9 @@ use super::transaction::{Admission, Lock, Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::{Failure, Kind};
-use crate::exchange::{Broken, Discard, Link, Outcome, Protocol, Sink, TxState, Watch, Work};
+use crate::exchange::{
+    Broken, Discard, Link, Mishap, Outcome, Protocol, Sink, TxState, Watch, Work,
+};
 use crate::keeper::Verdict;
 
 /// How often a statement is started again before the client is told.
@@ -211,9 +213,7 @@ impl<P: Protocol> Session<P> {
         };
         if let Broken::Setup(why) = broken {
             shares::abandon(&self.shared, shares).await;
-            return Err(
-                internal(&format!("the session's settings cannot be established: {why}")).into()
-            );
+            return Err(not_set_up(why.clone()).into());
         }
         let (backend, generation) = (leader.backend().index, leader.generation());
         let force = broken.is_damning();
@@ -384,6 +384,20 @@ pub(super) async fn are_locked_again<L: Link>(link: &mut L, locks: &[Lock<L::Wor
 pub(super) fn unavailable() -> Failure {
     Failure::new(Kind::Unavailable, "no database is active")
         .hint("the administrator sees the reasons with SHOW BACKENDS on the console")
+}
+
+/// What came before a statement did not go well. A time limit of the application's strikes that, too.
+pub(super) fn not_set_up(why: Mishap) -> Failure {
+    struck(&why).unwrap_or_else(|| {
+        internal(&format!("the session's settings cannot be established: {why}"))
+    })
+}
+
+/// What the application is told of whatever was cancelled, or took longer than it may.
+pub(super) fn struck(mishap: &Mishap) -> Option<Failure> {
+    let what = "canceling statement: it took longer than it may, or was cancelled";
+    let failure = |code| Failure::new(Kind::Refused, what).code(code).number(1317);
+    mishap.struck().map(|code| failure(code).detail(mishap.what.clone()))
 }
 
 pub(super) fn internal(what: &str) -> Failure {

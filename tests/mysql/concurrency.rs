@@ -399,6 +399,57 @@ async fn statements_killed_at_any_moment_are_everywhere_or_nowhere() {
     assert_eq!(done, told, "were acknowledged, and are there");
 }
 
+/// A time limit of the session's that is hardly longer than its statements take: it strikes them, and nothing of the proxy's.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_that_take_too_long_are_nowhere() {
+    let cluster = Arc::new(Cluster::start(3).await);
+    let mut conn = cluster.connect().await;
+    let big = "insert into big select seq, 0 from seq_1_to_500";
+    let tables =
+        ["create table t(id int primary key)", "create table big(id int primary key, n int)"];
+    all(&mut conn, &[&tables[..], &[big]].concat()).await;
+    let mut writers = Vec::new();
+    for s in 0..6 {
+        let mut conn = cluster.connect().await;
+        writers.push(tokio::spawn(async move {
+            let mut told = Vec::new();
+            for round in 0..100 {
+                let (id, limit) = (s * 1000 + round, 1 + round % 4);
+                let set = format!("set max_statement_time = 0.00{limit}");
+                // That itself may take too long.
+                while conn.query_drop(&set).await.is_err() {}
+                let done = async {
+                    conn.query_drop("begin").await?;
+                    conn.query_drop(format!("insert into t values({id})")).await?;
+                    if round % 2 == 0 {
+                        conn.query_drop("update big set n = n + 1").await?;
+                    }
+                    conn.query_drop("commit").await
+                };
+                match done.await {
+                    Ok(()) => told.push(id),
+                    Err(Error::Server(error))
+                        if error.code == 1969 || AGAIN.contains(&error.code) =>
+                    {
+                        while conn.query_drop("rollback").await.is_err() {}
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            told
+        }));
+    }
+    let mut told = Vec::new();
+    for writer in writers {
+        told.extend(writer.await.unwrap());
+    }
+    told.sort_unstable();
+    assert!(told.len() > 20 && told.len() < 590, "{} of 600", told.len());
+    let there: Vec<i32> = conn.query("select id from t order by id").await.unwrap();
+    assert_eq!(there, told, "is there, and was told to be");
+    agree(&cluster).await;
+}
+
 /// What a cancel strikes in the middle of a START TRANSACTION leaves whatever was sent behind it to commit by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_killed_before_its_transaction_is_open() {

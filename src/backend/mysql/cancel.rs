@@ -6,6 +6,9 @@ use super::connect::{Login, Route};
 use super::link::MyLink;
 use crate::exchange::{Aim, Broken};
 
+/// The setting that limits how long a statement may take.
+pub(super) const TIME_LIMIT: &str = "max_statement_time";
+
 /// What opens a transaction, for error messages.
 pub(super) const BEGIN: &str = "BEGIN";
 
@@ -21,17 +24,8 @@ pub struct Canceller {
 impl Canceller {
     /// Asks the server to end what the session runs, and waits until the server has heard it.
     pub(super) async fn cancel(&self) {
-        let mut asked = false;
-        let attempt = async {
-            self.aim.is_clear().await;
-            asked = true;
-            self.route.kill(&self.login, "QUERY", self.number).await
-        };
-        // A cancel that does not get through is followed by the time limit of whoever waits.
-        let done = tokio::time::timeout(self.route.timeout, attempt).await;
-        if asked && !matches!(done, Ok(Some(()))) {
-            self.aim.went_astray();
-        }
+        let kill = self.route.kill(&self.login, "QUERY", self.number);
+        self.aim.strike(self.route.timeout, kill).await;
     }
 
     /// The same for the session itself.
@@ -42,24 +36,48 @@ impl Canceller {
 }
 
 impl MyLink {
+    /// Whether a statement may take only so long, by the session or by the server.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurried || self.settings.contains_key(TIME_LIMIT)
+    }
+
+    /// What is the application's to limit are its statements, not what the proxy does for them at the end of a
+    /// transaction: a COMMIT that was struck would look as if the server was ill. The limit is back when the connection
+    /// is lent the next time.
+    pub(super) fn queue_unhurried(&mut self) {
+        if self.is_hurried() && !std::mem::replace(&mut self.unhurried, true) {
+            self.push_text(&format!("SET SESSION {TIME_LIMIT}=0"), "settings");
+        }
+    }
+
+    /// Has the limit hold again, if it was lifted.
+    pub(super) fn hurry_again(&mut self) {
+        if std::mem::take(&mut self.unhurried) {
+            let own = self.settings.get(TIME_LIMIT).cloned();
+            let limit = own.unwrap_or_else(|| format!("SET SESSION {TIME_LIMIT}=DEFAULT"));
+            self.push_text(&limit, "settings");
+        }
+    }
+
     /// Where a time limit of the session's could strike what opens the transaction, nothing is sent behind it before it
     /// has been answered: a statement behind it would run, and commit, by itself.
     pub(super) async fn open_first(&mut self) -> Result<(), Broken> {
-        if !self.begins() || !(self.hurried || self.settings.contains_key("max_statement_time")) {
+        if !self.begins() || !self.is_hurried() {
             return Ok(());
         }
         self.send().await?;
         self.settle(0).await?;
-        self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
+        self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error)))
     }
 
     /// Judges what came before a statement.
     pub(super) fn check_setup(&mut self) -> Result<(), Broken> {
         let Some(error) = self.take_error() else { return Ok(()) };
-        if error.what.starts_with(BEGIN) && !self.holds_back {
+        // What only reads does no harm by itself, and what waits for a COMMIT has not been done.
+        if error.what.starts_with(BEGIN) && !self.reader && !self.holds_back {
             let what = "a transaction was not opened, and what was to be in it has run by itself";
             return Err(Broken::Rules(format!("{what}: {error}")));
         }
-        Err(Broken::Setup(error.to_string()))
+        Err(Broken::Setup(error))
     }
 }

@@ -91,7 +91,7 @@ impl MyLink {
 
     /// Reads what was fixed.
     pub(super) async fn read_fixed(&mut self, fixed: &mut Fixed) -> Result<(), Broken> {
-        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
+        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.into()))?;
         let mut values = rows.into_iter().next().into_iter().flatten().flatten();
         match (values.next(), values.next()) {
             (Some(timestamp), Some(last_insert_id)) => {
@@ -100,7 +100,7 @@ impl MyLink {
                 fixed.variables = values.collect();
                 Ok(())
             }
-            _ => Err(Broken::Setup("the context cannot be read".into())),
+            _ => Err(Broken::Lost("the context cannot be read".into())),
         }
     }
 

@@ -125,6 +125,8 @@ pub struct MyLink {
     pub(super) reader: bool,
     /// The server limits how long a statement may take, unless the session says otherwise.
     pub(super) hurried: bool,
+    /// That limit, or the session's, has been lifted.
+    pub(super) unhurried: bool,
     /// Clock and next number are fixed for the statement that a follower repeats.
     pub(super) fixed: bool,
     /// What was fixed for a bulk load that is under way.
@@ -160,6 +162,7 @@ impl MyLink {
             sharing: false,
             reader: false,
             hurried: false,
+            unhurried: false,
             fixed: false,
             loading: None,
             spent: false,

@@ -159,6 +159,7 @@ impl Link for MyLink {
     }
 
     fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]) {
+        self.queue_unhurried();
         let record = self.shared.record.clone();
         let proof = schema::proof(&self.shared.token, self.canceller.number, seq, id);
         let parameters = record_parameters(&proof, seq, id, user, entry);

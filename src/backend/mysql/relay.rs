@@ -125,7 +125,7 @@ impl MyLink {
 
     /// The one value of an answer to a question of ours; empty where there is none.
     pub(super) async fn collect_one(&mut self) -> Result<String, Broken> {
-        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.to_string()))?;
+        let rows = self.collect().await?.map_err(|error| Broken::Setup(error.into()))?;
         Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
     }
 

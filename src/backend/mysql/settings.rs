@@ -1,6 +1,6 @@
 //! How a connection gets an application's settings, and a transaction its own.
 
-use super::cancel::BEGIN;
+use super::cancel::{BEGIN, TIME_LIMIT};
 use super::link::MyLink;
 use crate::exchange::{Settings, TxMode};
 use crate::sql::{Isolation, READ_ONLY};
@@ -18,6 +18,7 @@ const ISOLATION: &str = "default_transaction_isolation";
 impl MyLink {
     /// Brings the session's settings to `wanted`.
     pub(super) fn adopt_settings(&mut self, wanted: &Settings) {
+        self.hurry_again();
         if std::sync::Arc::ptr_eq(&self.settings, wanted) {
             return;
         }
@@ -110,6 +111,10 @@ impl MyLink {
         let seconds = self.shared.follower_lock.as_secs().max(1);
         let mut limited = (**settings).clone();
         limited.insert(LOCK_WAIT.to_owned(), format!("SET SESSION {LOCK_WAIT}={seconds}"));
+        if self.is_hurried() || settings.contains_key(TIME_LIMIT) {
+            // How long a statement may take is judged on the leader.
+            limited.insert(TIME_LIMIT.to_owned(), format!("SET SESSION {TIME_LIMIT}=0"));
+        }
         Settings::new(limited)
     }
 }

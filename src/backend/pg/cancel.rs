@@ -8,8 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::Route;
 use super::link::PgLink;
-use super::own::BEGIN;
+use super::own::{BEGIN, UNHURRIED, bind_rest};
 use crate::exchange::{Aim, Broken};
+
+/// What lifts the limit on how long a statement may take.
+pub(super) const UNLIMITED: &str = "SET statement_timeout = 0";
 
 /// How to cancel what a connection runs.
 #[derive(Clone, Debug)]
@@ -23,24 +26,17 @@ pub struct Canceller {
 impl Canceller {
     /// Asks the server to cancel what a session runs, and waits until the server has done so.
     pub(super) async fn cancel(&self) {
-        let mut asked = false;
         let attempt = async {
-            self.aim.is_clear().await;
             let mut stream = self.route.open().await.ok()?;
             let mut request = BytesMut::new();
             startup::cancel_request(&mut request, self.pid, &self.secret);
-            asked = true;
             stream.write_all(&request).await.ok()?;
             stream.flush().await.ok()?;
             // The server closes only after it has sent the signal.
             let mut rest = Vec::new();
-            stream.read_to_end(&mut rest).await.ok()
+            stream.read_to_end(&mut rest).await.ok().map(|_| ())
         };
-        // A cancel that does not get through is followed by the time limit of whoever waits.
-        let done = tokio::time::timeout(self.route.timeout, attempt).await;
-        if asked && !matches!(done, Ok(Some(_))) {
-            self.aim.went_astray();
-        }
+        self.aim.strike(self.route.timeout, attempt).await;
     }
 }
 
@@ -55,25 +51,49 @@ impl PgLink {
         }
     }
 
+    /// Whether a statement may take only so long, by the session or by the server. A follower's part of a transaction has
+    /// no such limit.
+    fn is_hurried(&self) -> bool {
+        match self.settings.get("statement_timeout") {
+            Some(statement) => *statement != UNLIMITED,
+            None => self.hurried,
+        }
+    }
+
+    /// What is the application's to limit are its statements, not what the proxy does for them at the end of a
+    /// transaction: a COMMIT that was struck would look as if the server was ill.
+    pub(super) fn queue_unhurried(&mut self) {
+        if self.is_hurried() {
+            self.queue_own(&UNHURRIED, &bind_rest(&[]));
+        }
+    }
+
     /// Where a time limit of the session's could strike the BEGIN that is queued, nothing is sent behind it before it has
     /// been answered: a statement in a request of its own would run, and commit, by itself.
     pub(super) async fn open_first(&mut self) -> Result<(), Broken> {
         let begins = self.open.begins || self.expected.iter().any(|request| request.begins);
-        if !begins || !(self.hurried || self.settings.contains_key("statement_timeout")) {
+        if !begins || !self.is_hurried() {
             return Ok(());
         }
         self.send().await?;
         self.settle(0).await?;
-        self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error.to_string())))
+        self.set_up()
     }
 
-    /// Judges what came before a statement that was sent in a request of its own.
+    /// Whether what came before a statement went well.
+    pub(super) fn set_up(&mut self) -> Result<(), Broken> {
+        self.take_error().map_or(Ok(()), |error| Err(Broken::Setup(error)))
+    }
+
+    /// The same where the statement was sent in a request of its own, and has run whatever came before.
     pub(super) fn check_setup(&mut self) -> Result<(), Broken> {
         let Some(error) = self.take_error() else { return Ok(()) };
-        if error.what.starts_with(BEGIN.name) || error.what.starts_with("BEGIN:") {
+        let begin = error.what.starts_with(BEGIN.name) || error.what.starts_with("BEGIN:");
+        // What only reads does no harm by itself.
+        if begin && !self.reader {
             let what = "a transaction was not opened, and what was to be in it has run by itself";
             return Err(Broken::Rules(format!("{what}: {error}")));
         }
-        Err(Broken::Setup(error.to_string()))
+        Err(Broken::Setup(error))
     }
 }

@@ -189,6 +189,7 @@ impl Link for PgLink {
         self.follow(false);
         // Should the transaction be undone, the session would be a follower's again, unseen.
         self.spent = true;
+        self.settings = settings.clone();
     }
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
@@ -256,6 +257,7 @@ impl Link for PgLink {
     }
 
     fn queue_record(&mut self, seq: i64, id: i64, user: &str, entry: &[u8]) {
+        self.queue_unhurried();
         let token = self.shared.token.clone();
         let user = self.armour(user);
         let rest = bind_rest(&[
@@ -308,9 +310,7 @@ impl Link for PgLink {
             // What was to come first has failed, and the statement has been passed over.
             self.settle(0).await?;
         }
-        if let Some(error) = self.take_error() {
-            return Err(Broken::Setup(error.to_string()));
-        }
+        self.set_up()?;
         let mut outcome = match watch.returned {
             Some(returned) => self.relay_returned(work, returned, sink).await?,
             None => self.relay(sink).await?,
@@ -338,9 +338,7 @@ impl Link for PgLink {
         if before > 0 && !self.settle_parts(statements.len()).await? {
             self.settle(0).await?;
         }
-        if let Some(error) = self.take_error() {
-            return Err(Broken::Setup(error.to_string()));
-        }
+        self.set_up()?;
         let mut ended = Vec::with_capacity(statements.len());
         for (work, watch) in statements {
             let mut answer = Gathered::default();
@@ -368,9 +366,7 @@ impl Link for PgLink {
         self.follow(true);
         self.send().await?;
         self.settle(2 + after).await?;
-        if let Some(error) = self.take_error() {
-            return Err(Broken::Setup(error.to_string()));
-        }
+        self.set_up()?;
         let mut outcome = self.relay(&mut Discard::default()).await?;
         self.collect_watched(watch, &mut outcome).await?;
         Ok(outcome)

@@ -40,6 +40,13 @@ pub(super) const BEGIN_SHARE: Own = Own {
     sql: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
     types: &[],
 };
+/// To its end the transaction may take as long as it likes.
+pub(super) const UNHURRIED: Own = Own {
+    id: u64::MAX - 11,
+    name: "lockstep_unhurried",
+    sql: "SELECT pg_catalog.set_config('statement_timeout', '0', true)",
+    types: &[],
+};
 pub(super) const ADVANCE: Own = Own {
     id: u64::MAX - 2,
     name: "lockstep_advance",

@@ -52,7 +52,7 @@ impl Part {
 pub(super) struct Request {
     /// Its statements, in order. Those that are answered are taken off.
     pub(super) parts: VecDeque<Part>,
-    /// It ends with the BEGIN of what comes in requests behind it.
+    /// It has the BEGIN of what comes in requests behind it.
     pub(super) begins: bool,
     /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
     pub(super) fates: VecDeque<(ParseFate, u64)>,
