@@ -341,7 +341,7 @@ impl Link for SimLink {
         self.send()?;
         self.settle(1).await?;
         if let Some(error) = self.first_error.take() {
-            return Err(Broken::Setup(error.to_string()));
+            return Err(Broken::Setup(error));
         }
         let (answer, _) = self.receive().await?;
         let error = server_error(&answer);
