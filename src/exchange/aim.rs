@@ -99,17 +99,24 @@ impl<C: Clone> Target<C> {
     /// The statement has ended. Where its connection `lives`, this waits for those who are about to cancel it, so that they
     /// strike nothing else.
     pub async fn clear(&self, lives: bool) {
+        // Hardly ever is anybody at it.
+        if self.lower() || !lives {
+            return;
+        }
         loop {
             let quiet = self.0.quiet.notified();
-            {
-                let mut runs = self.0.lock();
-                runs.0 = None;
-                if runs.1 == 0 || !lives {
-                    return;
-                }
+            if self.lower() {
+                return;
             }
             quiet.await;
         }
+    }
+
+    /// Nothing can be aimed at any more. Whether nobody is at it still.
+    fn lower(&self) -> bool {
+        let mut runs = self.0.lock();
+        runs.0 = None;
+        runs.1 == 0
     }
 
     /// How to cancel what runs, if anything does. It waits for whoever has this value.
