@@ -212,7 +212,14 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         if let Broken::Setup(why) = broken {
+            // Where an error leaves the transaction standing, one that takes it along has to say so.
+            let takes_along = tx.explicit && (tx.ran || tx.writing > 0);
             shares::abandon(&self.shared, shares).await;
+            if takes_along && !P::MANNERS.error_fails_transaction {
+                let what = "the transaction is undone: what came before a statement went wrong";
+                let failure = Failure::new(Kind::Retry, what).detail(why.to_string());
+                return Err(failure.hint("run the transaction again").into());
+            }
             return Err(not_set_up(why.clone()).into());
         }
         let (backend, generation) = (leader.backend().index, leader.generation());
