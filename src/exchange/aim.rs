@@ -6,7 +6,7 @@
 //! is under way ([`Target`]).
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 pub struct Aim {
     opening: AtomicBool,
     opened: Notify,
-    astray: AtomicBool,
+    /// Requests to cancel of which nobody knows whether they have arrived.
+    astray: AtomicUsize,
 }
 
 impl Aim {
@@ -37,17 +38,16 @@ impl Aim {
     /// nothing is being opened any more, and for no longer than `limit`. What does not get through is followed by
     /// the time limit of whoever waits for what was to be cancelled.
     pub async fn strike(&self, limit: Duration, attempt: impl Future<Output = Option<()>>) {
-        let mut asked = false;
         let struck = async {
             self.is_clear().await;
-            asked = true;
-            attempt.await
+            // It may strike whatever runs later until the server has taken it, also where nobody waits for that any more.
+            self.astray.fetch_add(1, Ordering::SeqCst);
+            if attempt.await.is_some() {
+                self.astray.fetch_sub(1, Ordering::SeqCst);
+            }
         };
-        let done = tokio::time::timeout(limit, struck).await;
-        if asked && !matches!(done, Ok(Some(()))) {
-            // Nobody knows whether it has arrived: it may strike whatever runs later.
-            self.astray.store(true, Ordering::SeqCst);
-        }
+        // What does not get through in time is astray.
+        let _ = tokio::time::timeout(limit, struck).await;
     }
 
     /// Waits until nothing is being opened.
@@ -63,7 +63,7 @@ impl Aim {
 
     /// Whether the connection may still be struck by something that was meant for what it has run.
     pub fn may_be_struck(&self) -> bool {
-        self.astray.load(Ordering::SeqCst)
+        self.astray.load(Ordering::SeqCst) > 0
     }
 }
 
