@@ -8,6 +8,8 @@ use crate::exchange::{Aim, Broken};
 
 /// The setting that limits how long a statement may take.
 pub(super) const TIME_LIMIT: &str = "max_statement_time";
+/// What lifts it.
+pub(super) const UNLIMITED: &str = "SET SESSION max_statement_time=0";
 
 /// What opens a transaction, for error messages.
 pub(super) const BEGIN: &str = "BEGIN";
@@ -46,7 +48,7 @@ impl MyLink {
     /// is lent the next time.
     pub(super) fn queue_unhurried(&mut self) {
         if self.is_hurried() && !std::mem::replace(&mut self.unhurried, true) {
-            self.push_text(&format!("SET SESSION {TIME_LIMIT}=0"), "settings");
+            self.push_text(UNLIMITED, "settings");
         }
     }
 
@@ -54,7 +56,7 @@ impl MyLink {
     pub(super) fn hurry_again(&mut self) {
         if std::mem::take(&mut self.unhurried) {
             let own = self.settings.get(TIME_LIMIT).cloned();
-            let limit = own.unwrap_or_else(|| format!("SET SESSION {TIME_LIMIT}=DEFAULT"));
+            let limit = own.unwrap_or_else(|| self.reset_statement(TIME_LIMIT));
             self.push_text(&limit, "settings");
         }
     }

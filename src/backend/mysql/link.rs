@@ -93,7 +93,7 @@ struct Expected {
     /// Rows that the leader had, for an effect.
     rows: Option<u64>,
     /// For error messages.
-    pub(super) what: &'static str,
+    what: &'static str,
     /// What comes next.
     answer: Answer,
     /// The statement that the server gives a number.

@@ -1,6 +1,6 @@
 //! How a connection gets an application's settings, and a transaction its own.
 
-use super::cancel::{BEGIN, TIME_LIMIT};
+use super::cancel::{BEGIN, TIME_LIMIT, UNLIMITED};
 use super::link::MyLink;
 use crate::exchange::{Settings, TxMode};
 use crate::sql::{Isolation, READ_ONLY};
@@ -52,7 +52,7 @@ impl MyLink {
         key != ISOLATION || statement.to_ascii_uppercase().contains("SERIALIZABLE")
     }
 
-    fn reset_statement(&self, key: &str) -> String {
+    pub(super) fn reset_statement(&self, key: &str) -> String {
         match key {
             "character_set_client" | "character_set_connection" | "character_set_results" => {
                 format!("SET SESSION {key}=utf8mb4")
@@ -113,7 +113,7 @@ impl MyLink {
         limited.insert(LOCK_WAIT.to_owned(), format!("SET SESSION {LOCK_WAIT}={seconds}"));
         if self.is_hurried() || settings.contains_key(TIME_LIMIT) {
             // How long a statement may take is judged on the leader.
-            limited.insert(TIME_LIMIT.to_owned(), format!("SET SESSION {TIME_LIMIT}=0"));
+            limited.insert(TIME_LIMIT.to_owned(), UNLIMITED.to_owned());
         }
         Settings::new(limited)
     }
