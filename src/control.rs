@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::cluster::{Ballot, Refusal, Vote};
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, Live};
 use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::control::{self as rows, Sequence};
@@ -52,7 +52,6 @@ impl Address {
             .password(admin.password.reveal())
             .dbname(config.database_of(backend))
             .application_name("lockstep control")
-            .connect_timeout(config.timeouts.connect)
             .ssl_mode(tls.mode())
             .options("-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0");
         Ok(Self { config: address, tls })
@@ -61,9 +60,10 @@ impl Address {
     /// Opens a connection.
     ///
     /// # Errors
-    /// When the backend cannot be reached, or refuses.
-    pub async fn connect(&self) -> Result<Client, String> {
-        let connected = self.config.connect(self.tls.clone()).await;
+    /// When the backend cannot be reached within the limit, or refuses.
+    pub async fn connect(&self, limit: Duration) -> Result<Client, String> {
+        let connected = tokio::time::timeout(limit, self.config.connect(self.tls.clone())).await;
+        let connected = connected.map_err(|_| format!("no connection within {limit:?}"))?;
         let (client, connection) = connected.map_err(|e| describe(&e))?;
         // Ends with the client, which is why nothing has to wait for it.
         tokio::spawn(async move {
@@ -84,8 +84,7 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
 /// The bookkeeping of one backend.
 pub struct PgControl {
     address: Address,
-    limit: Duration,
-    quick: Duration,
+    live: Arc<Live>,
     client: Mutex<Option<Arc<Client>>>,
     /// For what must not wait behind anything else: signs of life.
     pulse: Mutex<Option<Arc<Client>>>,
@@ -94,11 +93,21 @@ pub struct PgControl {
 }
 
 impl PgControl {
-    /// Bookkeeping that has no connection yet. No question takes longer than `limit`; what reads or
-    /// waits for much takes longer as long as the server answers others. Signs of life take at most `quick`.
-    pub fn new(address: Address, limit: Duration, quick: Duration) -> Self {
+    /// Bookkeeping that has no connection yet. No question takes longer than the limits in force say; what reads or
+    /// waits for much takes longer as long as the server answers others.
+    pub fn new(address: Address, live: Arc<Live>) -> Self {
         let (client, pulse) = (Mutex::new(None), Mutex::new(None));
-        Self { address, limit, quick, client, pulse, ballot: std::sync::Mutex::default() }
+        Self { address, live, client, pulse, ballot: std::sync::Mutex::default() }
+    }
+
+    /// How long a question may take.
+    fn limit(&self) -> Duration {
+        self.live.bounds().probe
+    }
+
+    /// How long a sign of life may take.
+    fn quick(&self) -> Duration {
+        self.live.bounds().pulse
     }
 
     fn ballot(&self) -> Ballot {
@@ -107,12 +116,11 @@ impl PgControl {
 
     /// A connection of its own.
     async fn connect(&self, limit: Duration) -> Result<Client, String> {
-        let client = tokio::time::timeout(limit, self.address.connect()).await;
-        client.map_err(|_| format!("no connection within {limit:?}"))?
+        self.address.connect(limit.min(self.live.bounds().connect)).await
     }
 
     async fn client(&self, slot: &Mutex<Option<Arc<Client>>>) -> Result<Arc<Client>, String> {
-        let limit = if std::ptr::eq(slot, &self.pulse) { self.quick } else { self.limit };
+        let limit = if std::ptr::eq(slot, &self.pulse) { self.quick() } else { self.limit() };
         let mut slot = slot.lock().await;
         if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
             return Ok(client.clone());
@@ -129,7 +137,7 @@ impl PgControl {
     ) -> Result<T, String> {
         let silence = async {
             loop {
-                tokio::time::sleep(self.limit).await;
+                tokio::time::sleep(self.limit()).await;
                 let alive = self.ask(|client| async move { client.batch_execute("").await });
                 if let Err(why) = alive.await {
                     return why;
@@ -150,7 +158,7 @@ impl PgControl {
     {
         let client = self.client(&self.client).await?;
         let answer = async { question(client).await.map_err(|e| describe(&e)) };
-        self.within(&self.client, self.limit, answer).await
+        self.within(&self.client, self.limit(), answer).await
     }
 
     /// No connection that owes an answer is used again.
@@ -224,7 +232,7 @@ impl Control for PgControl {
         Box::pin(async move {
             let client = self.client(&self.pulse).await?;
             let seen = async { examine(client).await.map_err(|e| describe(&e)) };
-            self.within(&self.pulse, self.quick, seen).await
+            self.within(&self.pulse, self.quick(), seen).await
         })
     }
 
@@ -238,7 +246,7 @@ impl Control for PgControl {
         Box::pin(async move {
             let client = self.client(&self.client).await?;
             let asked = vote::poll(&client, &poll);
-            let answer = self.within(&self.client, self.limit, asked).await?;
+            let answer = self.within(&self.client, self.limit(), asked).await?;
             if answer.is_ok() {
                 let mut obeyed = self.ballot.lock().unwrap_or_else(PoisonError::into_inner);
                 *obeyed = poll.ask.ballot().max(*obeyed);
@@ -252,7 +260,7 @@ impl Control for PgControl {
             let client = self.client(&self.pulse).await?;
             let beat =
                 async { vote::beat(&client, ballot, &writer).await.map_err(|e| describe(&e)) };
-            self.within(&self.pulse, self.quick, beat).await
+            self.within(&self.pulse, self.quick(), beat).await
         })
     }
 
@@ -332,7 +340,7 @@ impl Control for PgControl {
         Box::pin(async move {
             let client = self.client(&self.client).await?;
             let fenced = self.while_it_answers(async {
-                let fenced = rows::fence(&client, &users, self.limit).await;
+                let fenced = rows::fence(&client, &users, self.limit()).await;
                 fenced.map(|_| ()).map_err(|e| e.to_string())
             });
             fenced.await
@@ -346,7 +354,7 @@ impl Control for PgControl {
     fn clear(&self, task: Task, fate: Fate) -> Answer<'_, ()> {
         Box::pin(async move {
             // It may wait for transactions, however long they take.
-            let client = self.connect(self.limit).await?;
+            let client = self.connect(self.limit()).await?;
             let ballot = self.ballot();
             let cleared = self.while_it_answers(async {
                 let cleared = outside::clear(&client, &task, &fate, ballot).await;
@@ -363,15 +371,15 @@ impl Control for PgControl {
     fn rows(&self, sql: String) -> Answer<'_, Vec<Vec<Option<String>>>> {
         Box::pin(async move {
             let client = self.client(&self.client).await?;
-            self.within(&self.client, self.limit, text_rows(&client, &sql)).await
+            self.within(&self.client, self.limit(), text_rows(&client, &sql)).await
         })
     }
 
     fn catalog(&self) -> Answer<'_, Box<dyn Judge>> {
         Box::pin(async move {
             // A connection of its own: the transaction must not meet other questions.
-            let client = self.connect(self.limit).await?;
-            let limit = self.limit * CATALOG_PATIENCE;
+            let client = self.connect(self.limit()).await?;
+            let limit = self.limit() * CATALOG_PATIENCE;
             let read = self.while_it_answers(Self::read_catalog(&client));
             let read = tokio::time::timeout(limit, read).await;
             read.map_err(|_| format!("the catalog could not be read within {limit:?}"))?

@@ -2,7 +2,7 @@
 
 use lockstep_protocol::Dialect;
 
-use crate::config::{BackendTls, Config};
+use crate::config::{BackendTls, Config, Live};
 use crate::control::{Address, PgControl, describe, mysql};
 use crate::keeper::Control;
 use crate::store::agents::{AgentTables, TOO_SLOW, too_slow};
@@ -39,17 +39,17 @@ pub(super) async fn check(config: Config) -> Result<(), String> {
 
 /// Whether the agents whose tables are in this database leave the proxy enough time. One server that answers is enough.
 async fn agents(config: &Config) -> Option<String> {
-    let limit = config.timeouts.probe_timeout;
+    let live = Live::new(config.into());
     for backend in &config.backends {
         let (control, tables): (Box<dyn Control>, AgentTables) = match config.cluster.dialect {
             Dialect::Postgres => {
                 let address = Address::of(config, backend).ok()?;
-                (Box::new(PgControl::new(address, limit, limit)), AgentTables::postgres())
+                (Box::new(PgControl::new(address, live.clone())), AgentTables::postgres())
             }
             Dialect::MySql => {
                 let address = mysql::Address::of(config, backend);
                 let tables = AgentTables::mysql(&config.cluster.database);
-                (Box::new(mysql::MyControl::new(address, limit, limit)), tables)
+                (Box::new(mysql::MyControl::new(address, live.clone())), tables)
             }
         };
         // A server that cannot be reached, or has no such table, has been spoken of, or nothing to say.
@@ -66,7 +66,7 @@ type Checked = Result<(usize, usize, Vec<Finding>), String>;
 async fn check_postgres(config: &Config, options: &CheckOptions) -> Checked {
     let mut backends = Vec::new();
     for backend in &config.backends {
-        match Address::of(config, backend)?.connect().await {
+        match Address::of(config, backend)?.connect(config.timeouts.connect).await {
             Ok(client) => backends.push((backend.name.clone(), client)),
             Err(why) => unreachable(&backend.name, &why, remedy(&why)),
         }
@@ -79,7 +79,7 @@ async fn check_postgres(config: &Config, options: &CheckOptions) -> Checked {
 async fn check_mysql(config: &Config, options: &CheckOptions) -> Checked {
     let mut backends = Vec::new();
     for backend in &config.backends {
-        match mysql::Address::of(config, backend).connect().await {
+        match mysql::Address::of(config, backend).connect(config.timeouts.connect).await {
             Ok(conn) => backends.push((backend.name.clone(), conn)),
             Err(why) => unreachable(&backend.name, &why, MYSQL_REMEDY),
         }
@@ -141,7 +141,7 @@ pub(super) async fn prepare(
 async fn prepare_postgres(config: &Config, options: InitOptions) -> Result<InitReport, String> {
     let mut targets = Vec::new();
     for backend in &config.backends {
-        let connected = Address::of(config, backend)?.connect().await;
+        let connected = Address::of(config, backend)?.connect(config.timeouts.connect).await;
         let client = connected.map_err(|why| {
             format!("backend {}: {why}\n  remedy: {}", backend.name, remedy(&why))
         })?;
@@ -154,7 +154,7 @@ async fn prepare_postgres(config: &Config, options: InitOptions) -> Result<InitR
 async fn prepare_mysql(config: &Config, options: InitOptions) -> Result<InitReport, String> {
     let mut targets = Vec::new();
     for backend in &config.backends {
-        let connected = mysql::Address::of(config, backend).connect().await;
+        let connected = mysql::Address::of(config, backend).connect(config.timeouts.connect).await;
         let conn = connected
             .map_err(|why| format!("backend {}: {why}\n  remedy: {MYSQL_REMEDY}", backend.name))?;
         let admin = config.admin_of(backend);

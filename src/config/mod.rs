@@ -15,6 +15,7 @@ mod validate;
 mod address;
 mod dialect;
 mod lease;
+mod live;
 mod logins;
 mod proxy;
 mod raw;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use lease::{Node, Resource, StandbySessions};
+pub use live::{Bounds, Live};
 pub use proxy::{OnStandby, Proxy, Witness, WitnessDatabase};
 pub use reload::Changes;
 pub use secret::Secret;

@@ -8,13 +8,6 @@ use std::collections::BTreeSet;
 
 use super::{Backend, Config};
 
-/// Keeps the old values of some keys of a section.
-macro_rules! keep_keys {
-    ($changes:expr, $section:literal, $old:expr, $new:expr, [$($key:ident),*]) => {
-        $(keep($changes, concat!($section, ".", stringify!($key)), &$old.$key, &mut $new.$key);)*
-    };
-}
-
 /// The keys that differ, by what became of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -73,21 +66,8 @@ impl Config {
         keep(changes, "proxy", &self.proxy, &mut merged.proxy);
         keep(changes, "witness", &self.witness, &mut merged.witness);
         keep(changes, "resource", &self.resources, &mut merged.resources);
-        keep_keys!(
-            changes,
-            "timeouts",
-            self.timeouts,
-            merged.timeouts,
-            [connect, dead_after, probe_timeout, follower_lock, startup_wait]
-        );
-        keep_keys!(changes, "pool", self.pool, merged.pool, [prepared_statements]);
-        keep_keys!(
-            changes,
-            "limits",
-            self.limits,
-            merged.limits,
-            [max_statement_cache, worker_threads]
-        );
+        let (old, new) = (&self.limits.worker_threads, &mut merged.limits.worker_threads);
+        keep(changes, "limits.worker_threads", old, new);
     }
 
     /// Who belongs to the cluster is part of what was built (the sessions of each are fenced); how

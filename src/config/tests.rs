@@ -273,13 +273,13 @@ fn a_reload_keeps_what_is_built_and_takes_the_rest() {
     let old = parse(FIVE_LINES).expect("valid");
     let text = FIVE_LINES.replace("\"db3\"", "\"db4\"").replace("\"secret\"", "\"changed\"");
     let text = format!(
-        "{text}\n[cluster]\nname = \"other\"\n[timeouts]\nhold = \"1s\"\nconnect = \"1s\"\n[pool]\nsize = 3\n"
+        "{text}\n[cluster]\nname = \"other\"\n[timeouts]\nhold = \"1s\"\nconnect = \"1s\"\n[pool]\nsize = 3\n[limits]\nworker_threads = 7\n"
     );
     let (merged, changes) = old.reloaded(parse(&text).expect("valid"));
     assert_eq!(changes.live, ["user", "pool", "timeouts"]);
     let restart = [
         "cluster.name",
-        "timeouts.connect",
+        "limits.worker_threads",
         "backend.db3:5432 (removed)",
         "backend.db4:5432 (added)",
     ];
@@ -287,7 +287,8 @@ fn a_reload_keeps_what_is_built_and_takes_the_rest() {
     assert_eq!(merged.backends, old.backends);
     assert_eq!(merged.users[0].password.reveal(), "changed");
     assert_eq!(merged.timeouts.hold, Duration::from_secs(1));
-    assert_eq!(merged.timeouts.connect, old.timeouts.connect);
+    assert_eq!(merged.timeouts.connect, Duration::from_secs(1));
+    assert_eq!(merged.limits.worker_threads, old.limits.worker_threads);
     assert_eq!(merged.pool.size, 3);
     assert!(old.reloaded(old.clone()).1.is_empty());
     let two = "password = \"secret\" }, { name = \"more\", password = \"x\" }]";

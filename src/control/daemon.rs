@@ -1,12 +1,12 @@
 //! `lockstep witness` as a proxy sees it.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::cluster::{Ask, Ballot, Refusal, Vote};
-use crate::config;
+use crate::config::{self, Live};
 use crate::keeper::{Answer, Sighting, Witness};
 use crate::net::Stream;
 use crate::tls::BackendConnector;
@@ -16,23 +16,23 @@ use crate::wire::witness::{self, Conversation, Question, Side};
 pub struct DaemonWitness {
     witness: config::Witness,
     tls: Option<BackendConnector>,
-    limit: Duration,
+    live: Arc<Live>,
     line: Mutex<Option<Conversation>>,
 }
 
 impl DaemonWitness {
-    /// A witness that is not connected to yet. No question takes longer than `limit`.
+    /// A witness that is not connected to yet. No question takes longer than a sign of life may.
     ///
     /// # Errors
     /// When the files for TLS cannot be used.
-    pub fn new(witness: &config::Witness, limit: Duration) -> Result<Self, String> {
+    pub fn new(witness: &config::Witness, live: Arc<Live>) -> Result<Self, String> {
         let tls = BackendConnector::new(&witness.tls, &witness.host).map_err(|e| e.to_string())?;
-        Ok(Self { witness: witness.clone(), tls, limit, line: Mutex::new(None) })
+        Ok(Self { witness: witness.clone(), tls, live, line: Mutex::new(None) })
     }
 
     async fn connect(&self) -> std::io::Result<Conversation> {
         let tcp = TcpStream::connect((self.witness.host.as_str(), self.witness.port)).await?;
-        Stream::tune(&tcp, self.limit);
+        Stream::tune(&tcp, self.live.bounds().pulse);
         let stream = match &self.tls {
             Some(tls) => Stream::Tls(Box::new(tls.connect(tcp).await?.into())),
             None => Stream::Plain(tcp),
@@ -52,9 +52,9 @@ impl DaemonWitness {
             let answer = line.hear().await?;
             Ok::<_, std::io::Error>((line, answer))
         };
-        let asked = tokio::time::timeout(self.limit, asked).await;
-        let asked =
-            asked.map_err(|_| format!("the witness gave no answer within {:?}", self.limit))?;
+        let limit = self.live.bounds().pulse;
+        let asked = tokio::time::timeout(limit, asked).await;
+        let asked = asked.map_err(|_| format!("the witness gave no answer within {limit:?}"))?;
         let (line, answer) = asked.map_err(|error| format!("the witness: {error}"))?;
         *slot = Some(line);
         match answer {

@@ -1,8 +1,8 @@
 //! Bookkeeping on a MariaDB or MySQL backend: an administrator's connection, opened when it is needed
 //! and again after it broke.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use lockstep_protocol::Dialect;
@@ -11,7 +11,7 @@ use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::cluster::{Ballot, Refusal, Vote};
-use crate::config::{Backend, BackendTls, Config};
+use crate::config::{Backend, BackendTls, Config, Live};
 use crate::keeper::{Answer, Control, Examination};
 use crate::sql::{Answers, Judge, informed, questions};
 use crate::store::control::Sequence;
@@ -47,11 +47,15 @@ impl Address {
     /// Opens a connection.
     ///
     /// # Errors
-    /// When the backend cannot be reached, or refuses.
-    pub async fn connect(&self) -> Result<Conn, String> {
-        let mut conn = Conn::new(self.opts.clone()).await.map_err(|e| e.to_string())?;
-        run_all(&mut conn, &[SESSION_SQL]).await.map_err(|e| e.to_string())?;
-        Ok(conn)
+    /// When the backend cannot be reached within the limit, or refuses.
+    pub async fn connect(&self, limit: Duration) -> Result<Conn, String> {
+        let opened = async {
+            let mut conn = Conn::new(self.opts.clone()).await?;
+            run_all(&mut conn, &[SESSION_SQL]).await?;
+            Ok::<_, mysql_async::Error>(conn)
+        };
+        let opened = tokio::time::timeout(limit, opened).await;
+        opened.map_err(|_| format!("no connection within {limit:?}"))?.map_err(|e| e.to_string())
     }
 }
 
@@ -73,8 +77,7 @@ fn tls(mode: &BackendTls) -> Option<SslOpts> {
 /// The bookkeeping of one backend.
 pub struct MyControl {
     address: Address,
-    limit: Duration,
-    quick: Duration,
+    live: Arc<Live>,
     conn: Mutex<Option<Conn>>,
     /// For what must not wait behind anything else: signs of life.
     pulse: Mutex<Option<Conn>>,
@@ -85,12 +88,22 @@ pub struct MyControl {
 }
 
 impl MyControl {
-    /// Bookkeeping that has no connection yet. No question takes longer than `limit`, except those
-    /// that read or write much; signs of life take at most `quick`.
-    pub fn new(address: Address, limit: Duration, quick: Duration) -> Self {
+    /// Bookkeeping that has no connection yet. No question takes longer than the limits in force say, except those
+    /// that read or write much.
+    pub fn new(address: Address, live: Arc<Live>) -> Self {
         let (conn, pulse) = (Mutex::new(None), Mutex::new(None));
         let (started, ballot) = (AtomicI64::new(0), std::sync::Mutex::default());
-        Self { address, limit, quick, conn, pulse, started, ballot }
+        Self { address, live, conn, pulse, started, ballot }
+    }
+
+    /// How long a question may take.
+    fn limit(&self) -> Duration {
+        self.live.bounds().probe
+    }
+
+    /// How long a sign of life may take.
+    fn quick(&self) -> Duration {
+        self.live.bounds().pulse
     }
 
     fn ballot(&self) -> Ballot {
@@ -98,8 +111,7 @@ impl MyControl {
     }
 
     async fn connect(&self) -> Result<Conn, String> {
-        let connecting = tokio::time::timeout(self.limit, self.address.connect());
-        connecting.await.map_err(|_| "no connection in time".to_owned())?
+        self.address.connect(self.limit().min(self.live.bounds().connect)).await
     }
 
     /// The connection, for one question. One that lay idle may have broken meanwhile: it is tried.
@@ -107,7 +119,7 @@ impl MyControl {
         // The lock is held while a question is under way: a connection carries one at a time.
         let mut slot = self.conn.lock().await;
         if let Some(mut conn) = slot.take()
-            && let Ok(Ok(())) = tokio::time::timeout(self.limit, conn.ping()).await
+            && let Ok(Ok(())) = tokio::time::timeout(self.limit(), conn.ping()).await
         {
             return Ok(Lent { slot, conn });
         }
@@ -119,9 +131,9 @@ impl MyControl {
         &self,
         asked: impl Future<Output = mysql_async::Result<T>>,
     ) -> Result<T, String> {
-        match tokio::time::timeout(self.limit, asked).await {
+        match tokio::time::timeout(self.limit(), asked).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", self.limit)),
+            Err(_) => Err(format!("no answer within {:?}", self.limit())),
         }
     }
 
@@ -190,9 +202,9 @@ impl MyControl {
         &self,
         asked: impl Future<Output = mysql_async::Result<T>>,
     ) -> Result<T, String> {
-        match tokio::time::timeout(self.quick, asked).await {
+        match tokio::time::timeout(self.quick(), asked).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", self.quick)),
+            Err(_) => Err(format!("no answer within {:?}", self.quick())),
         }
     }
 
@@ -384,7 +396,7 @@ impl Control for MyControl {
             let mut conn = self.connect().await?;
             let former = task.before.first().map(String::as_str);
             let word = compare::schema_word(&mut conn, &task.sql, former);
-            let read = tokio::time::timeout(self.limit * 10, word).await;
+            let read = tokio::time::timeout(self.limit() * 10, word).await;
             let word = read.map_err(|_| "the schema takes too long to read".to_owned())?;
             let name = word.map_err(|error| error.to_string())?;
             let whole = task.before.contains(&name);
@@ -414,9 +426,9 @@ impl Control for MyControl {
         Box::pin(async move {
             let mut conn = self.connect().await?;
             // As long for the sessions to end as for the server to answer.
-            let fenced = rows::fence(&mut conn, &users, self.limit);
-            let fenced = tokio::time::timeout(self.limit * 2, fenced).await;
-            let fenced = fenced.map_err(|_| format!("no answer within {:?}", self.limit * 2))?;
+            let fenced = rows::fence(&mut conn, &users, self.limit());
+            let fenced = tokio::time::timeout(self.limit() * 2, fenced).await;
+            let fenced = fenced.map_err(|_| format!("no answer within {:?}", self.limit() * 2))?;
             match fenced.map_err(|error| error.to_string())? {
                 0 => Ok(()),
                 left => Err(format!(
@@ -430,7 +442,7 @@ impl Control for MyControl {
         Box::pin(async move {
             // A connection of its own: it reads in another mode than the rest.
             let mut conn = self.connect().await?;
-            let read = tokio::time::timeout(self.limit * 10, Self::read_catalog(&mut conn));
+            let read = tokio::time::timeout(self.limit() * 10, Self::read_catalog(&mut conn));
             read.await.map_err(|_| "the catalog takes too long to read".to_owned())?
         })
     }

@@ -1,13 +1,13 @@
 //! A third PostgreSQL database as a witness: it has a vote and no data.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use super::{Address, describe};
 use crate::cluster::{Arbiter, Ask, Ballot, Refusal, Vote};
-use crate::config;
+use crate::config::{self, Live};
 use crate::keeper::{Answer, Sighting, Witness};
 use crate::store::control::read_control;
 use crate::store::vote::{self, Poll, engage_witness, found_witness};
@@ -16,19 +16,19 @@ use crate::tls::{BackendConnector, ControlTls};
 /// A witness in a database.
 pub struct PgWitness {
     address: Address,
-    limit: Duration,
+    live: Arc<Live>,
     client: Mutex<Option<Client>>,
 }
 
 impl PgWitness {
-    /// A witness that is not connected to yet. No question takes longer than `limit`.
+    /// A witness that is not connected to yet. No question takes longer than a sign of life may.
     ///
     /// # Errors
     /// When the files for TLS cannot be used.
     pub fn new(
         witness: &config::Witness,
         database: &config::WitnessDatabase,
-        limit: Duration,
+        live: Arc<Live>,
     ) -> Result<Self, String> {
         let connector =
             BackendConnector::new(&witness.tls, &witness.host).map_err(|e| e.to_string())?;
@@ -41,9 +41,8 @@ impl PgWitness {
             .password(witness.password.reveal())
             .dbname(&database.name)
             .application_name("lockstep witness")
-            .connect_timeout(limit)
             .ssl_mode(tls.mode());
-        Ok(Self { address: Address { config, tls }, limit, client: Mutex::new(None) })
+        Ok(Self { address: Address { config, tls }, live, client: Mutex::new(None) })
     }
 
     /// Asks within the limit. A connection that failed is not used again.
@@ -52,11 +51,12 @@ impl PgWitness {
         F: AsyncFnOnce(&Client) -> Result<T, String>,
     {
         let mut slot = self.client.lock().await;
+        let limit = self.live.bounds().pulse;
         let asked = async {
             let client = match slot.take().filter(|client| !client.is_closed()) {
                 Some(client) => client,
                 None => {
-                    let client = self.address.connect().await?;
+                    let client = self.address.connect(limit).await?;
                     let identity = format!("{:032x}", rand::random::<u128>());
                     found_witness(&client, &identity).await.map_err(|e| describe(&e))?;
                     client
@@ -65,9 +65,9 @@ impl PgWitness {
             let answer = question(&client).await?;
             Ok::<_, String>((client, answer))
         };
-        let asked = tokio::time::timeout(self.limit, asked).await;
+        let asked = tokio::time::timeout(limit, asked).await;
         let (client, answer) =
-            asked.map_err(|_| format!("the witness gave no answer within {:?}", self.limit))??;
+            asked.map_err(|_| format!("the witness gave no answer within {limit:?}"))??;
         *slot = Some(client);
         Ok(answer)
     }

@@ -25,6 +25,7 @@ pub use voting::{Candidate, Sighting, Witness};
 
 use crate::backend::Backend;
 use crate::cluster::{Ballot, Phase, Refusal, Roster, State, View, Vote};
+use crate::config::Live;
 use crate::exchange::Link;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
@@ -114,13 +115,6 @@ pub enum Verdict {
     Settling,
 }
 
-/// The keeper's own limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// How long a look at a backend may take.
-    pub probe: Duration,
-}
-
 /// The task.
 pub struct Keeper<L: Link> {
     handle: Arc<Handle>,
@@ -140,7 +134,7 @@ pub struct Keeper<L: Link> {
     cluster: String,
     ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
-    limits: Limits,
+    live: Arc<Live>,
 }
 
 /// The time now, in milliseconds of the Unix epoch, for people only.
@@ -161,7 +155,7 @@ impl<L: Link> Keeper<L> {
         candidate: Candidate,
         ledger: Arc<Ledger>,
         metrics: Arc<Metrics>,
-        limits: Limits,
+        live: Arc<Live>,
     ) -> (Self, Arc<Handle>) {
         let (sender, inbox) = mpsc::channel(1024);
         let cluster = state.cluster.clone();
@@ -180,7 +174,7 @@ impl<L: Link> Keeper<L> {
             cluster,
             ledger,
             metrics,
-            limits,
+            live,
         };
         (keeper, handle)
     }
@@ -317,10 +311,10 @@ impl<L: Link> Keeper<L> {
     }
 
     async fn look(&self, backend: usize) -> Result<Examination, String> {
-        let look = self.controls[backend].examine();
-        match tokio::time::timeout(self.limits.probe, look).await {
+        let (look, limit) = (self.controls[backend].examine(), self.live.bounds().probe);
+        match tokio::time::timeout(limit, look).await {
             Ok(seen) => seen,
-            Err(_) => Err(format!("no answer within {:?}", self.limits.probe)),
+            Err(_) => Err(format!("no answer within {limit:?}")),
         }
     }
 

@@ -201,7 +201,8 @@ impl<L: Link> Keeper<L> {
             ask: ask.clone(),
             secrets: first.then(|| self.candidate.secrets.clone()),
         };
-        let polled = tokio::time::timeout(self.limits.probe, self.controls[backend].poll(poll));
+        let polled =
+            tokio::time::timeout(self.live.bounds().probe, self.controls[backend].poll(poll));
         let answer = polled.await.map_err(|_| "no answer in time".to_owned())??;
         if first && answer.is_ok() {
             self.controls[backend].fence(self.candidate.secrets.users.clone()).await?;
@@ -217,7 +218,7 @@ impl<L: Link> Keeper<L> {
             seen.push(Sighting { voter, vote, writer: String::new(), beat: 0 });
         }
         if let Some(witness) = &self.candidate.witness {
-            match tokio::time::timeout(self.limits.probe, witness.look()).await {
+            match tokio::time::timeout(self.live.bounds().probe, witness.look()).await {
                 Ok(Ok(sighting)) => seen.push(sighting),
                 Ok(Err(why)) => tracing::debug!(%why, "the witness is not there"),
                 Err(_) => tracing::debug!("the witness does not answer"),
@@ -232,7 +233,7 @@ impl<L: Link> Keeper<L> {
             return;
         }
         let everywhere = self.controls.iter().map(|control| control.lay_down(self.ballot));
-        let told = tokio::time::timeout(self.limits.probe, join_all(everywhere)).await;
+        let told = tokio::time::timeout(self.live.bounds().probe, join_all(everywhere)).await;
         if told.is_err() {
             tracing::warn!("some backends could not be told that nobody writes now");
         }

@@ -7,7 +7,7 @@ use super::front::Front;
 use crate::backend::{Backend, Limits as PoolLimits};
 use crate::catalog::Catalogs;
 use crate::cluster::View;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Live};
 use crate::control::daemon::DaemonWitness;
 use crate::control::witness::PgWitness;
 use crate::keeper::state::{Remembered, StateFile};
@@ -40,18 +40,19 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         remembered.unwrap_or_else(|| Remembered::new(format!("{:032x}", rand::random::<u128>())));
     let (metrics, catalogs) = (Arc::new(Metrics::new()), Arc::new(Catalogs::new(P::DIALECT)));
     let (token, capture_token) = (secret(), secret());
-    let common = P::common(config, catalogs.clone(), &token);
+    let live = Live::new(config.into());
+    let common = P::common(config, &live, catalogs.clone(), &token);
     let (mut backends, mut controls) = (Vec::new(), Vec::<Arc<dyn Control>>::new());
     for (index, backend) in config.backends.iter().enumerate() {
         backends.push(Arc::new(connect::<P>(config, index, backend, &metrics, &common)?));
-        controls.push(P::control(config, backend)?);
+        controls.push(P::control(config, backend, &live)?);
     }
     let names: Vec<String> = config.backends.iter().map(|b| b.name.clone()).collect();
     let view = initial_view(&state, &names);
     let ledger = Arc::new(Ledger::default());
     let secrets = Secrets { token, capture: capture_token, users: roles(config) };
     let recovery = recovery(config, &state, secrets.clone());
-    let witness = config.witness.as_ref().map(|known| witness(known, quick(config))).transpose()?;
+    let witness = config.witness.as_ref().map(|known| witness(known, live.clone())).transpose()?;
     let candidate = Candidate {
         address: recovery.role.address.clone(),
         lone: config.proxy.is_lone(),
@@ -67,7 +68,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         candidate,
         ledger.clone(),
         metrics.clone(),
-        keeper::Limits { probe: config.timeouts.probe_timeout },
+        live.clone(),
     );
     let shared = Arc::new(Shared {
         backends,
@@ -94,19 +95,11 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
     Ok(Parts { shared, keeper, recovery, witness, door, common })
 }
 
-/// How long a sign of life may take: two of them must fit into the time after which a writer is taken for dead.
-pub(super) fn quick(config: &Config) -> Duration {
-    if config.proxy.is_lone() {
-        return config.timeouts.probe_timeout;
-    }
-    config.timeouts.probe_timeout.min(config.proxy.takeover_after / 2)
-}
-
 /// The way to the witness.
-fn witness(known: &config::Witness, limit: Duration) -> Result<Arc<dyn keeper::Witness>, String> {
+fn witness(known: &config::Witness, live: Arc<Live>) -> Result<Arc<dyn keeper::Witness>, String> {
     Ok(match &known.database {
-        Some(database) => Arc::new(PgWitness::new(known, database, limit)?),
-        None => Arc::new(DaemonWitness::new(known, limit)?),
+        Some(database) => Arc::new(PgWitness::new(known, database, live)?),
+        None => Arc::new(DaemonWitness::new(known, live)?),
     })
 }
 
@@ -133,7 +126,6 @@ fn recovery(config: &Config, state: &Remembered, secrets: Secrets) -> recovery::
     recovery::Settings {
         names: config.backends.iter().map(|b| b.name.clone()).collect(),
         secrets,
-        startup_wait: config.timeouts.startup_wait,
         cluster: Some(state.cluster.clone()).filter(|cluster| !cluster.is_empty()),
         retry: RETRY,
         role: recovery::Role {

@@ -6,7 +6,6 @@
 //! ends when another proxy writes than at its beginning.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -24,7 +23,7 @@ use crate::backend::pg::Route;
 use crate::client::CHALLENGE;
 use crate::client::mysql::{Greeting, MyClient, Who};
 use crate::client::pg::{Passage, Signpost, Whither, forwarded_cancel, knock, not_here};
-use crate::config::{Config, OnStandby};
+use crate::config::{Config, Live, OnStandby};
 use crate::error::{Failure, Kind};
 use crate::hex;
 use crate::net::Stream;
@@ -51,8 +50,7 @@ pub(super) struct Place {
     host: String,
     port: u16,
     tls: Option<BackendConnector>,
-    timeout: Duration,
-    user_timeout: Duration,
+    live: Arc<Live>,
 }
 
 impl Place {
@@ -64,21 +62,15 @@ impl Place {
         let (host, port) = address.ok_or("its address is not known")?;
         let config = house.config.load();
         let tls = BackendConnector::new(&config.proxy.peer_tls, host).map_err(|e| e.to_string())?;
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-            tls,
-            timeout: config.timeouts.connect,
-            user_timeout: config.timeouts.dead_after,
-        })
+        Ok(Self { host: host.to_owned(), port, tls, live: Live::new((&**config).into()) })
     }
 }
 
 impl Place {
     /// The same for clients of MariaDB and MySQL.
     pub(super) fn mysql(self) -> my::Route {
-        let Self { host, port, tls, timeout, user_timeout } = self;
-        my::Route { host, port, tls, timeout, user_timeout }
+        let Self { host, port, tls, live } = self;
+        my::Route { host, port, tls, live }
     }
 }
 
@@ -120,10 +112,10 @@ where
 }
 
 pub(super) async fn open_postgres(place: Place) -> Result<Stream, String> {
-    let Place { host, port, tls, timeout, user_timeout } = place;
-    let route = Route { host, port, tls, timeout, user_timeout };
-    let opened = tokio::time::timeout(timeout, route.open()).await;
-    opened.map_err(|_| format!("no answer within {timeout:?}"))?.map_err(|e| e.to_string())
+    let Place { host, port, tls, live } = place;
+    let (limit, route) = (live.bounds().connect, Route { host, port, tls, live });
+    let opened = tokio::time::timeout(limit, route.open()).await;
+    opened.map_err(|_| format!("no answer within {limit:?}"))?.map_err(|e| e.to_string())
 }
 
 /// Where clients are served at this moment.

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::house::House;
 use crate::backend::Dial;
 use crate::catalog::Catalogs;
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, Live};
 use crate::exchange::Protocol;
 use crate::keeper::Control;
 use crate::store::agents::AgentTables;
@@ -32,7 +32,12 @@ pub(super) trait Front: Protocol {
     fn agent_tables(config: &Config) -> AgentTables;
 
     /// Builds what is common; `token` is what the backends know the proxy by.
-    fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Self::Common;
+    fn common(
+        config: &Config,
+        live: &Arc<Live>,
+        catalogs: Arc<Catalogs>,
+        token: &str,
+    ) -> Self::Common;
 
     /// How connections to the backend at a place of the configuration are opened. `started` is when its server was started, as far as
     /// its journal has been looked at since.
@@ -46,14 +51,18 @@ pub(super) trait Front: Protocol {
         started: Arc<Mutex<String>>,
     ) -> Result<Box<dyn Dial<Self::Link>>, String>;
 
-    /// Takes over how users log in on the backends: passwords follow the file.
+    /// Takes over what follows the file: how users log in on the backends, and all limits.
     fn renew(config: &Config, common: &Self::Common);
 
     /// The bookkeeping on a backend.
     ///
     /// # Errors
     /// When the files for TLS cannot be used.
-    fn control(config: &Config, backend: &Backend) -> Result<Arc<dyn Control>, String>;
+    fn control(
+        config: &Config,
+        backend: &Backend,
+        live: &Arc<Live>,
+    ) -> Result<Arc<dyn Control>, String>;
 
     /// The front door.
     ///

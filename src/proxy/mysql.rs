@@ -11,7 +11,6 @@ use lockstep_protocol::mysql::handshake::capability;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::build::quick;
 use super::forward::{self, Passed};
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
@@ -23,7 +22,7 @@ use crate::backend::mysql::{
 };
 use crate::catalog::Catalogs;
 use crate::client::mysql::{Bounds, Door, Greeting, Known, MyClient, Who, charset_settings};
-use crate::config::{self, AuthMethod, Config};
+use crate::config::{self, AuthMethod, Config, Live};
 use crate::console;
 use crate::control::mysql::{Address, MyControl};
 use crate::error::{Failure, Kind};
@@ -78,18 +77,15 @@ impl Front for MySql {
         AgentTables::mysql(&config.cluster.database)
     }
 
-    fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {
-        let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs));
+    fn common(config: &Config, live: &Arc<Live>, catalogs: Arc<Catalogs>, token: &str) -> Common {
+        let statements = Arc::new(Statements::new(live.clone(), catalogs));
         let links = Arc::new(LinkShared {
             statements: statements.clone(),
             record: statements.intern(RECORD_SQL),
             token: token.to_owned(),
             guarded: true,
             version: Arc::default(),
-            max_message: config.limits.max_message_bytes,
-            max_prepared: config.pool.prepared_statements,
-            follower_lock: config.timeouts.follower_lock,
-            dead_after: config.timeouts.dead_after,
+            live: live.clone(),
         });
         let logins = config.backends.iter().map(|backend| logins_of(config, backend));
         let logins = logins.map(|logins| Arc::new(Logins::from_pointee(logins))).collect();
@@ -109,22 +105,25 @@ impl Front for MySql {
             host: backend.host.clone(),
             port: backend.port,
             tls,
-            timeout: config.timeouts.connect,
-            user_timeout: config.timeouts.dead_after,
+            live: common.links.live.clone(),
         });
         let (shared, logins) = (common.links.clone(), common.logins[index].clone());
         Ok(Box::new(MyDial { route, shared, logins, started }))
     }
 
     fn renew(config: &Config, common: &Common) {
+        common.links.live.renew(config.into());
         for (logins, backend) in common.logins.iter().zip(&config.backends) {
             logins.store(Arc::new(logins_of(config, backend)));
         }
     }
 
-    fn control(config: &Config, backend: &config::Backend) -> Result<Arc<dyn Control>, String> {
-        let (limit, quick) = (config.timeouts.probe_timeout, quick(config));
-        Ok(Arc::new(MyControl::new(Address::of(config, backend), limit, quick)))
+    fn control(
+        config: &Config,
+        backend: &config::Backend,
+        live: &Arc<Live>,
+    ) -> Result<Arc<dyn Control>, String> {
+        Ok(Arc::new(MyControl::new(Address::of(config, backend), live.clone())))
     }
 
     fn door(config: &Config, common: &Common) -> Result<Door, String> {

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lockstep_protocol::Dialect;
 use tokio::net::TcpStream;
 
-use super::build::quick;
 use super::forward;
 use super::front::Front;
 use super::house::{CONSOLE, House, admit};
@@ -17,7 +16,7 @@ use crate::backend::pg::{Login as LinkLogin, Logins, PgDial, PgLink, Route, Shar
 use crate::backend::{CheckoutError, ConnectError, Dial};
 use crate::catalog::Catalogs;
 use crate::client::pg::{Bounds, Door, Greeting, Knock, Known, PgClient};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Live};
 use crate::console;
 use crate::control::{Address, PgControl};
 use crate::error::{Failure, Kind};
@@ -75,15 +74,12 @@ impl Front for Pg {
         AgentTables::postgres()
     }
 
-    fn common(config: &Config, catalogs: Arc<Catalogs>, token: &str) -> Common {
-        let statements = Arc::new(Statements::new(config.limits.max_statement_cache, catalogs));
+    fn common(config: &Config, live: &Arc<Live>, catalogs: Arc<Catalogs>, token: &str) -> Common {
+        let statements = Arc::new(Statements::new(live.clone(), catalogs));
         let links = Arc::new(LinkShared {
             statements: statements.clone(),
             token: token.to_owned(),
-            max_message: config.limits.max_message_bytes,
-            max_prepared: config.pool.prepared_statements,
-            follower_lock: config.timeouts.follower_lock,
-            dead_after: config.timeouts.dead_after,
+            live: live.clone(),
         });
         let logins = config.backends.iter().map(|backend| logins_of(config, backend));
         let logins = logins.map(|logins| Arc::new(Logins::from_pointee(logins))).collect();
@@ -103,22 +99,25 @@ impl Front for Pg {
             host: backend.host.clone(),
             port: backend.port,
             tls,
-            timeout: config.timeouts.connect,
-            user_timeout: config.timeouts.dead_after,
+            live: common.links.live.clone(),
         });
         let (shared, logins) = (common.links.clone(), common.logins[index].clone());
         Ok(Box::new(PgDial { route, shared, logins, started }))
     }
 
     fn renew(config: &Config, common: &Common) {
+        common.links.live.renew(config.into());
         for (logins, backend) in common.logins.iter().zip(&config.backends) {
             logins.store(Arc::new(logins_of(config, backend)));
         }
     }
 
-    fn control(config: &Config, backend: &config::Backend) -> Result<Arc<dyn Control>, String> {
-        let (limit, quick) = (config.timeouts.probe_timeout, quick(config));
-        Ok(Arc::new(PgControl::new(Address::of(config, backend)?, limit, quick)))
+    fn control(
+        config: &Config,
+        backend: &config::Backend,
+        live: &Arc<Live>,
+    ) -> Result<Arc<dyn Control>, String> {
+        Ok(Arc::new(PgControl::new(Address::of(config, backend)?, live.clone())))
     }
 
     fn door(config: &Config, common: &Common) -> Result<Door, String> {

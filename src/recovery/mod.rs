@@ -28,8 +28,6 @@ pub struct Settings {
     pub names: Vec<String>,
     /// By what the backends know this proxy while it writes.
     pub secrets: Secrets,
-    /// How long a start waits for all members.
-    pub startup_wait: Duration,
     /// The cluster that the state file belongs to.
     pub cluster: Option<String>,
     /// Pause between two attempts at the same backend; doubles with each failure.

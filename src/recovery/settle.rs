@@ -97,7 +97,8 @@ pub(super) async fn settle<P: Protocol>(
                 continue;
             }
             (None, Judgement::Silent | Judgement::Asked) => {
-                let waited = started.elapsed() >= settings.startup_wait || lookout.stood_by;
+                let waited =
+                    started.elapsed() >= shared.settings().startup_wait || lookout.stood_by;
                 if waited || found.all_members(&settings.names) {
                     break found;
                 }

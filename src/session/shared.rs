@@ -40,6 +40,8 @@ pub struct SharedSettings {
     pub schema_lock: Duration,
     /// How long a write waits for tables that another session has locked, and their lock for writes.
     pub table_lock: Duration,
+    /// How long a start waits for all members of the last view.
+    pub startup_wait: Duration,
     /// How late a dead server is noticed.
     pub dead_after: Duration,
     /// How long the change of a lease waits for sessions that it ends.
@@ -68,6 +70,7 @@ impl From<&Config> for SharedSettings {
             group_wait: config.timeouts.group_wait,
             table_lock: config.timeouts.table_lock,
             schema_lock: config.timeouts.schema_lock,
+            startup_wait: config.timeouts.startup_wait,
             dead_after: config.timeouts.dead_after,
             fence: config.timeouts.fence,
             gate: config.timeouts.gate,

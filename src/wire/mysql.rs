@@ -14,6 +14,7 @@ use bytes::Bytes;
 use lockstep_protocol::mysql::cut;
 
 use crate::catalog::{Catalogs, Text};
+use crate::config::Live;
 use crate::exchange::Work;
 use crate::sql::{Numbers, TimeParam};
 use crate::store::journal::Effect;
@@ -208,17 +209,17 @@ pub struct Statements {
     inner: Arc<Mutex<Inner>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
-    limit: usize,
+    live: Arc<Live>,
     next: u64,
     prepared: HashMap<(String, u64), Arc<Prepared>>,
 }
 
 impl Statements {
-    /// Keeps at most `limit` statements; beyond it, those that no session uses are forgotten.
-    pub fn new(limit: usize, catalogs: Arc<Catalogs>) -> Self {
-        let inner = Inner { limit, ..Inner::default() };
+    /// Keeps as many statements as the limits in force say; beyond that, those that no session uses are forgotten.
+    pub fn new(live: Arc<Live>, catalogs: Arc<Catalogs>) -> Self {
+        let inner = Inner { live, next: 0, prepared: HashMap::new() };
         let since = tokio::time::Instant::now();
         Self { since, catalogs, inner: Arc::new(Mutex::new(inner)) }
     }
@@ -237,14 +238,15 @@ impl Inner {
         if let Some(found) = inner.prepared.get(&key) {
             return found.clone();
         }
-        if inner.prepared.len() >= inner.limit {
+        let limit = inner.live.bounds().statement_cache;
+        if inner.prepared.len() >= limit {
             inner.prepared.retain(|_, prepared| Arc::strong_count(prepared) > 1);
         }
         inner.next += 1;
         let text = Arc::new(Text::new(sql.to_owned()));
         let home = Arc::downgrade(home);
         let prepared = Arc::new(Prepared { id: inner.next, text, epoch, home });
-        if inner.prepared.len() < inner.limit {
+        if inner.prepared.len() < limit {
             inner.prepared.insert(key, prepared.clone());
         }
         prepared
@@ -275,8 +277,9 @@ mod tests {
 
     #[test]
     fn parameters_travel_as_they_are() {
+        let live = Live::new(crate::config::Bounds::default());
         let statements =
-            Statements::new(10, Arc::new(Catalogs::new(lockstep_protocol::Dialect::MySql)));
+            Statements::new(live, Arc::new(Catalogs::new(lockstep_protocol::Dialect::MySql)));
         let prepared = statements.intern("insert into t values (?)");
         assert!(Arc::ptr_eq(&prepared, &statements.intern("insert into t values (?)")));
         let parameters = Bytes::from_static(b"\x00\x01\x08\x00\x07\0\0\0\0\0\0\0");

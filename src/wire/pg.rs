@@ -11,6 +11,7 @@ use bytes::Bytes;
 use lockstep_protocol::pg::client;
 
 use crate::catalog::{Catalogs, Text};
+use crate::config::Live;
 use crate::encoding::Encoding;
 use crate::exchange::Work;
 use crate::sql::{Numbers, TimeParam, value_reads_clock};
@@ -360,7 +361,7 @@ impl PgWork {
 /// The statements that sessions share, by text and parameter types.
 #[derive(Debug)]
 pub struct Statements {
-    limit: usize,
+    live: Arc<Live>,
     catalogs: Arc<Catalogs>,
     inner: Mutex<Inner>,
 }
@@ -372,9 +373,9 @@ struct Inner {
 }
 
 impl Statements {
-    /// Keeps at most `limit` statements; beyond it, those that no session uses are forgotten.
-    pub fn new(limit: usize, catalogs: Arc<Catalogs>) -> Self {
-        Self { limit, catalogs, inner: Mutex::default() }
+    /// Keeps as many statements as the limits in force say; beyond that, those that no session uses are forgotten.
+    pub fn new(live: Arc<Live>, catalogs: Arc<Catalogs>) -> Self {
+        Self { live, catalogs, inner: Mutex::default() }
     }
 
     /// The one shared copy of a statement. A server may take the same text, written in two encodings,
@@ -386,12 +387,13 @@ impl Statements {
         if let Some(found) = inner.prepared.get(&key) {
             return found.clone();
         }
-        if inner.prepared.len() >= self.limit {
+        let limit = self.live.bounds().statement_cache;
+        if inner.prepared.len() >= limit {
             inner.prepared.retain(|_, prepared| Arc::strong_count(prepared) > 1);
         }
         inner.next += 1;
         let prepared = Arc::new(Prepared::new(inner.next, sql.to_owned(), types.to_vec()));
-        if inner.prepared.len() < self.limit {
+        if inner.prepared.len() < limit {
             inner.prepared.insert(key, prepared.clone());
         }
         prepared

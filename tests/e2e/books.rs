@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, TryFutureExt};
 use lockstep::cluster::{Ask, Ballot};
-use lockstep::config::Config;
+use lockstep::config::{Bounds, Config, Live};
 use lockstep::control::{Address, PgControl};
 use lockstep::keeper::Control;
 use lockstep::store::outside::{Fate, Kind, Task};
@@ -77,8 +77,9 @@ fn no_question_waits_for_a_silent_server() {
         cluster.init();
         let config = Config::load(&cluster.config).expect("the configuration");
         let limit = Duration::from_millis(400);
+        let live = Live::new(Bounds { probe: limit, pulse: limit, ..Bounds::default() });
         let address = Address::of(&config, &config.backends[0]).expect("an address");
-        let open = || PgControl::new(address.clone(), limit, limit);
+        let open = || PgControl::new(address.clone(), live.clone());
         let asked: Vec<_> = questions().into_iter().map(|q| (q, open(), open())).collect();
         for ((name, _), connected, _) in &asked {
             // Some have a connection already, some need one.
@@ -108,7 +109,7 @@ fn who_was_restarted_is_not_told_that_it_has_everything() {
         cluster.init();
         let config = Config::load(&cluster.config).expect("the configuration");
         let address = Address::of(&config, &config.backends[0]).expect("an address");
-        let control = PgControl::new(address, secs(3), secs(3));
+        let control = PgControl::new(address, Live::new((&config).into()));
         let before = control.examine().await.expect("a look").started;
         let complete = async || {
             let seen = control.examine().await.expect("a look");

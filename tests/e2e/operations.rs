@@ -158,6 +158,31 @@ fn a_pool_grows_and_shrinks_without_a_restart() {
 }
 
 #[test]
+fn limits_are_taken_over_without_a_restart() {
+    run_within(secs(90), async {
+        let slow = Options::servers(3)
+            .set("timeouts.dead_after", "\"10min\"")
+            .set("timeouts.probe_timeout", "\"5min\"");
+        let cluster = slow.start().await;
+        let app = cluster.connect().await;
+        app.run("create table limit_t(id int primary key); insert into limit_t values (1)").await;
+        let quick = [("dead_after", "1s"), ("probe_timeout", "500ms"), ("follower_lock", "500ms")];
+        for (key, value) in quick {
+            cluster.configure(&format!("timeouts.{key}"), &format!("{value:?}"));
+        }
+        cluster.configure("pool.prepared_statements", "7");
+        let said = format!("{:?}", cluster.console("RELOAD").await);
+        assert!(said.contains("timeouts") && said.contains("restart: nothing"), "{said}");
+        // Neither the connections nor the bookkeeping wait for what was said at the start.
+        cluster.servers[1].freeze();
+        within("a write", secs(15), app.run("update limit_t set id = 2")).await;
+        cluster.servers[1].thaw();
+        cluster.wait_active(&cluster.servers[1].name).await;
+        cluster.assert_all_equal().await;
+    });
+}
+
+#[test]
 fn a_new_password_is_taken_over_without_a_restart() {
     run_within(secs(60), async {
         let cluster = Cluster::start(2).await;

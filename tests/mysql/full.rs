@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::link::{shared, statements};
+use crate::link::{live, shared, statements};
 
 const PASSWORD_OF_A_USER: &str = "a pass phrase that is longer than the challenge, with ünïcode";
 const CHALLENGED: &[u8; CHALLENGE] = b"y8KO*#q2D>H3bwN`vQsm";
@@ -98,13 +98,7 @@ async fn serve(listener: TcpListener, key: Vec<u8>, private: Option<String>) -> 
 }
 
 async fn log_in(port: u16) -> Result<(), ConnectError> {
-    let route = Arc::new(Route {
-        host: "127.0.0.1".into(),
-        port,
-        tls: None,
-        timeout: std::time::Duration::from_secs(20),
-        user_timeout: std::time::Duration::from_secs(20),
-    });
+    let route = Arc::new(Route { host: "127.0.0.1".into(), port, tls: None, live: live() });
     let login = Login {
         user: "app".into(),
         password: Secret::new(PASSWORD_OF_A_USER),

@@ -8,7 +8,7 @@ use lockstep::backend::Dial;
 use lockstep::backend::Purpose;
 use lockstep::backend::mysql::{Login, Logins, MyDial, MyLink, Route, Shared};
 use lockstep::catalog::Catalogs;
-use lockstep::config::Secret;
+use lockstep::config::{Bounds, Live, Secret};
 use lockstep::exchange::{Gathered, Link, Outcome, Settings, TxMode, TxState, Watch, Work};
 use lockstep::sql::Context;
 use lockstep::store::journal::Effect;
@@ -18,8 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::{DATABASE, PASSWORD, Server, USER};
 
+pub(crate) fn live() -> Arc<Live> {
+    Live::new(Bounds { prepared_statements: 10, ..Bounds::default() })
+}
+
 pub(crate) fn statements() -> Arc<Statements> {
-    Arc::new(Statements::new(1000, Arc::new(Catalogs::new(Dialect::MySql))))
+    Arc::new(Statements::new(live(), Arc::new(Catalogs::new(Dialect::MySql))))
 }
 
 pub(crate) fn shared(statements: &Arc<Statements>) -> Arc<Shared> {
@@ -29,21 +33,13 @@ pub(crate) fn shared(statements: &Arc<Statements>) -> Arc<Shared> {
         token: "token".into(),
         guarded: false,
         version: Arc::default(),
-        max_message: 1 << 26,
-        max_prepared: 10,
-        follower_lock: Duration::from_secs(1),
-        dead_after: Duration::from_secs(10),
+        live: live(),
     })
 }
 
 pub(crate) fn dial(server: &Server, statements: &Arc<Statements>) -> MyDial {
-    let route = Arc::new(Route {
-        host: "127.0.0.1".into(),
-        port: server.port,
-        tls: None,
-        timeout: Duration::from_secs(5),
-        user_timeout: Duration::from_secs(10),
-    });
+    let route =
+        Arc::new(Route { host: "127.0.0.1".into(), port: server.port, tls: None, live: live() });
     let shared = shared(statements);
     let login = Login {
         user: USER.into(),

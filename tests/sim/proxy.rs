@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use lockstep::backend::{Backend, Limits};
 use lockstep::catalog::Catalogs;
 use lockstep::cluster::View;
-use lockstep::config::{Balancer, Consistency, Journal};
+use lockstep::config::{Balancer, Bounds, Consistency, Journal, Live};
 use lockstep::keeper::state::{Remembered, StateFile};
 use lockstep::keeper::{self, Candidate, Control, Keeper};
 use lockstep::ledger::Ledger;
@@ -92,13 +92,12 @@ impl World {
             candidate,
             ledger.clone(),
             metrics.clone(),
-            keeper::Limits { probe: PROBE },
+            Live::new(Bounds { probe: PROBE, ..Bounds::default() }),
         );
         let shared = self.shared(backends, controls, handle, (ledger, metrics));
         let settings = recovery::Settings {
             names,
             secrets,
-            startup_wait: Duration::from_secs(10),
             cluster,
             retry: Duration::from_secs(1),
             role: recovery::Role {
@@ -162,6 +161,7 @@ impl World {
                 group_wait: GROUP_WAIT,
                 table_lock: GROUP_WAIT,
                 schema_lock: GROUP_WAIT,
+                startup_wait: Duration::from_secs(10),
                 dead_after: DEAD_AFTER,
                 fence: HOLD,
                 gate: Duration::from_secs(5),

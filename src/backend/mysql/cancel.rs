@@ -27,13 +27,13 @@ impl Canceller {
     /// Asks the server to end what the session runs, and waits until the server has heard it.
     pub(super) async fn cancel(&self) {
         let kill = self.route.kill(&self.login, "QUERY", self.number);
-        self.aim.strike(self.route.timeout, kill).await;
+        self.aim.strike(self.route.limit(), kill).await;
     }
 
     /// The same for the session itself.
     pub(super) async fn end(&self) {
         let kill = self.route.kill(&self.login, "CONNECTION", self.number);
-        let _ = tokio::time::timeout(self.route.timeout, kill).await;
+        let _ = tokio::time::timeout(self.route.limit(), kill).await;
     }
 }
 

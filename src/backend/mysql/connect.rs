@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::cancel::Canceller;
 use super::link::{MyLink, Shared};
 use crate::backend::ConnectError;
-use crate::config::Secret;
+use crate::config::{Live, Secret};
 use crate::net::Stream;
 use crate::tls::BackendConnector;
 
@@ -42,10 +42,8 @@ pub struct Route {
     pub port: u16,
     /// Whether and how the connection is encrypted.
     pub tls: Option<BackendConnector>,
-    /// How long opening a connection may take.
-    pub timeout: Duration,
-    /// How long sent bytes may stay unacknowledged.
-    pub user_timeout: Duration,
+    /// The limits in force.
+    pub live: Arc<Live>,
 }
 
 /// Who logs in, and to which database.
@@ -81,6 +79,11 @@ impl Manner {
 }
 
 impl Route {
+    /// How long opening a connection may take, or any other step before its first use.
+    pub(super) fn limit(&self) -> Duration {
+        self.live.bounds().connect
+    }
+
     /// Logs in for somebody else, who speaks to the server from then on: the greeting, the stream, and what has
     /// arrived behind it.
     ///
@@ -96,14 +99,15 @@ impl Route {
             let Conversation { stream, incoming, .. } = conversation;
             Ok((greeting, stream, incoming))
         };
-        tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
-            Err(ConnectError::Unreachable(format!("no answer within {:?}", self.timeout)))
+        let limit = self.limit();
+        tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+            Err(ConnectError::Unreachable(format!("no answer within {limit:?}")))
         })
     }
 
     async fn open(&self) -> Result<Conversation, ConnectError> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
-        Stream::tune(&tcp, self.user_timeout);
+        Stream::tune(&tcp, self.live.bounds().dead_after);
         let incoming = BytesMut::with_capacity(4096);
         Ok(Conversation { stream: Stream::Plain(tcp), incoming, sequence: 0 })
     }
@@ -132,9 +136,10 @@ impl Route {
             let Conversation { stream, incoming, .. } = conversation;
             Ok(MyLink::new(stream, incoming, shared, canceller, gone.clone()))
         };
+        let limit = self.limit();
         tokio::select! {
-            done = tokio::time::timeout(self.timeout, attempt) => done.unwrap_or_else(|_| {
-                Err(ConnectError::Unreachable(format!("no answer within {:?}", self.timeout)))
+            done = tokio::time::timeout(limit, attempt) => done.unwrap_or_else(|_| {
+                Err(ConnectError::Unreachable(format!("no answer within {limit:?}")))
             }),
             () = gone.cancelled() => {
                 Err(ConnectError::Unreachable("the backend was made inactive".into()))

@@ -53,7 +53,7 @@ impl MyDial {
         if link.reader {
             link.queue("SET SESSION TRANSACTION READ ONLY");
         }
-        match tokio::time::timeout(self.route.timeout, link.drain()).await {
+        match tokio::time::timeout(self.route.limit(), link.drain()).await {
             Ok(Ok(None)) if purpose == Purpose::Near => Ok(link),
             Ok(Ok(None)) => {
                 self.check_start(&mut link).await?;
@@ -75,7 +75,7 @@ impl MyDial {
     /// Whether the server limits how long its statements may take. One that does not know this setting limits only reads.
     async fn hurries(&self, link: &mut MyLink) -> Result<bool, ConnectError> {
         let asked = link.ask("SELECT @@max_statement_time", &[]);
-        match tokio::time::timeout(self.route.timeout, asked).await {
+        match tokio::time::timeout(self.route.limit(), asked).await {
             Ok(Ok(Ok(rows))) => {
                 let limit = rows.into_iter().flatten().flatten().next();
                 Ok(limit.is_some_and(|limit| limit.parse() != Ok(0.0)))
@@ -93,7 +93,7 @@ impl MyDial {
             return Ok(());
         };
         let sql = if link.is_maria() { STARTED_SQL } else { STARTED_SQL_8 };
-        let seen = match tokio::time::timeout(self.route.timeout, link.ask(sql, &[])).await {
+        let seen = match tokio::time::timeout(self.route.limit(), link.ask(sql, &[])).await {
             Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
             _ => return Err(ConnectError::Unreachable("no answer to the first question".into())),
         };

@@ -14,7 +14,9 @@ impl MyLink {
 
     /// Forgets what the server has prepared, when it is too much.
     pub(super) fn trim_prepared(&mut self) {
-        if self.known.len() <= self.shared.max_prepared || self.outstanding_requests() > 0 {
+        if self.known.len() <= self.shared.live.bounds().prepared_statements
+            || self.outstanding_requests() > 0
+        {
             return;
         }
         for (_, number) in self.known.drain() {

@@ -9,7 +9,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lockstep_protocol::mysql::answer::{Answer, Asked, Event};
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::line;
 use super::cancel::{BEGIN, Canceller};
 use super::errors::{TOO_LONG, number_of, read_error, tells_of_a_full_disk};
+use crate::config::Live;
 use crate::ending::Ending;
 use crate::exchange::{Broken, DISK_FULL, Mishap, Settings, TxState};
 use crate::net::Stream;
@@ -45,14 +45,8 @@ pub struct Shared {
     pub guarded: bool,
     /// The version of the servers, as the newest connection has learnt it.
     pub version: Arc<Mutex<String>>,
-    /// The largest packet taken from a server.
-    pub max_message: usize,
-    /// How many statements one connection keeps prepared.
-    pub max_prepared: usize,
-    /// How long a follower's part of a transaction waits for a lock.
-    pub follower_lock: Duration,
-    /// After how long without an answer a backend counts as dead.
-    pub dead_after: Duration,
+    /// The limits in force.
+    pub live: Arc<Live>,
 }
 
 impl Shared {
@@ -340,7 +334,7 @@ impl MyLink {
     /// The packet behind those `passed` bytes that are about to be handed on.
     pub(super) fn next_after(&mut self, passed: usize) -> Result<Option<Seen>, Broken> {
         let arrived = &self.incoming[passed..];
-        let header = packet::peek(arrived, self.shared.max_message).map_err(rules)?;
+        let header = packet::peek(arrived, self.shared.live.max_message()).map_err(rules)?;
         let Some(header) = header.filter(|h| h.total <= arrived.len()) else {
             return Ok(None);
         };
@@ -385,7 +379,7 @@ impl MyLink {
         let Some(seen) = self.next()? else {
             return Ok(None);
         };
-        match packet::take(&mut self.incoming, self.shared.max_message) {
+        match packet::take(&mut self.incoming, self.shared.live.max_message()) {
             Ok(Some(packet)) => Ok(Some((seen, packet.payload))),
             _ => Err(Broken::Rules("a packet that is not there".into())),
         }

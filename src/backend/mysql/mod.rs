@@ -240,7 +240,7 @@ impl Link for MyLink {
     }
 
     async fn drain(&mut self) -> Result<Option<Mishap>, Broken> {
-        let limit = self.shared.dead_after;
+        let limit = self.shared.live.bounds().dead_after;
         let answered = async {
             self.send().await?;
             self.settle(0).await

@@ -108,7 +108,7 @@ impl MyLink {
     /// the leader, and a share that waits too long is applied again, alone.
     pub(super) fn limited(&self, settings: &Settings) -> Settings {
         // Whole seconds, and none at all would mean not to wait.
-        let seconds = self.shared.follower_lock.as_secs().max(1);
+        let seconds = self.shared.live.bounds().follower_lock.as_secs().max(1);
         let mut limited = (**settings).clone();
         limited.insert(LOCK_WAIT.to_owned(), format!("SET SESSION {LOCK_WAIT}={seconds}"));
         if self.is_hurried() || settings.contains_key(TIME_LIMIT) {

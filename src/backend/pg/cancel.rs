@@ -36,7 +36,7 @@ impl Canceller {
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await.ok().map(|_| ())
         };
-        self.aim.strike(self.route.timeout, attempt).await;
+        self.aim.strike(self.route.limit(), attempt).await;
     }
 }
 

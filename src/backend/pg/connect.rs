@@ -14,7 +14,7 @@ use super::super::ConnectError;
 use super::cancel::Canceller;
 use super::link::{PgLink, Shared};
 use super::row::read_error;
-use crate::config::Secret;
+use crate::config::{Live, Secret};
 use crate::net::Stream;
 use crate::tls::BackendConnector;
 
@@ -30,10 +30,8 @@ pub struct Route {
     pub port: u16,
     /// Whether and how the connection is encrypted.
     pub tls: Option<BackendConnector>,
-    /// How long opening a connection may take.
-    pub timeout: Duration,
-    /// How long sent bytes may stay unacknowledged.
-    pub user_timeout: Duration,
+    /// The limits in force.
+    pub live: Arc<Live>,
 }
 
 /// Who logs in, and to which database.
@@ -50,6 +48,11 @@ pub struct Login {
 }
 
 impl Route {
+    /// How long opening a connection may take, or any other step before its first use.
+    pub(super) fn limit(&self) -> Duration {
+        self.live.bounds().connect
+    }
+
     /// Opens the byte stream, for whoever logs in on it.
     ///
     /// # Errors
@@ -57,7 +60,7 @@ impl Route {
     pub async fn open(&self) -> Result<Stream, ConnectError> {
         let lost = |e: std::io::Error| ConnectError::Unreachable(e.to_string());
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
-        Stream::tune(&tcp, self.user_timeout);
+        Stream::tune(&tcp, self.live.bounds().dead_after);
         let Some(connector) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
@@ -94,9 +97,10 @@ impl Route {
             let Conversation { stream, incoming, .. } = conversation;
             Ok(PgLink::new(stream, incoming, shared, canceller, parameters, gone.clone()))
         };
+        let limit = self.limit();
         tokio::select! {
-            done = tokio::time::timeout(self.timeout, attempt) => done.unwrap_or_else(|_| {
-                Err(ConnectError::Unreachable(format!("no answer within {:?}", self.timeout)))
+            done = tokio::time::timeout(limit, attempt) => done.unwrap_or_else(|_| {
+                Err(ConnectError::Unreachable(format!("no answer within {limit:?}")))
             }),
             () = gone.cancelled() => {
                 Err(ConnectError::Unreachable("the backend was made inactive".into()))

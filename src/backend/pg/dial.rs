@@ -59,7 +59,7 @@ impl PgDial {
         // Whom the backend obeys no more is let in for nothing, not even for a read. Whoever was let in a moment before
         // that is ended by whoever is obeyed now.
         let mark = self.mark(&mut link);
-        let limit = self.route.timeout;
+        let limit = self.route.limit();
         let mark = tokio::time::timeout(limit, mark)
             .await
             .map_err(|_| ConnectError::Unreachable(format!("no answer within {limit:?}")))??;
@@ -75,7 +75,7 @@ impl PgDial {
         if known.is_empty() {
             return Ok(());
         }
-        let asked = tokio::time::timeout(self.route.timeout, link.ask(STARTED, &[])).await;
+        let asked = tokio::time::timeout(self.route.limit(), link.ask(STARTED, &[])).await;
         let seen = match asked {
             Ok(Ok(Ok(rows))) => rows.into_iter().flatten().flatten().next().unwrap_or_default(),
             Ok(Err(broken)) => return Err(broken.into()),

@@ -24,6 +24,7 @@ use super::request::{ParseFate, Part, Request};
 use super::row::read_error;
 use super::rules;
 use super::written::{SETTING, written};
+use crate::config::Live;
 use crate::encoding::Encoding;
 use crate::ending::Ending;
 use crate::exchange::{Broken, Mishap, Settings, TxState};
@@ -37,14 +38,8 @@ pub struct Shared {
     pub statements: Arc<Statements>,
     /// The proxy's secret for the functions in schema `lockstep`.
     pub token: String,
-    /// The largest message taken from a server.
-    pub max_message: usize,
-    /// How many statements one connection keeps prepared.
-    pub max_prepared: usize,
-    /// How long a follower's part of a transaction waits for a lock.
-    pub follower_lock: Duration,
-    /// After how long without an answer a backend counts as dead.
-    pub dead_after: Duration,
+    /// The limits in force.
+    pub live: Arc<Live>,
 }
 
 /// One connection to a PostgreSQL server.
@@ -77,8 +72,8 @@ pub struct PgLink {
     pub(super) wants_digest: bool,
     /// The bulk load under way was opened by an extended query.
     pub(super) bulk_by_steps: bool,
-    /// The session's settings, and the same with a share's limits.
-    pub(super) share: Option<(Settings, Settings)>,
+    /// The session's settings, how long a share may wait for locks, and both together.
+    pub(super) share: Option<(Settings, Duration, Settings)>,
     /// Requests whose answers are outstanding, and how many of them have been sent.
     pub(super) expected: VecDeque<Request>,
     sent: usize,
@@ -227,7 +222,7 @@ impl PgLink {
 
     /// Keeps the number of prepared statements on the server within its limit.
     pub(super) fn trim_prepared(&mut self) {
-        if self.prepared.len() > self.shared.max_prepared && self.tx == b'I' {
+        if self.prepared.len() > self.shared.live.bounds().prepared_statements && self.tx == b'I' {
             self.queue_query("DEALLOCATE ALL", "deallocate", None);
             self.forget_prepared();
         }
@@ -361,7 +356,7 @@ impl PgLink {
     }
 
     pub(super) fn peek(&self) -> Result<Option<frame::Header>, Broken> {
-        frame::peek(&self.incoming, self.shared.max_message).map_err(rules::broken)?.map_or(
+        frame::peek(&self.incoming, self.shared.live.max_message()).map_err(rules::broken)?.map_or(
             Ok(None),
             |header| {
                 rules::may_come(header)?;

@@ -44,19 +44,20 @@ impl PgLink {
     /// statements has been judged on the leader already. The limits are the session's, not the
     /// transaction's, so that they can be taken back when this share has to lead.
     fn limited(&mut self, settings: &Settings) -> Settings {
-        if let Some((base, limited)) = &self.share
+        let patience = self.shared.live.bounds().follower_lock;
+        if let Some((base, known, limited)) = &self.share
             && std::sync::Arc::ptr_eq(base, settings)
+            && *known == patience
         {
             return limited.clone();
         }
         let mut limited = (**settings).clone();
         for key in SHARE_LIMITS {
-            let limit =
-                if key == "lock_timeout" { self.shared.follower_lock.as_millis() } else { 0 };
+            let limit = if key == "lock_timeout" { patience.as_millis() } else { 0 };
             limited.insert(key.to_owned(), format!("SET {key} = {limit}"));
         }
         let limited = Settings::new(limited);
-        self.share = Some((settings.clone(), limited.clone()));
+        self.share = Some((settings.clone(), patience, limited.clone()));
         limited
     }
 }
@@ -434,7 +435,7 @@ impl Link for PgLink {
 
     async fn drain(&mut self) -> Result<Option<Mishap>, Broken> {
         self.send().await?;
-        let limit = self.shared.dead_after;
+        let limit = self.shared.live.bounds().dead_after;
         match tokio::time::timeout(limit, self.settle(0)).await {
             Ok(settled) => settled?,
             Err(_) => return Err(Broken::Silent(format!("no answer within {limit:?}"))),
@@ -448,7 +449,7 @@ impl Link for PgLink {
 
     async fn begun(&mut self) -> Result<(), Broken> {
         self.send().await?;
-        let limit = self.shared.dead_after;
+        let limit = self.shared.live.bounds().dead_after;
         let begun = tokio::time::timeout(limit, self.settle_until_open()).await;
         begun.unwrap_or_else(|_| Err(Broken::Silent(format!("no answer within {limit:?}"))))
     }

@@ -43,7 +43,7 @@ impl PgLink {
     ) -> Result<bool, Broken> {
         let mut run = 0;
         while let Some(header) =
-            frame::peek(&self.incoming[run..], self.shared.max_message).map_err(broken)?
+            frame::peek(&self.incoming[run..], self.shared.live.max_message()).map_err(broken)?
         {
             if run + header.total > self.incoming.len() {
                 may_come(header)?;
