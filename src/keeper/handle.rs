@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, RwLock, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Sighting, Verdict};
 use crate::cluster::{Ballot, Failure, Phase, Roster, State, View};
+
+/// The commit gate, held whole: as long as this is there, no commit is under way.
+pub(crate) type Closed = OwnedRwLockWriteGuard<()>;
 
 /// What the keeper is told.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub(super) enum Message {
     /// An operator says which backend is right.
     Force { backend: usize, reply: oneshot::Sender<Result<Roster, String>> },
     /// A backend has everything; commits are held back meanwhile.
-    Join { backend: usize, reply: oneshot::Sender<Result<(), String>> },
+    Join { backend: usize, gate: Closed, reply: oneshot::Sender<Result<(), String>> },
     /// An operator wants a backend out.
     Deactivate { backend: usize, reply: oneshot::Sender<Result<(), String>> },
     /// An operator wants a backend back.
@@ -262,6 +265,17 @@ impl Handle {
         tokio::time::timeout(limit, serving).await.unwrap_or(false)
     }
 
+    /// Waits until nobody is served here any more, or for the moment.
+    pub async fn pauses(&self) {
+        loop {
+            let changed = self.next_change();
+            if self.view.load().phase != Phase::Serving {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     async fn ask<T>(&self, message: Message, answer: oneshot::Receiver<T>, otherwise: T) -> T {
         if self.inbox.send(message).await.is_err() {
             return otherwise;
@@ -355,14 +369,15 @@ impl Handle {
         self.ask(Message::Force { backend, reply }, answer, stopping).await
     }
 
-    /// Makes a backend a member. The gate must be held whole.
+    /// Makes a backend a member that has every commit from before the gate was closed. The gate opens with the keeper's
+    /// decision, also when whoever asked does not wait for that.
     ///
     /// # Errors
     /// When the backend does not take the view.
-    pub async fn join(&self, backend: usize) -> Result<(), String> {
+    pub async fn join(&self, backend: usize, gate: Closed) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
         let stopping = Err("the proxy is stopping".to_owned());
-        self.ask(Message::Join { backend, reply }, answer, stopping).await
+        self.ask(Message::Join { backend, gate, reply }, answer, stopping).await
     }
 
     /// Makes a backend inactive until an operator wants it back.

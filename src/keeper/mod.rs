@@ -240,8 +240,11 @@ impl<L: Link> Keeper<L> {
                 self.stand_by("the role was laid down");
                 let _ = reply.send(());
             }
-            Message::Join { backend, reply } => {
-                let _ = reply.send(self.on_join(backend).await);
+            Message::Join { backend, gate, reply } => {
+                let joined = self.on_join(backend).await;
+                // Whoever commits from here on knows who takes part.
+                drop(gate);
+                let _ = reply.send(joined);
             }
             Message::Deactivate { backend, reply } => {
                 let _ = reply.send(self.on_deactivate(backend).await);

@@ -103,7 +103,8 @@ pub(super) async fn catch_up<P: Protocol>(
     }
     shared.keeper.note(backend, State::CatchingUp { remaining: 0 }, String::new()).await;
     let limit = shared.settings().gate;
-    let waiting = tokio::time::timeout(limit, shared.keeper.gate.write()).await;
+    let closing = shared.keeper.gate.clone().write_owned();
+    let waiting = tokio::time::timeout(limit, closing).await;
     let Ok(gate) = waiting else {
         return Err(format!("the commits under way did not end within {limit:?}"));
     };
@@ -115,19 +116,22 @@ pub(super) async fn catch_up<P: Protocol>(
         }
         apply(shared, backend, &missing).await?;
         applied += missing.len();
-        copy_sequences(shared, backend).await?;
-        shared.keeper.join(backend).await
+        copy_sequences(shared, backend).await
     };
-    let joined = tokio::time::timeout(limit, last).await;
-    drop(gate);
+    let ended = tokio::time::timeout(limit, last).await;
+    let ended =
+        ended.unwrap_or_else(|_| Err(format!("the last records took longer than {limit:?}")));
+    let joined = match ended {
+        // How long it is decided on cannot be cut short: what is committed before the end of that is lacking there.
+        Ok(()) => shared.keeper.join(backend, gate).await,
+        Err(why) => {
+            drop(gate);
+            Err(why)
+        }
+    };
     let held = closed.elapsed();
     shared.metrics.gate_seconds.observe(held.as_secs_f64());
-    match joined {
-        Ok(joined) => joined?,
-        Err(_) => {
-            return Err(format!("the last records took longer than {limit:?}"));
-        }
-    }
+    joined?;
     let took = started.elapsed();
     tracing::info!(backend = %name, records = applied, ?took, gate = ?held, "caught up");
     Ok(())

@@ -69,18 +69,7 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             let away = !view.is_member(backend) && !member.held;
             if view.phase == Phase::Serving && away && attempts.is_due(shared.settings().automatic)
             {
-                let result = match shared.controls[backend].examine().await {
-                    Ok(seen) => {
-                        let result = catch_up::catch_up(&shared, &settings, backend, seen).await;
-                        attempts.note(&result, settings.retry, &settings.names[backend]);
-                        result
-                    }
-                    Err(why) => {
-                        attempts.wait(settings.retry);
-                        Err(why)
-                    }
-                };
-                if let Err(why) = result {
+                if let Err(why) = bring_back(&shared, &settings, backend, attempts).await {
                     shared.keeper.note(backend, State::Inactive, why).await;
                 }
             }
@@ -91,5 +80,34 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             wanted = shared.wanted.next() => wanted.into_iter().for_each(|b| attempts[b].reset()),
             () = tokio::time::sleep(Duration::from_millis(300)) => {}
         }
+    }
+}
+
+/// Tries to bring one backend back.
+///
+/// # Errors
+/// With the reason for which it stays inactive.
+async fn bring_back<P: Protocol>(
+    shared: &Shared<P>,
+    settings: &Settings,
+    backend: usize,
+    attempts: &mut catch_up::Attempts,
+) -> Result<(), String> {
+    let seen = match shared.controls[backend].examine().await {
+        Ok(seen) => seen,
+        Err(why) => {
+            attempts.wait(settings.retry);
+            return Err(why);
+        }
+    };
+    tokio::select! {
+        biased;
+        done = catch_up::catch_up(shared, settings, backend, seen) => {
+            attempts.note(&done, settings.retry, &settings.names[backend]);
+            done
+        }
+        // Whoever waits for the cluster to serve again must not wait for this first. It may be left anywhere, as by a
+        // proxy that dies; and it says nothing of this backend.
+        () = shared.keeper.pauses() => Err("nobody serves at the moment".into()),
     }
 }

@@ -86,7 +86,8 @@ impl Control for SimControl {
     }
 
     fn poll(&self, poll: Poll) -> Answer<'_, Result<Vote, Refusal>> {
-        self.ask(move |server, state| {
+        let lasts = self.0.world().scenario.vote;
+        let asked = self.ask(move |server, state| {
             let mut vote = state.disk.control.vote.clone();
             if let Err(refusal) = vote.on(&poll.ask) {
                 return Ok(Err(refusal));
@@ -97,6 +98,12 @@ impl Control for SimControl {
                 state.disk.token = secrets.token;
             }
             Ok(Ok(vote))
+        });
+        Box::pin(async move {
+            if !lasts.is_zero() {
+                tokio::time::sleep(lasts).await;
+            }
+            asked.await
         })
     }
 

@@ -106,6 +106,10 @@ pub(crate) struct Scenario {
     pub(crate) lag: Duration,
     /// By how much longer a COMMIT may take there, as on a disk that is slow to flush.
     pub(crate) flush: Duration,
+    /// How long a vote about the member list takes.
+    pub(crate) vote: Duration,
+    /// How long commits are held for a backend that rejoins, before it has to be tried again.
+    pub(crate) gate: Duration,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -126,7 +130,27 @@ impl Scenario {
         let lags = theme == Theme::Calm && seed % 2 == 1;
         let lag = Duration::from_millis(if lags { 12 } else { 0 });
         let flush = Duration::from_millis(if lags && round % 2 == 1 { 80 } else { 0 });
-        Self { seed, theme, backends, clients, deeds, pause_ms, inserts, lag, flush, faults }
+        let (vote, gate) = (Duration::ZERO, Duration::from_secs(5));
+        Self {
+            seed,
+            theme,
+            backends,
+            clients,
+            deeds,
+            pause_ms,
+            inserts,
+            lag,
+            flush,
+            vote,
+            gate,
+            faults,
+        }
+    }
+
+    /// The same where votes take longer than the gate of commits is held for what comes before them.
+    pub(crate) fn of_slow_votes(seed: u64) -> Self {
+        let (vote, gate) = (Duration::from_millis(700), Duration::from_millis(500));
+        Self { vote, gate, pause_ms: 15, ..Self::of(seed) }
     }
 
     /// Whether a restart may lose commits.

@@ -54,14 +54,14 @@ struct Report {
     counts: BTreeMap<String, usize>,
 }
 
-fn run(seed: u64, keep_trace: bool) -> Report {
+fn run(scenario: &Scenario, keep_trace: bool) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let world = World::new(Scenario::of(seed), keep_trace);
+        let world = World::new(scenario.clone(), keep_trace);
         world.trace(&format!("{:?}", world.scenario));
         world.start_proxy();
         let clients = i64::try_from(world.scenario.clients).unwrap_or(0);
@@ -91,8 +91,13 @@ fn run(seed: u64, keep_trace: bool) -> Report {
 }
 
 /// Runs a seed twice. What is wrong with it, if anything.
-fn check(seed: u64, keep_trace: bool, counts: &Mutex<BTreeMap<String, usize>>) -> Vec<String> {
-    let once = catch_unwind(AssertUnwindSafe(|| run(seed, keep_trace)));
+fn check(
+    scenario: &Scenario,
+    keep_trace: bool,
+    counts: &Mutex<BTreeMap<String, usize>>,
+) -> Vec<String> {
+    let (seed, once) =
+        (scenario.seed, catch_unwind(AssertUnwindSafe(|| run(scenario, keep_trace))));
     let Ok(once) = once else {
         return vec!["panicked".into()];
     };
@@ -106,7 +111,7 @@ fn check(seed: u64, keep_trace: bool, counts: &Mutex<BTreeMap<String, usize>>) -
     }
     let mut wrong = once.complaints;
     if wrong.is_empty() {
-        let again = run(seed, false);
+        let again = run(scenario, false);
         if again.hash != once.hash {
             wrong.push(format!("two runs differ: {:016x} and {:016x}", once.hash, again.hash));
         }
@@ -129,9 +134,8 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-#[test]
-fn every_seed_holds() {
-    let seeds = seeds();
+/// Runs all of these, and says what is wrong with which.
+fn hold(seeds: &[u64], scenario: impl Fn(u64) -> Scenario + Sync) {
     let keep_trace = seeds.len() == 1;
     let next = AtomicUsize::new(0);
     let (counts, wrong) = (Mutex::default(), Mutex::new(BTreeMap::new()));
@@ -139,7 +143,7 @@ fn every_seed_holds() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let complaints = check(seed, keep_trace, &counts);
+                    let complaints = check(&scenario(seed), keep_trace, &counts);
                     let mut wrong = locked(&wrong);
                     if !complaints.is_empty() {
                         wrong.insert(seed, complaints);
@@ -154,7 +158,7 @@ fn every_seed_holds() {
     println!("{} seeds: {:?}", seeds.len(), locked(&counts));
     let mut text = String::new();
     for (seed, complaints) in locked(&wrong).iter() {
-        let theme = Scenario::of(*seed).theme;
+        let theme = scenario(*seed).theme;
         text.push_str(&format!(
             "\nseed {seed} ({theme:?}): LOCKSTEP_SIM_SEED={seed} cargo test --test sim\n"
         ));
@@ -163,4 +167,16 @@ fn every_seed_holds() {
         }
     }
     assert!(text.is_empty(), "{} seeds failed:{text}", locked(&wrong).len());
+}
+
+#[test]
+fn every_seed_holds() {
+    hold(&seeds(), Scenario::of);
+}
+
+/// A backend that rejoins has every commit from before its first moment as a member, however long it takes to decide.
+#[test]
+fn nothing_is_committed_while_it_is_decided_who_joins() {
+    let seeds: Vec<u64> = seeds().into_iter().filter(|seed| seed % 4 == 2).collect();
+    hold(&seeds, Scenario::of_slow_votes);
 }

@@ -164,7 +164,7 @@ impl World {
                 startup_wait: Duration::from_secs(10),
                 dead_after: DEAD_AFTER,
                 fence: HOLD,
-                gate: Duration::from_secs(5),
+                gate: self.scenario.gate,
                 shutdown_grace: Duration::from_secs(30),
                 probe_interval: Duration::from_secs(1),
                 journal: Journal { keep_records: 1000, ..Journal::default() },

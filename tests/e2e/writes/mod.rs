@@ -12,6 +12,7 @@ mod refused;
 mod returned;
 mod roles;
 mod sequences;
+mod storms;
 mod structure;
 mod triggers;
 mod values;
