@@ -254,9 +254,17 @@ impl<L: crate::exchange::Link> Backend<L> {
 
     /// Decaying mean latency of reads in microseconds, at this moment.
     pub fn latency_us(&self, now: Instant) -> u32 {
-        let last = Duration::from_millis(self.read_ms.load(Ordering::Relaxed));
-        let idle = (now - self.made).saturating_sub(last);
-        balance::faded(self.latency_us.load(Ordering::Relaxed), idle)
+        self.latency_at(self.age_ms(now))
+    }
+
+    fn latency_at(&self, age_ms: u64) -> u32 {
+        let idle = age_ms.saturating_sub(self.read_ms.load(Ordering::Relaxed));
+        balance::faded(self.latency_us.load(Ordering::Relaxed), idle / 1000)
+    }
+
+    fn age_ms(&self, now: Instant) -> u64 {
+        let age = now - self.made;
+        age.as_secs() * 1000 + u64::from(age.subsec_millis())
     }
 
     /// A request begins.
@@ -268,11 +276,11 @@ impl<L: crate::exchange::Link> Backend<L> {
     pub fn request_ends(&self, took: Duration, now: Instant) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let sample = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let old = self.latency_us(now);
+        let at = self.age_ms(now);
+        let old = self.latency_at(at);
         // An exponentially weighted mean with a weight of 1/8; a lost update does no harm.
         let new = old - old / 8 + sample / 8;
         self.latency_us.store(new, Ordering::Relaxed);
-        let at = u64::try_from((now - self.made).as_millis()).unwrap_or(u64::MAX);
         self.read_ms.store(at, Ordering::Relaxed);
     }
 }

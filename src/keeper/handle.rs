@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
 use tokio::time::Instant;
@@ -124,6 +124,11 @@ impl Handle {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// The snapshot, for a look that ends before anything is waited for.
+    pub fn glance(&self) -> Guard<Arc<View>> {
+        self.view.load()
     }
 
     /// Ends with the next snapshot. Taken before a look at the view, it misses none.

@@ -37,39 +37,39 @@ enum Ended {
 type Member<'a, W> = (&'a Arc<Text>, &'a Arc<Plan>, &'a W);
 
 impl<P: Protocol> Session<P> {
-    /// The plan of a batch that is one statement which may share a transaction with others.
-    pub(super) fn shareable(&self, batch: &Batch<P::Work>) -> Option<Arc<Plan>> {
-        let [Item { text: Some(text), work }] = batch.items.as_slice() else {
+    /// The plan of a batch that is one text by itself, outside a transaction.
+    pub(super) fn lone(&self, batch: &Batch<P::Work>) -> Option<Arc<Plan>> {
+        let [Item { text: Some(text), .. }] = batch.items.as_slice() else {
             return None;
         };
         let lone = batch.end == End::Ready
             && batch.failure.is_none()
             && self.tx.is_none()
             && self.held.is_none()
-            && !self.stays.any()
             && !self.state_lost
-            && self.autocommit
-            && !self.only_reads()
-            && self.shared.settings().group_commit > 1;
-        if !lone || !self.shared.catalogs.is_loaded() {
-            return None;
-        }
-        let plan = self.shared.catalogs.plan(text, &self.scope);
-        let [statement] = plan.script.statements.as_slice() else {
-            return None;
+            && self.shared.catalogs.is_loaded();
+        lone.then(|| self.shared.catalogs.plan(text, &self.scope))
+    }
+
+    /// Whether such a batch is one statement that may share a transaction with others.
+    pub(super) fn may_join(&self, batch: &Batch<P::Work>, plan: &Plan) -> bool {
+        let ([Item { text: Some(text), work }], [statement]) =
+            (batch.items.as_slice(), plan.script.statements.as_slice())
+        else {
+            return false;
         };
         let fits = way(statement, work).is_some()
+            && !self.stays.any()
+            && self.autocommit
+            && !self.only_reads()
+            && self.shared.settings().group_commit > 1
             && (statement.sequences == Sequences::None || self.shared.groups.may_draw())
             && self.default_isolation() <= Isolation::ReadCommitted;
-        if !fits {
-            return None;
-        }
         let apart = text.apart.load(Ordering::Relaxed);
-        if apart > 0 {
+        if fits && apart > 0 {
             text.apart.store(apart - 1, Ordering::Relaxed);
-            return None;
         }
-        Some(plan)
+        fits && apart == 0
     }
 
     /// Runs a batch of one statement, in company where there is some. Who holds the seat that comes

@@ -140,7 +140,7 @@ pub struct Session<P: Protocol> {
     /// Connections for reads, by backend.
     read_pools: std::collections::BTreeMap<usize, Arc<Pool<P::Link>>>,
     /// Counters by kind of statement, looked up once.
-    figures: std::collections::HashMap<&'static str, StatementMetrics>,
+    figures: foldhash::HashMap<&'static str, StatementMetrics>,
     /// The length of the message that said the last statement was complete.
     completion: usize,
     /// SQL-level prepared statements, by name.
@@ -201,7 +201,7 @@ impl<P: Protocol> Session<P> {
             state_lost: false,
             draws: draws::Draws::default(),
             read_pools: std::collections::BTreeMap::new(),
-            figures: std::collections::HashMap::new(),
+            figures: foldhash::HashMap::default(),
             completion: 0,
             prepared: std::collections::HashMap::new(),
             ended: Ending::of(cancel.ended().clone()),
@@ -280,7 +280,7 @@ impl<P: Protocol> Session<P> {
             let Self { shared, client, held, stop, tx, ended, .. } = &mut *self;
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
-                let patience = shared.settings().idle_in_transaction.filter(|_| !idle);
+                let patience = if idle { None } else { shared.current.load().idle_in_transaction };
                 let silence = async {
                     match patience {
                         Some(limit) => tokio::time::sleep(limit).await,
@@ -359,10 +359,12 @@ impl<P: Protocol> Session<P> {
         use crate::exchange::Sink;
         let end = batch.end;
         let (alone, flushes) = (batch.items.len() == 1, self.client.flushes());
-        let (mut stopped, _seat) = match self.shareable(&batch) {
+        let (mut stopped, _seat) = match self.lone(&batch) {
             // On the heap, since what it keeps while it waits would be part of every idle session.
-            Some(plan) => Box::pin(self.in_company(batch, plan)).await,
-            None => (self.items(batch).await, None),
+            Some(plan) if self.may_join(&batch, &plan) => {
+                Box::pin(self.in_company(batch, plan)).await
+            }
+            plan => (self.planned_items(batch, plan).await, None),
         };
         if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
             match stopped {
@@ -442,7 +444,7 @@ impl<P: Protocol> Session<P> {
     /// Waits while no backend is active, up to the limit.
     async fn wait_serving(&self) -> Result<(), Stop> {
         use crate::cluster::Phase;
-        if self.shared.keeper.view().phase == Phase::Serving {
+        if self.shared.keeper.glance().phase == Phase::Serving {
             return Ok(());
         }
         if self.shared.keeper.wait_serving(self.shared.settings().hold).await {

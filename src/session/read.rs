@@ -196,27 +196,25 @@ impl<P: Protocol> Session<P> {
     }
 
     fn choose(&self) -> Option<usize> {
-        let view = self.shared.keeper.view();
+        let view = self.shared.keeper.glance();
         self.choose_of(view.order.iter().copied().filter(|b| view.is_readable(*b)))
     }
 
     /// One of these, as the balancer has it.
     pub(super) fn choose_of(&self, readable: impl Iterator<Item = usize>) -> Option<usize> {
-        let now = Instant::now();
         let candidates: smallvec::SmallVec<[Candidate; 8]> = readable
             .map(|b| {
                 let backend = &self.shared.backends[b];
-                Candidate {
-                    backend: b,
-                    weight: backend.weight(),
-                    in_flight: backend.in_flight(),
-                    latency_us: backend.latency_us(now),
-                }
+                Candidate { backend: b, weight: backend.weight(), in_flight: backend.in_flight() }
             })
             .collect();
         let turn = self.shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (balancer, dice) = (self.shared.settings().balancer, (self.shared.dice)());
-        balance::choose(balancer, &candidates, dice, turn)
+        let (balancer, dice) = (self.shared.current.load().balancer, (self.shared.dice)());
+        // The clock is looked at where it matters, and once.
+        let mut now = None;
+        balance::choose(balancer, &candidates, dice, turn, |b| {
+            self.shared.backends[b].latency_us(*now.get_or_insert_with(Instant::now))
+        })
     }
 
     /// A reader may refuse even to prepare a write: the leader does not.

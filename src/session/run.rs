@@ -40,6 +40,15 @@ impl<'a, W> Step<'a, W> {
 impl<P: Protocol> Session<P> {
     /// Runs the statements of a batch until one fails.
     pub(super) async fn items(&mut self, batch: Batch<P::Work>) -> Result<(), Stop> {
+        self.planned_items(batch, None).await
+    }
+
+    /// The same, for who has just made the plan of the first one.
+    pub(super) async fn planned_items(
+        &mut self,
+        batch: Batch<P::Work>,
+        mut planned: Option<Arc<Plan>>,
+    ) -> Result<(), Stop> {
         let executed = batch.items.iter().filter(|item| item.text.is_some()).count();
         let partial = executed > 0 && batch.items.iter().any(|item| item.work.is_partial());
         if std::mem::take(&mut self.state_lost) {
@@ -53,7 +62,11 @@ impl<P: Protocol> Session<P> {
         }
         for item in &batch.items {
             match &item.text {
-                Some(text) => self.item(item, text, executed > 1 || partial).await?,
+                Some(text) => {
+                    let made = || self.shared.catalogs.plan(text, &self.scope);
+                    let plan = planned.take().unwrap_or_else(made);
+                    self.item(item, text, &plan, executed > 1 || partial).await?;
+                }
                 None => self.prepared_only(&item.work).await?,
             }
         }
@@ -70,9 +83,9 @@ impl<P: Protocol> Session<P> {
         &mut self,
         item: &Item<P::Work>,
         text: &Arc<Text>,
+        plan: &Plan,
         block: bool,
     ) -> Result<(), Stop> {
-        let plan = self.shared.catalogs.plan(text, &self.scope);
         let statements = &plan.script.statements;
         let many = statements.len() > 1;
         let together = P::MANNERS.batch_is_transaction;
