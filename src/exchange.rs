@@ -10,12 +10,14 @@
 
 mod aim;
 mod broken;
+mod found;
 mod sink;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 use crate::catalog::Text;
 use crate::error::Failure;
@@ -25,6 +27,7 @@ use crate::store::journal::Effect;
 
 pub use aim::{Aim, Shot, Target};
 pub use broken::{Broken, DISK_FULL, Mishap, ServerError};
+pub use found::{Findings, Found};
 pub use sink::{Discard, Gathered, Gone, Sink};
 
 /// A wire protocol: the two conversations that the core puts together.
@@ -100,8 +103,8 @@ pub trait Work: Clone + Send + Sync + 'static {
 /// What an application sent, up to the point where it waits for answers.
 #[derive(Debug)]
 pub struct Batch<W> {
-    /// The statements, in order.
-    pub items: Vec<Item<W>>,
+    /// The statements, in order: one, most of the time.
+    pub items: SmallVec<[Item<W>; 1]>,
     /// How the batch ends.
     pub end: End,
     /// What was wrong with the message after the last item, if anything.
@@ -209,35 +212,23 @@ pub enum BulkPiece {
     Fail(String),
 }
 
-/// How a statement ended on a backend.
+/// How a statement ended on a backend. It is handed on through many hands, so it is small.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The error the backend answered, if any.
-    pub error: Option<ServerError>,
+    pub error: Option<Box<ServerError>>,
     /// Rows affected or returned, where the answer says so.
     pub rows: Option<u64>,
     /// A hash of the rows returned.
     pub digest: u64,
     /// The length of the last message handed on: the one that says the statement is complete.
     pub completion: usize,
-    /// Rows that the capture triggers reported, in order.
-    pub captured: Vec<crate::store::capture::Captured>,
-    /// What the followers are to repeat, made of the rows that came back ([`Watch::returned`]).
-    pub effects: Vec<Effect>,
-    /// How many captured rows the server counted at the end.
-    pub counted: Option<u64>,
-    /// Where the watched sequences stand: name, value, increment.
-    pub sequences: Vec<(String, i64, i64)>,
     /// The backend waits for a bulk load.
     pub bulk: bool,
     /// A cursor is still open on the connection.
     pub suspended: bool,
-    /// The statement that fixes what this one's meaning depended on besides its text (the clock,
-    /// the next generated number): a follower runs it right before the same text.
-    pub context: Option<String>,
-    /// What the statement left in the server's session, to follow the application's: the key of a
-    /// setting and the statement that establishes it.
-    pub left: Vec<(&'static str, String)>,
+    /// What else was found out.
+    pub found: Found,
 }
 
 /// What is looked at around a statement on the leader.

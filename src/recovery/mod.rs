@@ -67,11 +67,12 @@ pub async fn run<P: Protocol>(shared: Arc<Shared<P>>, settings: Settings, stop: 
             let view = shared.keeper.view();
             let member = &view.backends[backend];
             let away = !view.is_member(backend) && !member.held;
-            if view.phase == Phase::Serving && away && attempts.is_due(shared.settings().automatic)
+            let due = away && attempts.is_due(shared.settings().automatic);
+            if view.phase == Phase::Serving
+                && due
+                && let Err(why) = bring_back(&shared, &settings, backend, attempts).await
             {
-                if let Err(why) = bring_back(&shared, &settings, backend, attempts).await {
-                    shared.keeper.note(backend, State::Inactive, why).await;
-                }
+                shared.keeper.note(backend, State::Inactive, why).await;
             }
         }
         tokio::select! {

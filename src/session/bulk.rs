@@ -77,7 +77,7 @@ impl<P: Protocol> Session<P> {
     ) -> Result<(), Stop> {
         if let Some(tx) = &mut self.tx {
             tx.touch(&step.statement.writes);
-            if let Some(sql) = outcome.context {
+            if let Some(sql) = outcome.found.all().context {
                 tx.add(Effect::Text { sql, rows: None }, false);
             }
             let sql = step.sql.to_owned();
@@ -95,7 +95,7 @@ impl<P: Protocol> Session<P> {
         };
         match leader.ask(lock, &[]).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Stop::Server(error)),
+            Ok(Err(error)) => Err(error.into()),
             Err(broken) => {
                 self.leader_lost(&broken).await?;
                 self.ensure_leading().await?;

@@ -120,7 +120,7 @@ impl<P: Protocol> Session<P> {
         };
         match leader.ask(sql, &[]).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Stop::Server(error)),
+            Ok(Err(error)) => Err(error.into()),
             Err(broken) => {
                 self.leader_lost(&broken).await?;
                 Err(Failure::retry("its backend died in the middle of DDL").into())

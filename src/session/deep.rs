@@ -38,7 +38,7 @@ pub(super) enum WayBack {
 
 /// Whether a statement ran DDL on anything that is not temporary.
 pub(super) fn hides_ddl(outcome: &Outcome) -> bool {
-    outcome.captured.iter().any(|c| matches!(c, Captured::Ddl { temporary: false, .. }))
+    outcome.found.captured.iter().any(|c| matches!(c, Captured::Ddl { temporary: false, .. }))
 }
 
 /// Why DDL out of sight cannot be carried to the other backends.
@@ -68,7 +68,8 @@ pub(crate) async fn apply<L: Link>(
     if let Some(error) = outcome.error {
         return Ok(mishap(&error.code, format!("the statement failed: {error}")));
     }
-    let reports = match Reports::read(outcome.captured, outcome.counted) {
+    let found = outcome.found.all();
+    let reports = match Reports::read(found.captured, found.counted) {
         Ok(reports) => reports,
         Err(why) => return Ok(mishap("", why)),
     };
@@ -199,7 +200,7 @@ impl<P: Protocol> Session<P> {
         };
         match leader.standing().await {
             Ok(Ok(standing)) => Ok((leader.backend().index, standing)),
-            Ok(Err(error)) => Err(Stop::Server(error)),
+            Ok(Err(error)) => Err(error.into()),
             Err(broken) => {
                 self.leader_lost(&broken).await?;
                 Err(Failure::retry("its backend died in the middle of DDL").into())
@@ -230,8 +231,9 @@ impl<P: Protocol> Session<P> {
         let moved: Vec<Sequence> =
             before.1.into_iter().filter(|standing| !after.1.contains(standing)).collect();
         let ahead = reserved(&moved, &after.1);
-        let reports = Reports::read(std::mem::take(&mut outcome.captured), outcome.counted)
-            .map_err(|e| internal(&e))?;
+        let reports =
+            Reports::read(std::mem::take(&mut outcome.found.captured), outcome.found.counted)
+                .map_err(|e| internal(&e))?;
         self.stays.other |= reports.temporary;
         let witness = self.testify(reports).await?;
         let tag = witness.tags.first().cloned().unwrap_or_default();
@@ -264,7 +266,7 @@ impl<P: Protocol> Session<P> {
         };
         match leader.fingerprint(&reports.filled).await {
             Ok(Ok(catalog)) => Ok(reports.witness(catalog)),
-            Ok(Err(error)) => Err(Stop::Server(error)),
+            Ok(Err(error)) => Err(error.into()),
             Err(broken) => {
                 self.leader_lost(&broken).await?;
                 Err(Failure::retry("its backend died in the middle of DDL").into())

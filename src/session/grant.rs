@@ -111,7 +111,7 @@ impl<P: Protocol> Session<P> {
         };
         match leader.ask(sql, &[]).await {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) => Err(Stop::Server(error)),
+            Ok(Err(error)) => Err(error.into()),
             Err(broken) => {
                 // What it means for the backend is found out; the agents ask again.
                 self.leader_lost(&broken).await?;

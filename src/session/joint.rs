@@ -199,7 +199,7 @@ impl<P: Protocol> Session<P> {
                 return Err(Ended::Undone);
             };
             let step = Step::of(text, plan, statement, *work);
-            let drawn = outcome.sequences.clone();
+            let drawn = outcome.found.sequences.clone();
             if !self.take_in(&step, outcome).await {
                 return Err(Ended::Undone);
             }

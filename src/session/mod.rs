@@ -69,7 +69,7 @@ pub enum Stop {
     /// We refuse, or cannot.
     Failure(Failure),
     /// The database answered an error.
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// The application is gone.
     Gone,
     /// It is the proxy that writes who has to do this.
@@ -79,6 +79,12 @@ pub enum Stop {
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
+    }
+}
+
+impl From<ServerError> for Stop {
+    fn from(error: ServerError) -> Self {
+        Self::Server(Box::new(error))
     }
 }
 

@@ -145,7 +145,7 @@ impl<P: Protocol> Session<P> {
                 Ok(Ok(rows)) => rows,
                 Ok(Err(error)) => {
                     self.give_back(lease);
-                    return Err(Stop::Server(error));
+                    return Err(error.into());
                 }
                 Err(broken) => {
                     let generation = lease.generation();

@@ -115,7 +115,7 @@ impl<P: Protocol> Session<P> {
                 Ok(Ok(rows)) => {
                     return Ok(rows.into_iter().flatten().flatten().any(|word| word == "on"));
                 }
-                Ok(Err(error)) => return Err(Stop::Server(error)),
+                Ok(Err(error)) => return Err(error.into()),
                 Err(broken) => self.leader_lost(&broken).await?,
             }
         }

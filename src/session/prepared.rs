@@ -217,7 +217,7 @@ impl<P: Protocol> Session<P> {
         let answer = lease.ask(query, &[]).await;
         self.settle_last();
         let rows = match answer {
-            Ok(rows) => rows.map_err(Stop::Server)?,
+            Ok(rows) => rows?,
             Err(broken) => return Err(Failure::retry(broken.to_string()).into()),
         };
         let text = rows.into_iter().flatten().next().flatten();

@@ -302,7 +302,7 @@ impl<P: Protocol> Session<P> {
         for (name, sql) in catalogs.questions() {
             match leader.ask(sql, &[]).await {
                 Ok(Ok(rows)) => answers.insert(*name, rows),
-                Ok(Err(error)) => return Err(Stop::Server(error)),
+                Ok(Err(error)) => return Err(error.into()),
                 Err(broken) => {
                     self.leader_lost(&broken).await?;
                     return Err(Failure::retry("its backend died in the middle of DDL").into());

@@ -174,7 +174,7 @@ impl<P: Protocol> Session<P> {
         let lease = lease.ok_or_else(|| super::leader::internal("no connection to ask"))?;
         let answer = lease.ask(query, &[]).await;
         let rows = match answer {
-            Ok(rows) => rows.map_err(Stop::Server)?,
+            Ok(rows) => rows?,
             Err(broken) => return Err(Failure::retry(broken.to_string()).into()),
         };
         match rows.into_iter().next().map(|row| (row.first().cloned(), row.get(1).cloned())) {
@@ -274,7 +274,7 @@ impl<P: Protocol> Session<P> {
 
     /// What a statement left in the server's session follows the application's from now on.
     pub(super) fn note_left(&mut self, outcome: &Outcome) {
-        for (key, statement) in &outcome.left {
+        for (key, statement) in &outcome.found.left {
             self.keep(key, Some(statement.clone()), None, &[]);
             // Not even a rollback takes it back.
             if let Some(tx) = &mut self.tx {

@@ -68,7 +68,7 @@ impl<P: Protocol> Session<P> {
             self.add_keyed(step, &outcome, watch.digest)
         } else if let Some(returned) = returned {
             // What was asked for afterwards is where the sequence stands, for whomever.
-            let told = (returned.asks == Sequences::None).then_some(&*outcome.sequences);
+            let told = (returned.asks == Sequences::None).then_some(&*outcome.found.sequences);
             self.note_draw(&step.statement.sequences, told.unwrap_or_default());
             self.add_returned(step, outcome)
         } else {
@@ -203,10 +203,10 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
-        if outcome.context.is_none() && context_of(step).is_some() {
+        if outcome.found.context.is_none() && context_of(step).is_some() {
             return Err(internal("a statement came back without what it depends on").into());
         }
-        if let Some(sql) = &outcome.context {
+        if let Some(sql) = &outcome.found.context {
             tx.add(Effect::Text { sql: sql.clone(), rows: None }, false);
         }
         let effect = match checked {
@@ -224,20 +224,21 @@ impl<P: Protocol> Session<P> {
         step: &Step<'_, P::Work>,
         outcome: Outcome,
     ) -> Result<(), Stop> {
-        let came: Option<u64> = outcome.effects.iter().map(Effect::rows).sum();
-        if outcome.rows != came {
+        let (rows, found) = (outcome.rows, outcome.found.all());
+        let came: Option<u64> = found.effects.iter().map(Effect::rows).sum();
+        if rows != came {
             return Err(internal("not every row that was written came back").into());
         }
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
-        if !outcome.effects.is_empty() {
+        if !found.effects.is_empty() {
             tx.touch(&step.statement.writes);
         }
-        for effect in outcome.effects {
+        for effect in found.effects {
             tx.add(effect, true);
         }
-        self.reserve(outcome.sequences, false)?;
+        self.reserve(found.sequences, false)?;
         self.check_size()
     }
 
@@ -248,7 +249,8 @@ impl<P: Protocol> Session<P> {
         outcome: Outcome,
         resets: bool,
     ) -> Result<(), Stop> {
-        let reports = Reports::read(outcome.captured, outcome.counted).map_err(|e| internal(&e))?;
+        let found = outcome.found.all();
+        let reports = Reports::read(found.captured, found.counted).map_err(|e| internal(&e))?;
         if let Some(tag) = reports.tags.first() {
             let why = "it was not the statement itself that ran it, or its answer was on the way";
             return Err(deep::refused(tag, why).into());
@@ -269,7 +271,7 @@ impl<P: Protocol> Session<P> {
                 + change.new.as_ref().map_or(0, String::len);
             push_row(&mut tx.effects, from, change);
         }
-        self.reserve(outcome.sequences, resets)?;
+        self.reserve(found.sequences, resets)?;
         self.check_size()
     }
 

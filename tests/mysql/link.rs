@@ -98,7 +98,7 @@ async fn a_follower_repeats_a_statement_with_its_context() {
         let work = query(text);
         let outcome = with_context(&mut leader, &work, &context).await;
         assert!(outcome.error.is_none(), "{text}: {:?}", outcome.error);
-        let context = outcome.context.clone().expect("a context");
+        let context = outcome.found.context.clone().expect("a context");
         follower.queue_effect(&Effect::Text { sql: context, rows: None });
         let twin = text.replace("one", "two");
         follower.queue_effect(&query(&twin).effect(&twin, outcome.rows).expect("an effect"));
@@ -143,7 +143,7 @@ async fn a_number_that_the_answer_does_not_tell_is_found_out() {
         let outcome = with_context(&mut leader, &query(text), &context).await;
         assert!(outcome.error.is_none(), "{text}: {:?}", outcome.error);
         assert_eq!(value(&mut leader, "select last_insert_id()").await, last, "{text}");
-        let context = outcome.context.clone().expect("a context");
+        let context = outcome.found.context.clone().expect("a context");
         follower.queue_effect(&Effect::Text { sql: context, rows: None });
         let twin = text.replace("one", "two");
         follower.queue_effect(&query(&twin).effect(&twin, outcome.rows).expect("an effect"));

@@ -161,7 +161,7 @@ impl Client for SimClient {
         let said = self.inbox.recv().await.ok_or(Gone)?;
         self.commits = said.commits;
         let text = Some(Arc::new(Text::new(said.sql.clone())));
-        let items = vec![Item { text, work: SimWork { sql: said.sql } }];
+        let items = [Item { text, work: SimWork { sql: said.sql } }].into();
         Ok(Batch { items, end: End::Ready, failure: None })
     }
 

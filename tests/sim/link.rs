@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lockstep::backend::{ConnectError, Dial, Dialling, Purpose};
 use lockstep::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, TextRows,
-    TxMode, TxState, Watch,
+    Broken, BulkPiece, Discard, Findings, Link, Mishap, Outcome, ServerError, Settings, Sink,
+    TextRows, TxMode, TxState, Watch,
 };
 use lockstep::sql::Sequences;
 use lockstep::store::control::Sequence;
@@ -287,7 +287,8 @@ impl Link for SimLink {
     }
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
-        Ok(Outcome { counted: Some(0), ..Outcome::default() })
+        let found = Findings { counted: Some(0), ..Findings::default() };
+        Ok(Outcome { found: found.into(), ..Outcome::default() })
     }
 
     fn queue_commit(&mut self) {
@@ -344,18 +345,22 @@ impl Link for SimLink {
             return Err(Broken::Setup(error));
         }
         let (answer, _) = self.receive().await?;
-        let error = server_error(&answer);
+        let error = server_error(&answer).map(Box::new);
         let completion = if error.is_none() { hand_on(&answer, sink) } else { 0 };
         let mut digest = DefaultHasher::new();
         answer.lines.hash(&mut digest);
+        let found = Findings {
+            counted: watch.rows.then_some(answer.captured.len() as u64),
+            captured: answer.captured,
+            sequences: answer.sequences,
+            ..Findings::default()
+        };
         Ok(Outcome {
             error,
             rows: answer.rows,
             digest: if watch.digest { digest.finish() } else { 0 },
             completion,
-            counted: watch.rows.then_some(answer.captured.len() as u64),
-            captured: answer.captured,
-            sequences: answer.sequences,
+            found: found.into(),
             ..Outcome::default()
         })
     }
@@ -396,7 +401,7 @@ impl Link for SimLink {
     ) -> Result<Result<TextRows, ServerError>, Broken> {
         let work = SimWork { sql: sql.to_owned() };
         let outcome = self.run(&work, Watch::default(), &mut Discard::default()).await?;
-        Ok(outcome.error.map_or(Ok(Vec::new()), Err))
+        Ok(outcome.error.map_or(Ok(Vec::new()), |error| Err(*error)))
     }
 
     async fn idle<S: Sink>(&mut self, _sink: &mut S) -> Result<(), Broken> {

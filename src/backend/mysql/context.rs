@@ -147,7 +147,7 @@ impl MyLink {
         for variable in &fixed.variables {
             text.push_str(&format!(", {variable}"));
         }
-        outcome.context = Some(text);
+        outcome.found.context = Some(text);
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl MyLink {
         let mut settings = (*self.settings).clone();
         settings.insert(LAST_INSERT_ID.to_owned(), statement.clone());
         self.settings = Settings::new(settings);
-        outcome.left.push((LAST_INSERT_ID, statement));
+        outcome.found.left.push((LAST_INSERT_ID, statement));
     }
 
     /// Queues what makes the connection forget the context of its last effect.

@@ -39,7 +39,7 @@ impl MyLink {
         let condition = condition(keys, rows.iter().map(|row| &*row.key));
         if condition.len() > MOST_KEYS {
             let why = "it changes more rows than can be named by their keys: change them in several steps";
-            return Ok(Outcome { error: Some(refused(why)), ..Outcome::default() });
+            return Ok(Outcome { error: Some(refused(why).into()), ..Outcome::default() });
         }
         let text = format!("{}{condition}{}", returned.leader, keys.ending);
         let request = match self.instead(work, &text, Some((keys, false))).await? {
@@ -76,7 +76,7 @@ impl MyLink {
             return self.take_back("the rows that it changed cannot be told from the others").await;
         }
         outcome.rows = Some(written);
-        outcome.effects = effects;
+        outcome.found.effects = effects;
         Ok(outcome)
     }
 
@@ -109,13 +109,13 @@ impl MyLink {
         if error.is_some() {
             // Whether the transaction goes on is asked with it.
             self.remark(true, sink).await?;
-            return Ok(Err(Outcome { error, ..Outcome::default() }));
+            return Ok(Err(Outcome { error: error.map(Box::new), ..Outcome::default() }));
         }
         match rows.into_iter().collect::<Option<Vec<_>>>() {
             Some(rows) => Ok(Ok(rows)),
             None => {
                 let why = "a row is too long to be sent to the other databases";
-                Ok(Err(Outcome { error: Some(refused(why)), ..Outcome::default() }))
+                Ok(Err(Outcome { error: Some(refused(why).into()), ..Outcome::default() }))
             }
         }
     }

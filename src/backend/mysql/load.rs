@@ -34,7 +34,7 @@ impl MyLink {
     ) -> Result<Outcome, Broken> {
         let MyWork::Query { text, .. } = work else {
             let why = "a bulk load is sent as a text, not as a prepared statement";
-            return Ok(Outcome { error: Some(refused(why)), ..Outcome::default() });
+            return Ok(Outcome { error: Some(refused(why).into()), ..Outcome::default() });
         };
         let context = watch.context.cloned().unwrap_or_default();
         let mut fixed = self.fix(&context);
@@ -63,7 +63,7 @@ impl MyLink {
                     return Ok(Outcome { bulk: true, ..Outcome::default() });
                 }
                 Event::Error => {
-                    let error = Some(read_error(payload));
+                    let error = Some(read_error(payload).into());
                     self.pass(&seen);
                     self.unfix_load(&context, &fixed).await?;
                     self.remark(true, sink).await?;

@@ -25,8 +25,8 @@ use lockstep_protocol::mysql::{command, response};
 
 use crate::error::Kind;
 use crate::exchange::{
-    Broken, BulkPiece, Discard, Link, Mishap, Outcome, ServerError, Settings, Sink, TextRows,
-    TxMode, TxState, UNDO, Watch,
+    Broken, BulkPiece, Discard, Findings, Link, Mishap, Outcome, ServerError, Settings, Sink,
+    TextRows, TxMode, TxState, UNDO, Watch,
 };
 use crate::hex;
 use crate::store::control::Sequence;
@@ -107,7 +107,8 @@ impl Link for MyLink {
 
     async fn check_deferred(&mut self) -> Result<Outcome, Broken> {
         // Every constraint is checked with its own statement.
-        Ok(Outcome { counted: Some(0), ..Outcome::default() })
+        let found = Findings { counted: Some(0), ..Findings::default() };
+        Ok(Outcome { found: found.into(), ..Outcome::default() })
     }
 
     fn queue_commit(&mut self) {
@@ -209,7 +210,7 @@ impl Link for MyLink {
     }
 
     async fn repeat(&mut self, _effect: &Effect) -> Result<Outcome, Broken> {
-        Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
+        Ok(Outcome { error: Some(refused(UNSEEN).into()), ..Outcome::default() })
     }
 
     async fn fingerprint(
@@ -357,7 +358,7 @@ impl MyLink {
                 return Ok(outcome);
             }
         }
-        Ok(Outcome { error: Some(refused(UNSEEN)), ..Outcome::default() })
+        Ok(Outcome { error: Some(refused(UNSEEN).into()), ..Outcome::default() })
     }
 }
 

@@ -61,7 +61,7 @@ impl MyLink {
                     Event::Error => {
                         let payload = packet::first_part(&self.incoming[at..]);
                         let number = number_of(payload);
-                        outcome.error = Some(read_error(payload));
+                        outcome.error = Some(read_error(payload).into());
                         self.hand_on(at, sink);
                         self.pass(&seen);
                         // Whoever has closed the connection has nothing more to say.

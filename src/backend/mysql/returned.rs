@@ -150,7 +150,7 @@ impl MyLink {
     /// Undoes the statement that has just run, and says why.
     pub(super) async fn take_back(&mut self, why: &str) -> Result<Outcome, Broken> {
         self.return_to_savepoint().await?;
-        Ok(Outcome { error: Some(refused(why)), ..Outcome::default() })
+        Ok(Outcome { error: Some(refused(why).into()), ..Outcome::default() })
     }
 
     /// Undoes what the statement has done that has just run.
@@ -237,7 +237,7 @@ impl<'r> Answer<'r> {
     fn take<S: Sink>(&mut self, seen: &Seen, payload: &[u8], sink: &mut S) -> Result<(), Broken> {
         match seen.event {
             Event::Error => {
-                self.outcome.error = Some(read_error(payload));
+                self.outcome.error = Some(read_error(payload).into());
                 self.told.warns = true;
             }
             Event::Row => self.row(payload, sink)?,
@@ -320,7 +320,7 @@ impl<'r> Answer<'r> {
         // Of rows that take the place of others nobody knows in which batch they did.
         let replaces = self.returned.spelt.as_ref().is_some_and(|spelt| spelt.replaces);
         let rows = (!replaces).then_some(self.in_batch);
-        self.outcome.effects.push(Effect::Text { sql, rows });
+        self.outcome.found.effects.push(Effect::Text { sql, rows });
         self.in_batch = 0;
     }
 

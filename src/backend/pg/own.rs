@@ -142,21 +142,21 @@ impl PgLink {
             match self.collect().await? {
                 Ok(rows) => {
                     let mut columns = rows.into_iter().flatten().flatten();
-                    outcome.counted = columns.next().and_then(|text| text.parse().ok());
+                    outcome.found.counted = columns.next().and_then(|text| text.parse().ok());
                     if columns.next().as_deref() != Some("same") {
                         let tag = "a change of roles".to_owned();
-                        outcome.captured.push(Captured::Ddl { tag, temporary: false });
+                        outcome.found.captured.push(Captured::Ddl { tag, temporary: false });
                     }
                 }
                 // After an error of the statement itself this one only repeats it.
-                Err(error) => outcome.error = outcome.error.take().or(Some(error)),
+                Err(error) => outcome.error = outcome.error.take().or(Some(error.into())),
             }
         }
         if matches!(watch.sequences, Some(Sequences::Any | Sequences::Named(_))) {
             let rows = match self.collect().await? {
                 Ok(rows) => rows,
                 Err(error) => {
-                    outcome.error = outcome.error.take().or(Some(error));
+                    outcome.error = outcome.error.take().or(Some(error.into()));
                     Vec::new()
                 }
             };
@@ -165,7 +165,7 @@ impl PgLink {
                 let name = columns.next().and_then(|name| journal::unarmoured(&name));
                 let mut number = || columns.next().and_then(|t| t.parse::<i64>().ok());
                 if let (Some(name), Some(value), Some(step)) = (name, number(), number()) {
-                    outcome.sequences.push((name, value, step));
+                    outcome.found.sequences.push((name, value, step));
                 }
             }
         }

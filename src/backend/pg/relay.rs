@@ -93,7 +93,7 @@ impl PgLink {
                 if error.fatal {
                     return Err(Broken::Lost(error.to_string()));
                 }
-                outcome.error = Some(error);
+                outcome.error = Some(error.into());
                 return Ok(false);
             }
             b'1' | b'3' => match self.parse_done() {
@@ -109,7 +109,7 @@ impl PgLink {
             }
             b'N' => {
                 if let Some(captured) = self.captured(header.total) {
-                    outcome.captured.push(captured);
+                    outcome.found.captured.push(captured);
                     return Ok(false);
                 }
             }

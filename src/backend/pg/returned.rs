@@ -106,7 +106,7 @@ impl PgLink {
                         server::encoded_row(sink.buffer(), returned.shown, shown);
                     }
                     answer.drawn.note(ours).map_err(unreadable)?;
-                    answer.outcome.effects.push(effect(returned, ours));
+                    answer.outcome.found.effects.push(effect(returned, ours));
                 }
                 (b'1', _) if answer.simple => {
                     self.parse_done();
@@ -156,7 +156,7 @@ impl<'r> Cut<'r> {
     }
 
     fn outcome(mut self) -> Outcome {
-        self.outcome.sequences = self.drawn.furthest();
+        self.outcome.found.sequences = self.drawn.furthest();
         self.outcome
     }
 }

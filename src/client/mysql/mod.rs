@@ -27,6 +27,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use lockstep_protocol::mysql::handshake::{CHALLENGE, capability as cap};
 use lockstep_protocol::mysql::stmt::{Kind as ParameterKind, PrepareOk};
 use lockstep_protocol::mysql::{packet, response};
+use smallvec::smallvec;
 use tokio_util::sync::CancellationToken;
 
 pub use charset::charset_settings;
@@ -299,7 +300,7 @@ impl Client for MyClient {
             }
             match self.command(&packet.payload)? {
                 Some(item) => {
-                    return Ok(Batch { items: vec![item], end: End::Ready, failure: None });
+                    return Ok(Batch { items: smallvec![item], end: End::Ready, failure: None });
                 }
                 None => {
                     self.settled = true;

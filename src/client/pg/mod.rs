@@ -17,6 +17,7 @@ use foldhash::HashMap;
 use lockstep_protocol::DecodeError;
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame, server};
+use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
 pub use arrival::{Arrival, bring, knock};
@@ -55,7 +56,7 @@ pub struct PgClient {
     bounds: Bounds,
     names: Names,
     steps: Vec<Step>,
-    items: Vec<Item<PgWork>>,
+    items: SmallVec<[Item<PgWork>; 1]>,
     /// After an error in an extended query: everything up to the next Sync is passed over.
     skipping: bool,
     /// The batch under way is an extended one.
@@ -92,7 +93,7 @@ impl PgClient {
             bounds,
             names: Names::default(),
             steps: Vec::new(),
-            items: Vec::new(),
+            items: SmallVec::new(),
             skipping: false,
             extended: false,
             end: End::Ready,
