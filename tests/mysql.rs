@@ -65,6 +65,8 @@ mod sessions;
 mod site;
 #[path = "mysql/state.rs"]
 mod state;
+#[path = "mysql/storms.rs"]
+mod storms;
 #[path = "mysql/through.rs"]
 mod through;
 #[path = "mysql/values.rs"]
