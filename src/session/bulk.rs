@@ -149,7 +149,10 @@ impl<P: Protocol> Session<P> {
             }
         };
         match ended {
-            Ok(outcome) => Ok((kept, outcome)),
+            Ok(outcome) => {
+                self.completion = (outcome.completion, self.client.flushes());
+                Ok((kept, outcome))
+            }
             Err(Broken::Client(gone)) => Err(gone.into()),
             Err(broken) => {
                 self.leader_lost(&broken).await?;

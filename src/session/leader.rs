@@ -179,7 +179,7 @@ impl<P: Protocol> Session<P> {
             target.clear(ran.is_ok()).await;
             match ran {
                 Ok(outcome) => {
-                    self.completion = outcome.completion;
+                    self.completion = (outcome.completion, self.client.flushes());
                     if let Some(tx) = &mut self.tx {
                         tx.ran = true;
                     }

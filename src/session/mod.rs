@@ -147,8 +147,9 @@ pub struct Session<P: Protocol> {
     read_pools: std::collections::BTreeMap<usize, Arc<Pool<P::Link>>>,
     /// Counters by kind of statement, looked up once.
     figures: foldhash::HashMap<&'static str, StatementMetrics>,
-    /// The length of the message that said the last statement was complete.
-    completion: usize,
+    /// The length of the message that said the last statement was complete, and how often the client had been sent
+    /// something before.
+    completion: (usize, u64),
     /// SQL-level prepared statements, by name.
     prepared: std::collections::HashMap<String, prepared::Prepared>,
     cancel: Arc<CancelSlot<<P::Link as Link>::Canceller>>,
@@ -208,7 +209,7 @@ impl<P: Protocol> Session<P> {
             draws: draws::Draws::default(),
             read_pools: std::collections::BTreeMap::new(),
             figures: foldhash::HashMap::default(),
-            completion: 0,
+            completion: (0, 0),
             prepared: std::collections::HashMap::new(),
             ended: Ending::of(cancel.ended().clone()),
             cancel,
@@ -364,7 +365,7 @@ impl<P: Protocol> Session<P> {
     async fn batch(&mut self, batch: Batch<P::Work>) -> Result<(), Gone> {
         use crate::exchange::Sink;
         let end = batch.end;
-        let (alone, flushes) = (batch.items.len() == 1, self.client.flushes());
+        let alone = batch.items.len() == 1;
         let (mut stopped, _seat) = match self.lone(&batch) {
             // On the heap, since what it keeps while it waits would be part of every idle session.
             Some(plan) if self.may_join(&batch, &plan) => {
@@ -376,9 +377,10 @@ impl<P: Protocol> Session<P> {
             match stopped {
                 Ok(()) => {
                     stopped = self.commit().await;
+                    let (length, flushes) = self.completion;
                     if stopped.is_err() && alone && self.client.flushes() == flushes {
                         // The client must not read of success before it reads of the failure.
-                        let kept = self.client.buffer().len().saturating_sub(self.completion);
+                        let kept = self.client.buffer().len().saturating_sub(length);
                         self.client.buffer().truncate(kept);
                     }
                 }

@@ -16,6 +16,9 @@ use crate::wire::mysql::identity;
 /// How each user logs in, by name; replaced when the configuration is read again.
 pub type Logins = arc_swap::ArcSwap<HashMap<String, Login>>;
 
+/// The SQLSTATE of a server that does not know a setting.
+const UNKNOWN_SETTING: &str = "HY000";
+
 /// Opens connections to one MySQL or MariaDB backend.
 #[derive(Debug)]
 pub struct MyDial {
@@ -62,9 +65,7 @@ impl MyDial {
                 }
                 Ok(link)
             }
-            Ok(Ok(Some(error))) => {
-                Err(ConnectError::Refused { code: error.code, message: error.what })
-            }
+            Ok(Ok(Some(error))) => Err(ConnectError::answered(error.code, error.what)),
             Ok(Err(broken)) => Err(broken.into()),
             Err(_) => Err(ConnectError::Unreachable("no answer to the first statement".into())),
         }
@@ -80,7 +81,8 @@ impl MyDial {
                 let limit = rows.into_iter().flatten().flatten().next();
                 Ok(limit.is_some_and(|limit| limit.parse() != Ok(0.0)))
             }
-            Ok(Ok(Err(_))) => Ok(false),
+            Ok(Ok(Err(error))) if error.code == UNKNOWN_SETTING => Ok(false),
+            Ok(Ok(Err(error))) => Err(ConnectError::answered(error.code, error.message)),
             Ok(Err(broken)) => Err(broken.into()),
             Err(_) => Err(ConnectError::Unreachable("no answer to the second question".into())),
         }

@@ -96,9 +96,7 @@ impl PgDial {
         let sql = format!("{MARK_SQL}, pg_catalog.current_setting('statement_timeout')");
         let rows = match link.ask(&sql, &params).await {
             Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => {
-                return Err(ConnectError::Refused { code: error.code, message: error.message });
-            }
+            Ok(Err(error)) => return Err(ConnectError::answered(error.code, error.message)),
             Err(broken) => return Err(broken.into()),
         };
         let mut words = rows.into_iter().flatten().flatten();

@@ -9,6 +9,7 @@ use tokio_postgres::Error;
 
 use crate::rig::cluster::{Cluster, Options};
 use crate::rig::session::{Session, code_of, explain};
+use crate::rig::wire::{copy_data, copy_done, query};
 use crate::rig::{run_heavy, runtime, secs, step};
 
 /// How many rows the clients count their transactions in.
@@ -105,6 +106,26 @@ async fn client(cluster: Arc<Cluster>, n: i64, over: Arc<AtomicBool>) -> Told {
     told
 }
 
+/// Loads its rows in bulk, all of them in one message after the other without waiting for anything.
+async fn loader(cluster: Arc<Cluster>, n: i64, over: Arc<AtomicBool>) -> Told {
+    let mut wire = cluster.wire().await;
+    let mut told = Told::default();
+    let mut id = n * 1_000_000;
+    while !over.load(Ordering::Relaxed) {
+        id += 1;
+        let load = [query("copy storm_t from stdin"), copy_data(format!("{id}\n").as_bytes())];
+        let said = wire.talk(&[load.concat(), copy_done()].concat(), 1).await;
+        let done = said.iter().any(|line| line.contains("COPY 1"));
+        let struck = said.iter().any(|line| line.contains("40001") || line.contains("57014"));
+        assert!(done != struck, "{id}: {said:?}");
+        told.done.insert(id, done);
+        if struck {
+            *told.errors.entry("a bulk load".into()).or_default() += 1;
+        }
+    }
+    told
+}
+
 /// Ends or cancels what it finds, for so long.
 async fn storm(cluster: &Cluster, how: &[&str], long: Duration) -> usize {
     let admins = cluster.admins().await;
@@ -132,8 +153,9 @@ async fn weathered(how: &[&str], long: Duration) {
     app.run(&format!("insert into storm_c select g, 0 from generate_series(0, {COUNTERS} - 1) g"))
         .await;
     let over = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> =
-        (0..8).map(|n| runtime().spawn(client(cluster.clone(), n, over.clone()))).collect();
+    let clients = (0..7).map(|n| runtime().spawn(client(cluster.clone(), n, over.clone())));
+    let loaders = (7..9).map(|n| runtime().spawn(loader(cluster.clone(), n, over.clone())));
+    let clients: Vec<_> = clients.chain(loaders).collect();
     let struck = storm(&cluster, how, long).await;
     over.store(true, Ordering::Relaxed);
     let (mut done, mut counted, mut errors) = (BTreeMap::new(), 0, BTreeMap::new());
