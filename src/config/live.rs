@@ -70,16 +70,20 @@ impl Default for Bounds {
 #[derive(Debug)]
 pub struct Live {
     bounds: ArcSwap<Bounds>,
-    /// A copy of the one limit that is asked for with every message.
+    /// Copies of those that are asked for with every message and every statement.
     max_message: AtomicUsize,
+    prepared_statements: AtomicUsize,
 }
 
 impl Live {
     /// These limits, until others come.
     #[must_use]
     pub fn new(bounds: Bounds) -> Arc<Self> {
-        let max_message = AtomicUsize::new(bounds.max_message);
-        Arc::new(Self { bounds: ArcSwap::from_pointee(bounds), max_message })
+        Arc::new(Self {
+            max_message: AtomicUsize::new(bounds.max_message),
+            prepared_statements: AtomicUsize::new(bounds.prepared_statements),
+            bounds: ArcSwap::from_pointee(bounds),
+        })
     }
 
     /// What holds now.
@@ -94,9 +98,16 @@ impl Live {
         self.max_message.load(Ordering::Relaxed)
     }
 
+    /// How many statements a connection to a server keeps prepared.
+    #[must_use]
+    pub fn prepared_statements(&self) -> usize {
+        self.prepared_statements.load(Ordering::Relaxed)
+    }
+
     /// From now on these hold.
     pub fn renew(&self, bounds: Bounds) {
         self.max_message.store(bounds.max_message, Ordering::Relaxed);
+        self.prepared_statements.store(bounds.prepared_statements, Ordering::Relaxed);
         self.bounds.store(Arc::new(bounds));
     }
 }

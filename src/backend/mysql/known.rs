@@ -14,7 +14,7 @@ impl MyLink {
 
     /// Forgets what the server has prepared, when it is too much.
     pub(super) fn trim_prepared(&mut self) {
-        if self.known.len() <= self.shared.live.bounds().prepared_statements
+        if self.known.len() <= self.shared.live.prepared_statements()
             || self.outstanding_requests() > 0
         {
             return;

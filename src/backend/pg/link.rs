@@ -222,7 +222,7 @@ impl PgLink {
 
     /// Keeps the number of prepared statements on the server within its limit.
     pub(super) fn trim_prepared(&mut self) {
-        if self.prepared.len() > self.shared.live.bounds().prepared_statements && self.tx == b'I' {
+        if self.prepared.len() > self.shared.live.prepared_statements() && self.tx == b'I' {
             self.queue_query("DEALLOCATE ALL", "deallocate", None);
             self.forget_prepared();
         }
@@ -424,7 +424,7 @@ impl PgLink {
                 self.digest.write(body);
             }
             b'C' => {
-                let rows = server::command_tag(body).ok().and_then(server::tag_rows);
+                let rows = server::completed_rows(body);
                 let part = self.expected.front_mut().and_then(|request| request.parts.pop_front());
                 let difference = part.and_then(|part| part.difference(rows, &mut self.digest));
                 if let Some(what) = difference.filter(|_| self.first_error.is_none()) {

@@ -105,7 +105,7 @@ impl PgLink {
                 _ => {}
             },
             b'C' => {
-                outcome.rows = server::command_tag(&message[5..]).ok().and_then(server::tag_rows);
+                outcome.rows = server::completed_rows(&message[5..]);
             }
             b'N' => {
                 if let Some(captured) = self.captured(header.total) {

@@ -1,5 +1,7 @@
 //! Texts of an application on their way in: from the encoding of its session to UTF-8.
 
+use std::ffi::CStr;
+
 use bytes::{BufMut, BytesMut};
 use lockstep_protocol::pg::server::ErrorFields;
 use lockstep_protocol::pg::{client, frame};
@@ -41,8 +43,7 @@ pub(super) fn in_utf8(frame: frame::Frame, encoding: Encoding) -> Result<frame::
         _ => return Ok(frame),
     };
     let body = frame.body();
-    let mut ends = body.iter().enumerate().skip(from).filter(|(_, byte)| **byte == 0);
-    let Some((end, _)) = ends.nth(texts - 1) else {
+    let Some(end) = end_of(body, from, texts) else {
         return Ok(frame); // It breaks the protocol, and whoever decodes it says so.
     };
     let (head, said, rest) = (&body[..from], &body[from..end], &body[end..]);
@@ -61,6 +62,17 @@ pub(super) fn in_utf8(frame: frame::Frame, encoding: Encoding) -> Result<frame::
     again.put_slice(text.as_bytes());
     again.put_slice(rest);
     Ok(frame::Frame { tag: frame.tag, bytes: again.freeze() })
+}
+
+/// Where the last of so many zero-terminated texts ends.
+fn end_of(body: &[u8], from: usize, texts: usize) -> Option<usize> {
+    let mut end = from;
+    for n in 0..texts {
+        let begin = if n == 0 { from } else { end + 1 };
+        let text = CStr::from_bytes_until_nul(body.get(begin..)?).ok()?;
+        end = begin + text.count_bytes();
+    }
+    Some(end)
 }
 
 fn refusal(why: NotRead, said: &[u8]) -> Failure {

@@ -12,25 +12,21 @@ pub fn is_async(tag: u8) -> bool {
     matches!(tag, super::NOTICE_RESPONSE | super::NOTIFICATION_RESPONSE | super::PARAMETER_STATUS)
 }
 
-/// What a statement did, as the server words it.
-pub fn command_tag(body: &[u8]) -> Result<&str, DecodeError> {
-    let mut reader = Reader::new(body);
-    let tag = reader.cstr("command tag")?;
-    reader.finish()?;
-    Ok(tag)
-}
-
-/// How many rows a command tag speaks of, if it is one that speaks of rows.
-pub fn tag_rows(tag: &str) -> Option<u64> {
-    let (command, rest) = tag.split_once(' ')?;
-    let count = match command {
+/// How many rows a CommandComplete speaks of, if it is one that speaks of rows: the number at the end of its tag.
+pub fn completed_rows(body: &[u8]) -> Option<u64> {
+    let tag = body.strip_suffix(&[0])?;
+    let blank = tag.iter().rposition(|byte| !byte.is_ascii_digit())?;
+    let (command, digits) = (&tag[..blank], &tag[blank + 1..]);
+    let counts = match command {
+        b"UPDATE" | b"DELETE" | b"SELECT" | b"COPY" | b"MERGE" | b"FETCH" | b"MOVE" => true,
         // The number in front was the row's object identifier once.
-        "INSERT" => rest.split_once(' ')?.1,
-        "UPDATE" | "DELETE" | "SELECT" | "COPY" | "MERGE" | "FETCH" | "MOVE" => rest,
-        _ => return None,
+        _ => command.strip_prefix(b"INSERT ").is_some_and(|oid| oid.iter().all(u8::is_ascii_digit)),
     };
-    // `parse` alone would take a sign.
-    count.bytes().all(|digit| digit.is_ascii_digit()).then(|| count.parse().ok())?
+    if !counts || tag[blank] != b' ' || digits.is_empty() {
+        return None;
+    }
+    let shift = |sum: u64, digit: &u8| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
+    digits.iter().try_fold(0, shift)
 }
 
 /// The name and the value of a setting.
@@ -216,7 +212,7 @@ mod tests {
         assert_eq!(written(|buf| ready_for_query(buf, IDLE)), b"Z\0\0\0\x05I");
         let bytes = written(|buf| command_complete(buf, "INSERT 0 3"));
         assert_eq!(bytes, b"C\0\0\0\x0fINSERT 0 3\0");
-        assert_eq!(command_tag(&bytes[5..]).unwrap(), "INSERT 0 3");
+        assert_eq!(completed_rows(&bytes[5..]), Some(3));
         let bytes = written(|buf| parameter_status(buf, "TimeZone", "UTC"));
         assert_eq!(bytes, b"S\0\0\0\x11TimeZone\0UTC\0");
         assert_eq!(parameter_status_of(&bytes[5..]).unwrap(), ("TimeZone", "UTC"));
@@ -278,7 +274,7 @@ mod tests {
             ("BEGIN", None),
             ("", None),
         ] {
-            assert_eq!(tag_rows(tag), rows, "{tag}");
+            assert_eq!(completed_rows(format!("{tag}\0").as_bytes()), rows, "{tag}");
         }
     }
 
@@ -301,7 +297,7 @@ mod tests {
         assert!(backend_key_of(&[0; 261]).is_err());
         assert!(copy_in_format(b"\x02\0\0").is_err());
         assert!(copy_in_format(b"\0\xff\xff\0\0").is_err());
-        assert_eq!(command_tag(b"SELECT 1"), Err(DecodeError::MissingNul("command tag")));
+        assert_eq!(completed_rows(b"SELECT 1"), None);
         assert!(parameter_status_of(b"a\0b").is_err());
         assert!(notification_of(b"\0\0\0\x01a\0").is_err());
         assert_eq!(Auth::decode(b"\0\0\0\x05abc"), Err(DecodeError::Truncated("md5 salt")));

@@ -11,8 +11,8 @@ mod fields;
 
 pub use cut::{cut_row, encoded_row, first_columns, value_at};
 pub use decode::{
-    Auth, CopyFormat, Notification, backend_key_of, command_tag, copy_in_format, data_row_of,
-    is_async, notification_of, parameter_status_of, ready_status, tag_rows,
+    Auth, CopyFormat, Notification, backend_key_of, completed_rows, copy_in_format, data_row_of,
+    is_async, notification_of, parameter_status_of, ready_status,
 };
 pub use encode::{
     auth_cleartext, auth_md5, auth_ok, auth_sasl, auth_sasl_continue, auth_sasl_final,
