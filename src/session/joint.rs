@@ -76,7 +76,7 @@ impl<P: Protocol> Session<P> {
     /// back is to commit first.
     pub(super) async fn in_company(
         &mut self,
-        batch: Batch<P::Work>,
+        batch: &Batch<P::Work>,
         plan: Arc<Plan>,
     ) -> (Result<(), Stop>, Option<Seat<P::Work>>) {
         let [Item { text: Some(text), work }] = batch.items.as_slice() else {

@@ -8,6 +8,7 @@
 //! for the next batch can be interrupted), and a client is told of success only after the commit.
 
 mod attempt;
+mod batch;
 mod block;
 mod bulk;
 mod carry;
@@ -58,7 +59,7 @@ use crate::backend::{Lease, Pool};
 use crate::config::Consistency;
 use crate::ending::Ending;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, Client, End, Gone, Link, Protocol, ServerError, Settings, TxState};
+use crate::exchange::{Batch, Client, Gone, Link, Protocol, ServerError, Settings, TxState};
 use crate::metrics::StatementMetrics;
 use crate::sql::{Isolation, Scope};
 use transaction::Transaction;
@@ -359,60 +360,6 @@ impl<P: Protocol> Session<P> {
         let mut scope = (*self.scope).clone();
         scope.temp_tables.clear();
         self.scope = Arc::new(scope);
-    }
-
-    /// Runs a batch and answers it.
-    async fn batch(&mut self, batch: Batch<P::Work>) -> Result<(), Gone> {
-        use crate::exchange::Sink;
-        let end = batch.end;
-        let alone = batch.items.len() == 1;
-        let (mut stopped, _seat) = match self.lone(&batch) {
-            // On the heap, since what it keeps while it waits would be part of every idle session.
-            Some(plan) if self.may_join(&batch, &plan) => {
-                Box::pin(self.in_company(batch, plan)).await
-            }
-            plan => (self.planned_items(batch, plan).await, None),
-        };
-        if end == End::Ready && self.tx.as_ref().is_some_and(|tx| !tx.explicit) {
-            match stopped {
-                Ok(()) => {
-                    stopped = self.commit().await;
-                    let (length, flushes) = self.completion;
-                    if stopped.is_err() && alone && self.client.flushes() == flushes {
-                        // The client must not read of success before it reads of the failure.
-                        let kept = self.client.buffer().len().saturating_sub(length);
-                        self.client.buffer().truncate(kept);
-                    }
-                }
-                Err(_) => self.undo().await,
-            }
-        }
-        if end == End::Flush && stopped.is_err() && self.tx.as_ref().is_some_and(|tx| !tx.explicit)
-        {
-            // Everything up to the end of the pipeline is passed over: nothing of it will be kept.
-            self.undo().await;
-        }
-        self.finish_batch(stopped, end).await
-    }
-
-    /// Tells the client how its batch has ended.
-    async fn finish_batch(&mut self, stopped: Result<(), Stop>, end: End) -> Result<(), Gone> {
-        use crate::exchange::Sink;
-        match stopped {
-            Ok(()) => {}
-            Err(Stop::Gone) => return Err(Gone),
-            Err(Stop::Failure(failure)) => self.client.fail(&failure),
-            Err(Stop::Server(error)) => self.client.relay_error(&error),
-            Err(Stop::Elsewhere) => {
-                let what = "the proxy that writes has to do this, and the answer has begun here";
-                self.client.fail(&Failure::retry(what));
-            }
-        }
-        if end == End::Ready {
-            let state = self.state();
-            self.client.ready(state);
-        }
-        self.client.flush().await
     }
 
     /// The company of sessions with the same user and settings; its settings become this one's, so

@@ -39,7 +39,7 @@ impl<P: Protocol> Session<P> {
             return Ok(false);
         }
         let (end, flushes) = (batch.end, self.client.flushes());
-        let stopped = self.items(batch).await;
+        let stopped = self.items(&batch).await;
         let elsewhere = match &stopped {
             Err(Stop::Elsewhere) => true,
             Err(Stop::Failure(failure)) => failure.kind == Kind::Unavailable,

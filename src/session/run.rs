@@ -39,14 +39,14 @@ impl<'a, W> Step<'a, W> {
 
 impl<P: Protocol> Session<P> {
     /// Runs the statements of a batch until one fails.
-    pub(super) async fn items(&mut self, batch: Batch<P::Work>) -> Result<(), Stop> {
+    pub(super) async fn items(&mut self, batch: &Batch<P::Work>) -> Result<(), Stop> {
         self.planned_items(batch, None).await
     }
 
     /// The same, for who has just made the plan of the first one.
     pub(super) async fn planned_items(
         &mut self,
-        batch: Batch<P::Work>,
+        batch: &Batch<P::Work>,
         mut planned: Option<Arc<Plan>>,
     ) -> Result<(), Stop> {
         let executed = batch.items.iter().filter(|item| item.text.is_some()).count();
@@ -70,11 +70,11 @@ impl<P: Protocol> Session<P> {
                 None => self.prepared_only(&item.work).await?,
             }
         }
-        match batch.failure {
+        match &batch.failure {
             None => Ok(()),
             Some(failure) => {
                 self.after_error().await;
-                Err(failure.into())
+                Err(failure.clone().into())
             }
         }
     }

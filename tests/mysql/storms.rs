@@ -65,6 +65,9 @@ async fn client(
         match transaction(&mut conn, id).await {
             Ok(counts) => counted += i64::from(counts),
             Err(Error::Server(error)) if STRUCK.contains(&error.code) => {
+                // What is one statement by itself runs again where its server's session has gone.
+                let lone = [0, 3, 6].contains(&(id % 7));
+                assert!(error.code == 1317 || !lone, "{id}: {error}");
                 told.insert(id, false);
                 conn.query_drop("rollback").await.unwrap();
             }

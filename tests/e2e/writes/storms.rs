@@ -96,7 +96,9 @@ async fn client(cluster: Arc<Cluster>, n: i64, over: Arc<AtomicBool>) -> Told {
                 let Some(code) = code_of(&error) else {
                     panic!("{id}: the client was disconnected: {}", explain(&error))
                 };
-                assert!(["40001", "57014"].contains(&code.as_str()), "{id}: {}", explain(&error));
+                // What is one statement by itself runs again where its server's session has gone.
+                let again = code == "40001" && ![0, 3, 6, 7].contains(&(id % 9));
+                assert!(again || code == "57014", "{id}: {}", explain(&error));
                 session.run("rollback").await;
                 *told.errors.entry(code).or_default() += 1;
                 told.done.insert(id, false);
