@@ -129,16 +129,15 @@ async fn loader(cluster: Arc<Cluster>, n: i64, over: Arc<AtomicBool>) -> Told {
 }
 
 /// Ends or cancels what it finds, for so long.
-async fn storm(cluster: &Cluster, how: &[&str], long: Duration) -> usize {
+async fn storm(cluster: &Cluster, how: &str, whom: &str, long: Duration) -> usize {
     let admins = cluster.admins().await;
     let until = tokio::time::Instant::now() + long;
     let mut struck = 0;
     while tokio::time::Instant::now() < until {
         let admin = &admins[rand::random_range(0..admins.len())];
         let busy = if rand::random() { "and state <> 'idle'" } else { "" };
-        let how = how[rand::random_range(0..how.len())];
         let sql = format!(
-            "select {how}(pid) from (select pid from pg_stat_activity where usename = 'app' {busy} \
+            "select {how}(pid) from (select pid from pg_stat_activity where {whom} {busy} \
              order by random() limit 1) one"
         );
         struck += admin.rows(&sql).await.len();
@@ -147,7 +146,7 @@ async fn storm(cluster: &Cluster, how: &[&str], long: Duration) -> usize {
     struck
 }
 
-async fn weathered(how: &[&str], long: Duration) {
+async fn weathered(how: &str, whom: &str, long: Duration) {
     let cluster = Options::servers(3).start().await;
     let app = cluster.connect().await;
     app.run("create table storm_t(id bigint primary key); insert into storm_t values (-1)").await;
@@ -158,7 +157,7 @@ async fn weathered(how: &[&str], long: Duration) {
     let clients = (0..7).map(|n| runtime().spawn(client(cluster.clone(), n, over.clone())));
     let loaders = (7..9).map(|n| runtime().spawn(loader(cluster.clone(), n, over.clone())));
     let clients: Vec<_> = clients.chain(loaders).collect();
-    let struck = storm(&cluster, how, long).await;
+    let struck = storm(&cluster, how, whom, long).await;
     over.store(true, Ordering::Relaxed);
     let (mut done, mut counted, mut errors) = (BTreeMap::new(), 0, BTreeMap::new());
     for client in clients {
@@ -185,10 +184,22 @@ async fn weathered(how: &[&str], long: Duration) {
 
 #[test]
 fn an_administrator_ends_sessions_at_random() {
-    run_heavy(secs(120), weathered(&["pg_terminate_backend"], secs(8)));
+    run_heavy(secs(120), weathered("pg_terminate_backend", "usename = 'app'", secs(6)));
 }
 
 #[test]
 fn an_administrator_cancels_at_random() {
-    run_heavy(secs(120), weathered(&["pg_cancel_backend"], secs(8)));
+    run_heavy(secs(120), weathered("pg_cancel_backend", "usename = 'app'", secs(6)));
+}
+
+#[test]
+fn the_bookkeeping_is_ended_at_random() {
+    let whom = "application_name like 'lockstep%'";
+    run_heavy(secs(120), weathered("pg_terminate_backend", whom, secs(6)));
+}
+
+#[test]
+fn the_bookkeeping_is_cancelled_at_random() {
+    let whom = "application_name like 'lockstep%'";
+    run_heavy(secs(120), weathered("pg_cancel_backend", whom, secs(6)));
 }
