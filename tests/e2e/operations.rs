@@ -183,6 +183,21 @@ fn limits_are_taken_over_without_a_restart() {
 }
 
 #[test]
+fn check_does_not_wait_for_a_silent_server_for_ever() {
+    run_within(secs(60), async {
+        let cluster = Options::servers(2).prepare();
+        cluster.init();
+        cluster.servers[1].freeze();
+        let began = std::time::Instant::now();
+        let said = cluster.lockstep(&["check"]);
+        assert!(!said.status.success() && began.elapsed() < secs(20), "{:?}", began.elapsed());
+        let said = crate::rig::cluster::spoken(&said);
+        assert!(said.contains("b: cannot be reached: no connection within"), "{said}");
+        cluster.servers[1].thaw();
+    });
+}
+
+#[test]
 fn a_new_password_is_taken_over_without_a_restart() {
     run_within(secs(60), async {
         let cluster = Cluster::start(2).await;
