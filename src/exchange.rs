@@ -26,7 +26,7 @@ use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 
 pub use aim::{Aim, Shot, Target};
-pub use broken::{Broken, DISK_FULL, Mishap, ServerError};
+pub use broken::{Broken, DISK_FULL, Mishap, ServerError, struck};
 pub use found::{Findings, Found};
 pub use sink::{Discard, Gathered, Gone, Sink};
 

@@ -58,14 +58,11 @@ impl std::fmt::Display for ConnectError {
     }
 }
 
-/// The SQLSTATEs of a statement that somebody has cancelled: with PostgreSQL, with MariaDB and MySQL.
-const CANCELLED: [&str; 2] = ["57014", "70100"];
-
 impl ConnectError {
     /// The server answered a question of ours with an error, before the first use. When somebody has cancelled that, the
     /// error tells nothing of the server.
     pub fn answered(code: String, message: String) -> Self {
-        if CANCELLED.contains(&code.as_str()) {
+        if crate::exchange::struck(&code).is_some() {
             Self::Unreachable(format!("{message} ({code})"))
         } else {
             Self::Refused { code, message }

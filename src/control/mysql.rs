@@ -131,10 +131,7 @@ impl MyControl {
         &self,
         asked: impl Future<Output = mysql_async::Result<T>>,
     ) -> Result<T, String> {
-        match tokio::time::timeout(self.limit(), asked).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", self.limit())),
-        }
+        answered(self.limit(), asked).await
     }
 
     async fn read_catalog(conn: &mut Conn) -> Result<Box<dyn Judge>, String> {
@@ -145,6 +142,17 @@ impl MyControl {
             answers.insert(name, text_rows(conn, sql).await.map_err(|e| e.to_string())?);
         }
         informed(Dialect::MySql, &answers)
+    }
+}
+
+/// The answer to a question, within the limit.
+async fn answered<T>(
+    limit: Duration,
+    asked: impl Future<Output = mysql_async::Result<T>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(limit, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
     }
 }
 
@@ -202,10 +210,7 @@ impl MyControl {
         &self,
         asked: impl Future<Output = mysql_async::Result<T>>,
     ) -> Result<T, String> {
-        match tokio::time::timeout(self.quick(), asked).await {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", self.quick())),
-        }
+        answered(self.quick(), asked).await
     }
 
     /// Two numbers of whole seconds are subtracted for when the server was started: one second more or less says
@@ -426,10 +431,8 @@ impl Control for MyControl {
         Box::pin(async move {
             let mut conn = self.connect().await?;
             // As long for the sessions to end as for the server to answer.
-            let fenced = rows::fence(&mut conn, &users, self.limit());
-            let fenced = tokio::time::timeout(self.limit() * 2, fenced).await;
-            let fenced = fenced.map_err(|_| format!("no answer within {:?}", self.limit() * 2))?;
-            match fenced.map_err(|error| error.to_string())? {
+            let limit = self.limit();
+            match answered(limit * 2, rows::fence(&mut conn, &users, limit)).await? {
                 0 => Ok(()),
                 left => Err(format!(
                     "{left} sessions of the former writer are still there after the deadline"

@@ -45,8 +45,14 @@ impl Mishap {
     /// The code of whatever was cancelled, or took longer than it may, if that is what happened.
     #[must_use]
     pub fn struck(&self) -> Option<&'static str> {
-        ["57014", "70100"].into_iter().find(|code| self.code == *code)
+        struck(&self.code)
     }
+}
+
+/// The same for a code alone: PostgreSQL has one, MariaDB and MySQL another.
+#[must_use]
+pub fn struck(code: &str) -> Option<&'static str> {
+    ["57014", "70100"].into_iter().find(|known| code == *known)
 }
 
 impl std::fmt::Display for Mishap {

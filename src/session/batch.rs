@@ -1,10 +1,12 @@
 //! From what a client has sent, up to the point where it waits, to its answer.
 
+use std::sync::Arc;
+
 use super::leader::ATTEMPTS;
 use super::{Session, Stop};
 use crate::catalog::Plan;
 use crate::error::{Failure, Kind};
-use crate::exchange::{Batch, Client, End, Gone, Protocol, Sink, Work};
+use crate::exchange::{Batch, Client, End, Gone, Item, Protocol, Sink, Work};
 use crate::sql::{Class, Hold};
 
 impl<P: Protocol> Session<P> {
@@ -37,30 +39,41 @@ impl<P: Protocol> Session<P> {
     async fn end_unasked(
         &mut self,
         batch: &Batch<P::Work>,
-        mut stopped: Result<(), Stop>,
+        stopped: Result<(), Stop>,
     ) -> Result<(), Stop> {
         if self.tx.as_ref().is_none_or(|tx| tx.explicit) {
             return stopped;
         }
-        if batch.end == End::Flush {
-            if stopped.is_err() {
-                // Everything up to the end of the pipeline is passed over: nothing of it will be kept.
-                self.undo().await;
-            }
-            return stopped;
-        }
         if stopped.is_err() {
+            // In a pipeline that goes on, everything up to its end is passed over: nothing of it will be kept.
             self.undo().await;
             return stopped;
         }
-        stopped = self.commit().await;
+        if batch.end == End::Flush {
+            return stopped;
+        }
+        let committed = self.commit().await;
         let (length, flushes) = self.completion;
-        if stopped.is_err() && batch.items.len() == 1 && self.client.flushes() == flushes {
+        if committed.is_err() && batch.items.len() == 1 && self.client.flushes() == flushes {
             // The client must not read of success before it reads of the failure.
             let kept = self.client.buffer().len().saturating_sub(length);
             self.client.buffer().truncate(kept);
         }
-        stopped
+        committed
+    }
+
+    /// The plan of a batch that is one text by itself, outside a transaction.
+    fn lone(&self, batch: &Batch<P::Work>) -> Option<Arc<Plan>> {
+        let [Item { text: Some(text), .. }] = batch.items.as_slice() else {
+            return None;
+        };
+        let lone = batch.end == End::Ready
+            && batch.failure.is_none()
+            && self.tx.is_none()
+            && self.held.is_none()
+            && !self.state_lost
+            && self.shared.catalogs.is_loaded();
+        lone.then(|| self.shared.catalogs.plan(text, &self.scope))
     }
 
     /// Whether such a batch is one write by itself: undone with its server, it may run again.

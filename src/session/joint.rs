@@ -17,9 +17,7 @@ use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::catalog::{Plan, Text};
 use crate::error::{self, Failure};
-use crate::exchange::{
-    Batch, Broken, End, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work,
-};
+use crate::exchange::{Batch, Broken, Item, Link, Outcome, Protocol, Sink, TxMode, Watch, Work};
 use crate::sql::{Class, Context, Isolation, Sequences, Statement};
 
 /// How often a text runs alone after it has failed in company.
@@ -37,21 +35,7 @@ enum Ended {
 type Member<'a, W> = (&'a Arc<Text>, &'a Arc<Plan>, &'a W);
 
 impl<P: Protocol> Session<P> {
-    /// The plan of a batch that is one text by itself, outside a transaction.
-    pub(super) fn lone(&self, batch: &Batch<P::Work>) -> Option<Arc<Plan>> {
-        let [Item { text: Some(text), .. }] = batch.items.as_slice() else {
-            return None;
-        };
-        let lone = batch.end == End::Ready
-            && batch.failure.is_none()
-            && self.tx.is_none()
-            && self.held.is_none()
-            && !self.state_lost
-            && self.shared.catalogs.is_loaded();
-        lone.then(|| self.shared.catalogs.plan(text, &self.scope))
-    }
-
-    /// Whether such a batch is one statement that may share a transaction with others.
+    /// Whether a batch that stands by itself is one statement that may share a transaction with others.
     pub(super) fn may_join(&self, batch: &Batch<P::Work>, plan: &Plan) -> bool {
         let ([Item { text: Some(text), work }], [statement]) =
             (batch.items.as_slice(), plan.script.statements.as_slice())

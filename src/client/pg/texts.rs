@@ -64,15 +64,13 @@ pub(super) fn in_utf8(frame: frame::Frame, encoding: Encoding) -> Result<frame::
     Ok(frame::Frame { tag: frame.tag, bytes: again.freeze() })
 }
 
-/// Where the last of so many zero-terminated texts ends.
+/// Where the last of so many zero-terminated texts ends; there is one at the least.
 fn end_of(body: &[u8], from: usize, texts: usize) -> Option<usize> {
-    let mut end = from;
-    for n in 0..texts {
-        let begin = if n == 0 { from } else { end + 1 };
-        let text = CStr::from_bytes_until_nul(body.get(begin..)?).ok()?;
-        end = begin + text.count_bytes();
+    let mut next = from;
+    for _ in 0..texts {
+        next += CStr::from_bytes_until_nul(body.get(next..)?).ok()?.count_bytes() + 1;
     }
-    Some(end)
+    Some(next - 1)
 }
 
 fn refusal(why: NotRead, said: &[u8]) -> Failure {
