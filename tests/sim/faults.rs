@@ -104,6 +104,8 @@ pub(crate) struct Scenario {
     pub(crate) inserts: bool,
     /// By how much all but the first server are slower from the start.
     pub(crate) lag: Duration,
+    /// By how much longer anything may take there, each time anew.
+    pub(crate) jitter: Duration,
     /// By how much longer a COMMIT may take there, as on a disk that is slow to flush.
     pub(crate) flush: Duration,
     /// How long a vote about the member list takes.
@@ -131,6 +133,7 @@ impl Scenario {
         let lag = Duration::from_millis(if lags { 12 } else { 0 });
         let flush = Duration::from_millis(if lags && round % 2 == 1 { 80 } else { 0 });
         let (vote, gate) = (Duration::ZERO, Duration::from_secs(5));
+        let jitter = Duration::ZERO;
         Self {
             seed,
             theme,
@@ -140,6 +143,7 @@ impl Scenario {
             pause_ms,
             inserts,
             lag,
+            jitter,
             flush,
             vote,
             gate,
@@ -151,6 +155,11 @@ impl Scenario {
     pub(crate) fn of_slow_votes(seed: u64) -> Self {
         let (vote, gate) = (Duration::from_millis(700), Duration::from_millis(500));
         Self { vote, gate, pause_ms: 15, ..Self::of(seed) }
+    }
+
+    /// The same where what followers are sent arrives late, and in another order than on the leader.
+    pub(crate) fn of_late_effects(seed: u64) -> Self {
+        Self { jitter: Duration::from_millis(120), pause_ms: 15, ..Self::of(seed) }
     }
 
     /// Whether a restart may lose commits.

@@ -138,7 +138,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// A restart may lose the newest commits.
     lazy: bool,
-    /// By how much longer a COMMIT may take.
+    /// By how much longer anything may take, and a COMMIT.
+    jitter: Duration,
     flush: Duration,
     world: Weak<World>,
     state: Mutex<State>,
@@ -166,6 +167,7 @@ impl Server {
         let (lazy, seed) = (scenario.is_lazy(), scenario.seed);
         let late = |more| if index == 0 { Duration::ZERO } else { more };
         let (lag, flush) = (late(scenario.lag), late(scenario.flush));
+        let jitter = late(scenario.jitter);
         let state = State {
             disk,
             boot: 1,
@@ -181,7 +183,7 @@ impl Server {
         };
         let name = crate::world::name(index);
         let (world, wake) = (world.clone(), Notify::new());
-        Self { index, name, lazy, flush, world, state: Mutex::new(state), wake }
+        Self { index, name, lazy, jitter, flush, world, state: Mutex::new(state), wake }
     }
 
     pub(crate) fn world(&self) -> Arc<World> {
@@ -351,6 +353,9 @@ impl Session {
         let mut slow = self.server.lock().slow;
         if matches!(request, Request::Commit) && !self.server.flush.is_zero() {
             slow += self.dice.random_range(Duration::ZERO..=self.server.flush);
+        }
+        if !self.server.jitter.is_zero() {
+            slow += self.dice.random_range(Duration::ZERO..=self.server.jitter);
         }
         let way = if fresh { self.dice.random_range(1..=3) } else { self.dice.random_range(0..=1) };
         if way > 0 || !slow.is_zero() {
