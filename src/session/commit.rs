@@ -7,7 +7,8 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::leader::{CHANGED, are_locked_again, struck};
+use super::leader::struck;
+use super::promote::{CHANGED, are_locked_again};
 use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Lease;

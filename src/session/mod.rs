@@ -29,6 +29,7 @@ pub(crate) mod outside;
 mod own;
 mod prepared;
 mod presence;
+mod promote;
 mod read;
 mod registry;
 mod run;
