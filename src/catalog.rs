@@ -237,6 +237,7 @@ fn unreadable(sql: &str) -> Script {
         sequences: Sequences::Any,
         resets_sequences: true,
         locks_rows: false,
+        relocks: false,
         clock: true,
         uses_currval: false,
         drawn: None,

@@ -87,6 +87,8 @@ pub enum Phase {
 pub struct View {
     /// Goes up by one with every change of the member list.
     pub number: i64,
+    /// The number of the view since which its leader leads.
+    pub era: i64,
     /// The members, by the backends' places in the configuration; the first is the leader.
     pub order: Vec<usize>,
     /// All backends.
@@ -107,6 +109,7 @@ impl View {
         };
         Self {
             number,
+            era: number,
             backends: (0..backends).map(member).collect(),
             order,
             phase: Phase::Settling,
@@ -141,6 +144,9 @@ impl View {
     pub fn decided(&self, number: i64, order: Vec<usize>, reason: &str, now_ms: u64) -> Self {
         assert!(!order.is_empty(), "a view without members");
         let mut next = Self { number, order, ..self.clone() };
+        if next.leader() != self.leader() {
+            next.era = number;
+        }
         for backend in 0..next.backends.len() {
             match (self.is_member(backend), next.is_member(backend)) {
                 (true, false) => next.set(backend, State::Inactive, reason, now_ms),
@@ -179,11 +185,11 @@ mod tests {
     fn a_lost_leader_is_followed_by_the_next_member() {
         let view = View::settling(4, vec![2, 0, 1], 3, 10);
         let next = view.decided(6, vec![0, 1], "gone", 20);
-        assert_eq!((next.number, next.leader()), (6, Some(0)));
+        assert_eq!((next.number, next.leader(), next.era), (6, Some(0), 6));
         assert_eq!(next.backends[2].state, State::Inactive);
         assert_eq!(next.backends[2].since_ms, 20, "inactive since it was lost");
         let back = next.decided(7, vec![0, 1, 2], "", 30);
-        assert_eq!((back.number, &back.order), (7, &vec![0, 1, 2]));
+        assert_eq!((back.number, &back.order, back.era), (7, &vec![0, 1, 2], 6));
         assert_eq!(back.backends[2].state, State::Active);
     }
 

@@ -143,6 +143,9 @@ pub struct Timeouts {
     /// for writes that are under way.
     #[serde(with = "units::duration")]
     pub table_lock: Duration,
+    /// How long those who begin something on a new leader wait for the transactions that were open on the former one.
+    #[serde(with = "units::duration")]
+    pub carry_over: Duration,
     /// How long commits may be held while a backend rejoins, before the attempt is given up.
     #[serde(with = "units::duration")]
     pub gate: Duration,
@@ -168,6 +171,7 @@ impl Default for Timeouts {
             group_wait: Duration::from_millis(50),
             table_lock: Duration::from_secs(50),
             schema_lock: Duration::from_secs(30),
+            carry_over: Duration::from_secs(2),
             gate: Duration::from_secs(5),
             fence: Duration::from_secs(5),
         }

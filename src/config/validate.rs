@@ -310,6 +310,7 @@ fn times(config: &Config) -> Vec<Bound> {
         ("timeouts.schema_lock", timeouts.schema_lock.is_zero(), POSITIVE),
         ("timeouts.table_lock", timeouts.table_lock.is_zero(), POSITIVE),
         ("timeouts.group_wait", timeouts.group_wait.is_zero(), POSITIVE),
+        ("timeouts.carry_over", timeouts.carry_over.is_zero(), POSITIVE),
         ("timeouts.gate", timeouts.gate.is_zero(), POSITIVE),
         ("timeouts.fence", timeouts.fence.is_zero(), POSITIVE),
         (

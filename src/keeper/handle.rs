@@ -270,6 +270,19 @@ impl Handle {
         tokio::time::timeout(limit, serving).await.unwrap_or(false)
     }
 
+    /// Waits until another backend leads than in this era, and is served from.
+    pub async fn another_leads(&self, era: i64) {
+        loop {
+            let changed = self.next_change();
+            let view = self.glance();
+            if view.phase == Phase::Serving && view.era != era {
+                return;
+            }
+            drop(view);
+            changed.await;
+        }
+    }
+
     /// Waits until nobody is served here any more, or for the moment.
     pub async fn pauses(&self) {
         loop {

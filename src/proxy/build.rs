@@ -81,6 +81,7 @@ pub(super) fn build<P: Front>(config: &Config) -> Result<Parts<P>, String> {
         registry: Registry::default(),
         leases: Leases::new(config.resources.clone(), P::agent_tables(config)),
         present: Arc::default(),
+        crossings: Arc::default(),
         identities: Arc::default(),
         brake_us: std::sync::atomic::AtomicU32::new(0),
         admission: Arc::default(),

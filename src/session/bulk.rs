@@ -9,7 +9,9 @@ use super::run::Step;
 use super::transaction::Place;
 use super::{Session, Stop, shares};
 use crate::error::Failure;
-use crate::exchange::{Broken, BulkPiece, Client, Link, Outcome, Protocol, Sink, TxMode, Watch};
+use crate::exchange::{
+    Broken, BulkPiece, Client, Gone, Link, Outcome, Protocol, Sink, TxMode, Watch,
+};
 use crate::sql::CopyIn;
 use crate::store::journal::Effect;
 
@@ -109,9 +111,10 @@ impl<P: Protocol> Session<P> {
         let mut kept = Vec::new();
         let limit = self.shared.settings().max_effects;
         let ended = loop {
-            let piece = match self.client.next_bulk().await {
-                Ok(piece) => piece,
-                Err(gone) => {
+            let piece = match self.next_piece().await {
+                Some(Ok(piece)) => piece,
+                None => break Err(Broken::Lost(super::promote::LED_NO_MORE.to_owned())),
+                Some(Err(gone)) => {
                     // The server's transaction ends with its connection.
                     self.abandon_leader().await;
                     return Err(gone.into());
@@ -158,6 +161,17 @@ impl<P: Protocol> Session<P> {
                 self.leader_lost(&broken).await?;
                 Err(Failure::retry("its backend died in the middle of a bulk load").into())
             }
+        }
+    }
+
+    /// The next piece of the stream. `None` when another backend leads: others wait there for this transaction, which
+    /// must not wait for its client.
+    async fn next_piece(&mut self) -> Option<Result<BulkPiece, Gone>> {
+        let falls = self.shared.falls(self.tx.as_ref());
+        tokio::select! {
+            biased;
+            piece = self.client.next_bulk() => Some(piece),
+            () = falls => None,
         }
     }
 

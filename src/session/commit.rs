@@ -7,8 +7,9 @@
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use super::crossing::Led;
 use super::leader::struck;
-use super::promote::{CHANGED, are_locked_again};
+use super::promote::OVERTAKEN;
 use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Lease;
@@ -28,6 +29,10 @@ pub(super) const BOUND: &str =
 impl<P: Protocol> Session<P> {
     /// Commits the transaction.
     pub(super) async fn commit(&mut self) -> Result<(), Stop> {
+        if let Some(stop) = self.tx.as_mut().and_then(|tx| tx.undone.take()) {
+            self.undo().await;
+            return Err(stop);
+        }
         if let Err(stop) = self.run_deferred().await {
             self.undo().await;
             return Err(stop);
@@ -60,8 +65,6 @@ impl<P: Protocol> Session<P> {
         let Some(mut tx) = self.tx.take() else {
             return Ok(());
         };
-        tx.bound = !tx.is_portable(self.default_isolation())
-            && matches!(&tx.place, Place::Leading { shared: false, .. });
         if tx.is_recorded() {
             let settings = tx.before.0.clone();
             shares::open_all(&self.shared, &self.user, &settings, &mut tx).await;
@@ -83,8 +86,8 @@ impl<P: Protocol> Session<P> {
             Place::Leading { leader, shares, .. } if !tx.is_recorded() => {
                 self.commit_alone(&tx, leader, shares).await
             }
-            Place::Leading { leader, shares, .. } => {
-                self.commit_everywhere(&tx, leader, shares).await
+            Place::Leading { leader, shares, led, .. } => {
+                self.commit_everywhere(&tx, (leader, led), shares).await
             }
         };
         if committed.is_err() {
@@ -154,15 +157,15 @@ impl<P: Protocol> Session<P> {
     async fn commit_everywhere(
         &mut self,
         tx: &Transaction<P::Link>,
-        leader: Lease<P::Link>,
+        leading: (Lease<P::Link>, Led),
         shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
         if !tx.ddl {
-            return self.commit_members(tx, leader, shares).await;
+            return self.commit_members(tx, leading, shares).await;
         }
         // Raised before the commit, so that whoever gets past our locks knows that plans are old.
         self.shared.catalogs.outdate();
-        let ended = self.commit_members(tx, leader, shares).await;
+        let ended = self.commit_members(tx, leading, shares).await;
         self.shared.ledger.reservations.forget();
         self.shared.reload_catalog().await;
         ended
@@ -171,7 +174,7 @@ impl<P: Protocol> Session<P> {
     async fn commit_members(
         &mut self,
         tx: &Transaction<P::Link>,
-        leader: Lease<P::Link>,
+        (leader, led): (Lease<P::Link>, Led),
         mut shares: Vec<Share<P::Link>>,
     ) -> Result<(), Stop> {
         let shared = self.shared.clone();
@@ -189,7 +192,7 @@ impl<P: Protocol> Session<P> {
             share.stays();
             share.queue_rest(&tx.effects);
         }
-        let leader = self.record_everywhere(tx, &ticket, &record, leader, &mut shares).await?;
+        let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
         let completed =
             self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
         if let Err(failure) = completed {
@@ -200,7 +203,7 @@ impl<P: Protocol> Session<P> {
             }
             return Err(failure.into());
         }
-        let (leader, shares) = self.come_after(tx, before, led_by, leader, shares).await?;
+        let (leader, shares) = self.come_after(tx, before, led_by, &led, leader, shares).await?;
         ticket.commits();
         let ended = self.finish(tx, &ticket, record.id, leader, shares).await;
         if ended.is_ok() {
@@ -222,6 +225,7 @@ impl<P: Protocol> Session<P> {
         tx: &Transaction<P::Link>,
         before: Vec<CancellationToken>,
         (led_by, generation): (usize, u64),
+        led: &Led,
         leader: Option<Lease<P::Link>>,
         shares: Vec<Share<P::Link>>,
     ) -> Result<(Option<Lease<P::Link>>, Vec<Share<P::Link>>), Stop> {
@@ -233,16 +237,20 @@ impl<P: Protocol> Session<P> {
         let leader = leader.filter(|lease| view.is_member(lease.backend().index));
         let stays = |share: &Share<P::Link>| view.is_member(share.lease.backend().index);
         let shares: Vec<_> = shares.into_iter().filter(stays).collect();
-        let stale = shared.ledger.stands_on_lost(led_by, generation, &tx.writes);
-        if !stale && (leader.is_some() || !shares.is_empty()) {
+        let why = if shared.ledger.stands_on_lost(led_by, generation, &tx.writes) {
+            STALE
+        } else if led.is_overtaken() {
+            OVERTAKEN
+        } else if leader.is_none() && shares.is_empty() {
+            "no backend was active at its commit"
+        } else {
             return Ok((leader, shares));
-        }
+        };
         match leader {
             Some(leader) => self.drop_all(leader, shares).await,
             None => shares::abandon(&shared, shares).await,
         }
-        Err(Failure::retry(if stale { STALE } else { "no backend was active at its commit" })
-            .into())
+        Err(Failure::retry(why).into())
     }
 
     async fn drop_all(&mut self, mut leader: Lease<P::Link>, shares: Vec<Share<P::Link>>) {
@@ -255,12 +263,8 @@ impl<P: Protocol> Session<P> {
 
     /// Writes the record into the transaction on the leader and, behind the effects, on every share.
     /// Without a leader in the answer, the leader died, and the shares have everything.
-    ///
-    /// When somebody else leads before the shares of a transaction that is bound to its leader have its effects,
-    /// others may have changed there what it had locked here, and the followers would write over that.
     async fn record_everywhere(
         &mut self,
-        tx: &Transaction<P::Link>,
         ticket: &Ticket,
         record: &Record,
         mut leader: Lease<P::Link>,
@@ -271,12 +275,8 @@ impl<P: Protocol> Session<P> {
             share.lease.queue_record(ticket.seq, record.id, &self.user, &record.entry);
         }
         shares::flush(shares).await;
-        let (backend, generation) = (leader.backend().clone(), leader.generation());
-        let reach = async {
-            shares::drain(&self.shared, shares).await;
-            self.leads(backend.index) && backend.generation() == generation
-        };
-        let (recorded, in_time) = tokio::join!(leader.drain(), reach);
+        let (backend, generation) = (leader.backend().index, leader.generation());
+        let (recorded, ()) = tokio::join!(leader.drain(), shares::drain(&self.shared, shares));
         let (why, force, refused) = match recorded {
             Ok(None) => return Ok(Some(leader)),
             // A disk without room tells of the server: nobody's statement decides over the record.
@@ -297,22 +297,10 @@ impl<P: Protocol> Session<P> {
             Err(broken) => (broken.to_string(), broken.is_damning(), None),
         };
         drop(leader);
-        let verdict = self.shared.keeper.lost(backend.index, generation, why, force).await;
-        if tx.bound && !in_time {
-            shares::abandon(&self.shared, std::mem::take(shares)).await;
-            return Err(Failure::retry(BOUND).into());
-        }
-        let heir =
-            shares.iter_mut().find(|s| s.failed.is_none() && self.leads(s.lease.backend().index));
-        if let Some(heir) = heir.filter(|_| verdict == Verdict::Evicted)
-            && !self.stays.lost_with_server()
-        {
-            // Rows that were locked and not written were locked on the leader alone.
-            if in_time || are_locked_again(&mut *heir.lease, &tx.locks).await {
-                return Ok(None);
-            }
-            shares::abandon(&self.shared, std::mem::take(shares)).await;
-            return Err(Failure::retry(CHANGED).into());
+        let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
+        // Whoever leads now has, or will have, all of it before anybody else goes on there.
+        if verdict == Verdict::Evicted && !self.stays.lost_with_server() {
+            return Ok(None);
         }
         shares::abandon(&self.shared, std::mem::take(shares)).await;
         let ended = || Failure::retry("its session on the leader ended before the commit");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::promote::INCOMPLETE;
 use super::transaction::{Record, Share, Transaction};
 use super::{Session, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
@@ -11,9 +12,6 @@ use crate::error::Failure;
 use crate::exchange::{Link, Protocol, Settings};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
-
-/// Why a transaction begins again that is not whole on the backend that would have to go on with it.
-pub(super) const INCOMPLETE: &str = "its effects were not complete on the backend that leads now";
 
 /// Why a share could not be applied again.
 enum Unapplied {
@@ -29,8 +27,7 @@ impl<P: Protocol> Session<P> {
     /// Sees to it that every follower of the newest view has all effects and the record: shares
     /// that failed, or were never opened, are applied alone after every earlier record (I3).
     ///
-    /// A backend that leads by now must have had them before it did: since then others may have changed there
-    /// what the transaction had locked on the leader before.
+    /// One that leads by now takes them as well, while those who would begin something there wait for this transaction.
     pub(super) async fn complete_shares(
         &self,
         tx: &Transaction<P::Link>,
@@ -58,19 +55,11 @@ impl<P: Protocol> Session<P> {
             if !self.shared.keeper.view().is_member(follower) {
                 continue;
             }
-            if self.leads(follower) {
-                return Err(Failure::retry(INCOMPLETE));
-            }
             self.shared.backends[follower].metrics.follower_retries.inc();
             let first = first.unwrap_or_else(|| "its share was not open".into());
             let mut applied = self.apply_again(tx, ticket, record, follower).await;
             if matches!(applied, Err(Unapplied::Differs(_))) && self.clear_the_way(follower).await {
                 applied = self.apply_again(tx, ticket, record, follower).await;
-            }
-            if self.leads(follower) {
-                // Whatever has come of it came too late.
-                shares.extend(applied.ok());
-                return Err(Failure::retry(INCOMPLETE));
             }
             let cause = match applied {
                 Ok(share) => {
@@ -84,6 +73,10 @@ impl<P: Protocol> Session<P> {
                     return Err(CheckoutError::no_room(limit).detail(why));
                 }
                 Err(Unapplied::Lost(why)) => format!("{why} (at first: {first})"),
+                // Others may have been let past it: that is no fault of the one that leads.
+                Err(Unapplied::Differs(_)) if self.leads(follower) => {
+                    return Err(Failure::retry(INCOMPLETE));
+                }
                 Err(Unapplied::Differs(why)) => {
                     format!("differs from the leader: {why} (at first: {first})")
                 }

@@ -1,6 +1,8 @@
 //! Running a transaction's statements on the leader, and carrying the transaction over when the
 //! leader dies.
 
+use super::crossing::Led;
+use super::promote::STATE_GONE;
 use super::transaction::{Admission, Lock, Place};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
@@ -12,33 +14,62 @@ use crate::keeper::Verdict;
 pub(super) const ATTEMPTS: usize = 8;
 
 impl<P: Protocol> Session<P> {
-    /// Takes a connection to the leader: the one this session stays on, or one of the pool.
+    /// Takes a connection to the leader, for something that is no transaction.
     pub(super) async fn leader_lease(&mut self) -> Result<Lease<P::Link>, Stop> {
-        if let Some(lease) = self.held.take() {
-            return Ok(lease);
-        }
+        self.begin_led().await.map(|(lease, _)| lease)
+    }
+
+    /// Takes a connection to the leader for a transaction that begins there, once those that were open on the former
+    /// one have come over.
+    async fn begin_led(&mut self) -> Result<(Lease<P::Link>, Led), Stop> {
         for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
-            let view = self.shared.keeper.view();
-            let Some(leader) = view.leader() else {
+            let era = self.shared.keeper.glance().era;
+            let led = self.shared.crossings.enter(era);
+            if self.shared.keeper.glance().era != era {
                 continue;
-            };
-            let backend = self.shared.backends[leader].clone();
-            let generation = backend.generation();
-            let pool = backend.pool(&self.user, Purpose::Write);
-            match pool.checkout_again(self.draws.connection()).await {
-                Ok(mut lease) => {
-                    // Somebody else's draw must not be taken for this session's.
-                    self.draws.taken(lease.identity());
-                    for channel in &self.stays.listens {
-                        lease.queue(&format!("LISTEN {}", crate::store::capture::quoted(channel)));
-                    }
-                    return Ok(lease);
-                }
-                Err(error) => self.checkout_failed(leader, generation, error).await?,
+            }
+            self.shared.wait_for_crossings(era).await;
+            if let Some(lease) = self.try_leader().await? {
+                return Ok((lease, led));
             }
         }
         Err(unavailable().into())
+    }
+
+    /// A connection to the leader: the one this session stays on, or one of the pool. `None` when whoever leads has to
+    /// be looked up again.
+    pub(super) async fn try_leader(&mut self) -> Result<Option<Lease<P::Link>>, Stop> {
+        let Some(leader) = self.shared.keeper.view().leader() else {
+            return Ok(None);
+        };
+        if let Some(lease) = self.held.take() {
+            if lease.backend().index == leader {
+                return Ok(Some(lease));
+            }
+            drop(lease);
+            if std::mem::take(&mut self.stays.other) {
+                self.forget_server_state();
+                return Err(Failure::retry(STATE_GONE).into());
+            }
+        }
+        let backend = self.shared.backends[leader].clone();
+        let generation = backend.generation();
+        let pool = backend.pool(&self.user, Purpose::Write);
+        match pool.checkout_again(self.draws.connection()).await {
+            Ok(mut lease) => {
+                // Somebody else's draw must not be taken for this session's.
+                self.draws.taken(lease.identity());
+                for channel in &self.stays.listens {
+                    lease.queue(&format!("LISTEN {}", crate::store::capture::quoted(channel)));
+                }
+                Ok(Some(lease))
+            }
+            Err(error) => {
+                self.checkout_failed(leader, generation, error).await?;
+                Ok(None)
+            }
+        }
     }
 
     /// Judges a connection that could not be had.
@@ -76,8 +107,8 @@ impl<P: Protocol> Session<P> {
             None => return Err(internal("no transaction to bring to the leader").into()),
         };
         match place {
-            Place::Leading { leader, shares, shared } => {
-                self.set_place(Place::Leading { leader, shares, shared });
+            leading @ Place::Leading { .. } => {
+                self.set_place(leading);
                 return Ok(());
             }
             Place::Reading(lease) => {
@@ -97,7 +128,13 @@ impl<P: Protocol> Session<P> {
         if self.tx.as_ref().is_some_and(|tx| tx.writing > 0) {
             return Err(Failure::retry("what it had written went with its backend").into());
         }
-        let mut leader = self.leader_lease().await?;
+        let (leader, led) = self.begin_led().await?;
+        self.open_on(leader, led);
+        Ok(())
+    }
+
+    /// Opens the transaction on the leader, where it has written nothing.
+    pub(super) fn open_on(&mut self, mut leader: Lease<P::Link>, led: Led) {
         leader.adopt(&self.base_settings());
         if let Some(tx) = &self.tx {
             leader.begin(&tx.mode);
@@ -112,8 +149,7 @@ impl<P: Protocol> Session<P> {
                 leader.assume(self.settings.clone());
             }
         }
-        self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false });
-        Ok(())
+        self.set_place(Place::Leading { leader, shares: Vec::new(), shared: false, led });
     }
 
     /// Waits for others, unless this session has to end meanwhile: they may be waiting for that.
@@ -201,12 +237,18 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Notes a locking read, so that it can be taken again.
-    pub(super) fn note_lock(&mut self, work: &<P::Link as Link>::Work, outcome: &Outcome) {
+    pub(super) fn note_lock(
+        &mut self,
+        work: &<P::Link as Link>::Work,
+        outcome: &Outcome,
+        relocks: bool,
+    ) {
         if let Some(tx) = &mut self.tx {
             if work.is_partial() || outcome.suspended {
                 tx.stateful = true;
             } else {
-                tx.locks.push(Lock { work: work.clone(), digest: outcome.digest });
+                let (digest, writing) = (outcome.digest, tx.writing);
+                tx.locks.push(Lock { work: work.clone(), digest, relocks, writing });
             }
         }
     }

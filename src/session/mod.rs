@@ -14,6 +14,7 @@ mod bulk;
 mod carry;
 mod commit;
 mod complete;
+mod crossing;
 mod ddl;
 pub(crate) mod deep;
 mod draws;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use carry::Carried;
+pub use crossing::Crossings;
 pub use fence::{Leases, Pass, Said};
 pub use group::Groups;
 pub use identity::Identities;
@@ -290,6 +292,7 @@ impl<P: Protocol> Session<P> {
             let Some(lease) = held.as_mut().filter(|_| tx.is_none()) else {
                 let idle = tx.is_none();
                 let patience = if idle { None } else { shared.current.load().idle_in_transaction };
+                let falls = shared.falls(tx.as_ref());
                 let silence = async {
                     match patience {
                         Some(limit) => tokio::time::sleep(limit).await,
@@ -305,6 +308,10 @@ impl<P: Protocol> Session<P> {
                             return self.rest_of_request().await;
                         }
                         return Ok(None);
+                    }
+                    () = falls => {
+                        self.come_over().await;
+                        continue;
                     }
                     () = silence => {}
                 }

@@ -1,8 +1,10 @@
 //! What becomes of a transaction whose leader dies.
 
+use super::crossing::Led;
 use super::leader::not_set_up;
-use super::transaction::{Lock, Place, Transaction};
+use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
+use crate::backend::Purpose;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Discard, Link, Protocol, Watch};
 use crate::keeper::Verdict;
@@ -14,7 +16,7 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         let place = std::mem::replace(&mut tx.place, Place::Nowhere);
-        let Place::Leading { leader, shares, .. } = place else {
+        let Place::Leading { leader, shares, shared, led } = place else {
             return Ok(());
         };
         if let Broken::Setup(why) = broken {
@@ -38,7 +40,7 @@ impl<P: Protocol> Session<P> {
         if was_held.lost_with_server() {
             self.forget_server_state();
             shares::abandon(&self.shared, shares).await;
-            return Err(Failure::retry("the state of its server session is gone").into());
+            return Err(Failure::retry(STATE_GONE).into());
         }
         let Some(tx) = &self.tx else { return Ok(()) };
         if tx.is_fresh(self.default_isolation()) {
@@ -58,65 +60,138 @@ impl<P: Protocol> Session<P> {
             shares::abandon(&self.shared, shares).await;
             return Err(Failure::retry(why).into());
         }
-        self.promote(shares).await
+        let gone_on = self.promote(shares, shared, led).await;
+        if gone_on.is_err()
+            && let Some(tx) = &mut self.tx
+            && let Place::Leading { shares, .. } = std::mem::replace(&mut tx.place, Place::Nowhere)
+        {
+            // The server's transaction ends with its connection.
+            shares::abandon(&self.shared, shares).await;
+        }
+        gone_on
     }
 
-    /// Goes on at the new leader, where the transaction's effects are already.
+    /// Goes on at the new leader, with all that the transaction has done and locked, before anybody else does anything
+    /// there (`crossing.rs`).
     async fn promote(
         &mut self,
-        mut shares: Vec<super::transaction::Share<P::Link>>,
+        mut shares: Vec<Share<P::Link>>,
+        shared: bool,
+        led: Led,
     ) -> Result<(), Stop> {
+        let Some(tx) = &self.tx else { return Ok(()) };
+        let writes = tx.writing > 0;
+        for share in &mut shares {
+            share.queue_rest(&tx.effects);
+        }
         shares::drain(&self.shared, &mut shares).await;
-        let leader = self.shared.keeper.view().leader();
-        let writes = self.tx.as_ref().is_some_and(|tx| tx.writing > 0);
-        let at = shares.iter().position(|s| Some(s.lease.backend().index) == leader);
-        if !writes && at.is_none() {
+        let Some(next) = self.shared.keeper.view().leader() else {
+            shares::abandon(&self.shared, shares).await;
+            return Err(super::leader::unavailable().into());
+        };
+        let at = shares.iter().position(|share| share.lease.backend().index == next);
+        let share = at.map(|at| shares.remove(at));
+        if !writes && share.is_none() {
             // Only locks were taken: they are taken again where the transaction begins anew.
             shares::abandon(&self.shared, shares).await;
-            self.ensure_leading().await?;
-            return self.lock_again().await;
-        }
-        let share = match at {
-            Some(at) if shares[at].failed.is_none() => shares.remove(at),
-            _ => {
-                shares::abandon(&self.shared, shares).await;
-                return Err(Failure::retry(super::complete::INCOMPLETE).into());
+            match self.try_leader().await? {
+                Some(leader) => self.open_on(leader, led),
+                None => return Err(Failure::retry(INCOMPLETE).into()),
             }
-        };
-        let mut leader = share.lease;
-        let settings = self.settings.clone();
-        leader.lead(&settings);
-        self.set_place(Place::Leading { leader, shares, shared: true });
-        self.lock_again().await
+        } else {
+            let Some(share) = self.whole(share, next).await else {
+                shares::abandon(&self.shared, shares).await;
+                return Err(Failure::retry(INCOMPLETE).into());
+            };
+            let (mut leader, settings) = (share.lease, self.settings.clone());
+            leader.lead(&settings);
+            self.set_place(Place::Leading { leader, shares, shared, led });
+        }
+        self.lock_again().await?;
+        self.arrive().await
     }
 
-    /// Takes row locks again by running the locking reads again. Another answer ends the transaction.
+    /// The share on the next leader with all that the transaction has done: the one that is there, or else another one,
+    /// after the commits that were on their way.
+    async fn whole(&self, share: Option<Share<P::Link>>, next: usize) -> Option<Share<P::Link>> {
+        match share {
+            Some(share) if share.failed.is_none() => return Some(share),
+            failed => shares::abandon(&self.shared, failed.into_iter().collect()).await,
+        }
+        let tx = self.tx.as_ref()?;
+        self.shared.ledger.wait_for_earlier(i64::MAX).await;
+        let pool = self.shared.backends[next].pool(&self.user, Purpose::Write);
+        let mut share = shares::open::<P>(&pool, &tx.before.0, tx).await.ok()?;
+        let ended = share.lease.drain().await;
+        if share.failed.is_none() && matches!(ended, Ok(None)) {
+            return Some(share);
+        }
+        if ended.is_ok() {
+            shares::abandon(&self.shared, vec![share]).await;
+        }
+        None
+    }
+
+    /// All that it has done is at the new leader: others need not wait for it, and it goes on when all are there.
+    async fn arrive(&mut self) -> Result<(), Stop> {
+        let Some(Place::Leading { leader, led, .. }) = self.tx.as_ref().map(|tx| &tx.place) else {
+            return Ok(());
+        };
+        let view = self.shared.keeper.view();
+        if view.leader() != Some(leader.backend().index) {
+            return Ok(()); // That one is gone as well, as the next statement will find.
+        }
+        if !led.arrives(view.era) {
+            return Err(Failure::retry(OVERTAKEN).into());
+        }
+        self.shared.wait_for_crossings(view.era).await;
+        Ok(())
+    }
+
+    /// Another backend leads than the one where the transaction is, which nobody uses: it comes over at once, since
+    /// others wait for it there. What cannot come over is undone, and the client is told when it says something.
+    pub(super) async fn come_over(&mut self) {
+        let why = Broken::Lost(LED_NO_MORE.to_owned());
+        let carried = self.leader_lost(&why).await;
+        if let Some(tx) = &mut self.tx {
+            tx.undone = carried.err();
+        }
+    }
+
+    /// Takes row locks again by running the locking reads again, while nobody else can change these rows. Another
+    /// answer ends the transaction, unless what it has changed itself since then explains it.
     async fn lock_again(&mut self) -> Result<(), Stop> {
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
-        let Transaction { locks, place, .. } = tx;
+        let Transaction { locks, place, writing, .. } = tx;
         let Place::Leading { leader, .. } = place else {
             return Ok(());
         };
-        match are_locked_again(&mut **leader, locks).await {
-            true => Ok(()),
-            false => Err(Failure::retry(CHANGED).into()),
+        for lock in locks.iter() {
+            let watch = Watch { digest: true, ..Watch::default() };
+            let again = leader.run(&lock.work, watch, &mut Discard::default()).await;
+            let own = lock.relocks && *writing > lock.writing;
+            if !matches!(&again, Ok(o) if o.error.is_none() && (own || o.digest == lock.digest)) {
+                return Err(Failure::retry(CHANGED).into());
+            }
         }
+        Ok(())
     }
 }
+
+/// Why a connection to a leader is of no use any more.
+pub(super) const LED_NO_MORE: &str = "another backend leads now";
+
+/// Why a transaction begins again whose session on the leader had something that no other has.
+pub(super) const STATE_GONE: &str = "the state of its server session is gone";
+
+/// Why a transaction begins again that is not whole on the backend that would have to go on with it.
+pub(super) const INCOMPLETE: &str = "its effects were not complete on the backend that leads now";
+
+/// Why a transaction begins again that came over too late.
+pub(super) const OVERTAKEN: &str =
+    "others went on at the new leader before all that it had done on the former one was there";
 
 /// Why a transaction begins again whose row locks went with its leader.
-pub(super) const CHANGED: &str = "rows it had locked have changed meanwhile";
-
-/// Runs locking reads again where nobody holds their locks any more. False where one has another answer than before.
-pub(super) async fn are_locked_again<L: Link>(link: &mut L, locks: &[Lock<L::Work>]) -> bool {
-    for lock in locks {
-        let watch = Watch { digest: true, ..Watch::default() };
-        let again = link.run(&lock.work, watch, &mut Discard::default()).await;
-        if !matches!(&again, Ok(o) if o.error.is_none() && o.digest == lock.digest) {
-            return false;
-        }
-    }
-    true
-}
+const CHANGED: &str = "rows it had locked have changed meanwhile";

@@ -166,7 +166,14 @@ impl<P: Protocol> Session<P> {
             )
             .into());
         }
-        let done = self.run_step(step).await;
+        // COMMIT ends it, with the same error.
+        let ends =
+            matches!(&step.statement.class, Class::Tx(TxOp::Rollback { .. } | TxOp::Commit { .. }));
+        let undone = self.tx.as_mut().filter(|_| !ends).and_then(|tx| tx.undone.take());
+        let done = match undone {
+            Some(stop) => Err(stop),
+            None => self.run_step(step).await,
+        };
         self.settle_last();
         let metrics = self.figures(step.statement.tag);
         match &done {
@@ -345,8 +352,8 @@ impl<P: Protocol> Session<P> {
         tx.failed = true;
         let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
         match std::mem::replace(&mut tx.place, Place::Nowhere) {
-            Place::Leading { leader, shares, .. } if keep => {
-                tx.place = Place::Leading { leader, shares: Vec::new(), shared: false };
+            Place::Leading { leader, shares, led, .. } if keep => {
+                tx.place = Place::Leading { leader, shares: Vec::new(), shared: false, led };
                 shares::abandon(&self.shared, shares).await;
             }
             Place::Leading { mut leader, shares, .. } => {
@@ -377,7 +384,7 @@ impl<P: Protocol> Session<P> {
                 return Err(Stop::Server(error));
             }
             if statement.locks_rows {
-                self.note_lock(step.work, &outcome);
+                self.note_lock(step.work, &outcome, statement.relocks);
             } else if hold == Hold::Transaction
                 && let Some(tx) = &mut self.tx
             {

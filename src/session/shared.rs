@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::{Identities, Leases, Present, Registry};
+use super::transaction::{Place, Transaction};
+use super::{Crossings, Identities, Leases, Present, Registry};
 use crate::backend::Backend;
 use crate::catalog::Catalogs;
 use crate::config::{Balancer, Config, Consistency, Journal, Reactivate};
@@ -46,6 +47,8 @@ pub struct SharedSettings {
     pub dead_after: Duration,
     /// How long the change of a lease waits for sessions that it ends.
     pub fence: Duration,
+    /// How long those who begin something on a new leader wait for what was open on the former one.
+    pub carry_over: Duration,
     /// How long the commit gate may be waited for and held while a backend rejoins.
     pub gate: Duration,
     /// How long transactions under way may take when the proxy stops, or another one is to write.
@@ -73,6 +76,7 @@ impl From<&Config> for SharedSettings {
             startup_wait: config.timeouts.startup_wait,
             dead_after: config.timeouts.dead_after,
             fence: config.timeouts.fence,
+            carry_over: config.timeouts.carry_over,
             gate: config.timeouts.gate,
             shutdown_grace: config.timeouts.shutdown_grace,
             probe_interval: config.timeouts.probe_interval,
@@ -103,6 +107,8 @@ pub struct Shared<P: Protocol> {
     pub leases: Arc<Leases>,
     /// Shares that may be ended for the sake of a transaction that commits.
     pub present: Arc<Present<<P::Link as Link>::Canceller>>,
+    /// Transactions on leaders, so that nobody overtakes those of one that died.
+    pub crossings: Arc<Crossings>,
     /// Transactions under way that were given an identity.
     pub identities: Arc<Identities>,
     /// By how many microseconds each commit is slowed down, so that a backend can catch up.
@@ -160,6 +166,33 @@ impl<P: Protocol> Shared<P> {
     /// The settings in force.
     pub fn settings(&self) -> SharedSettings {
         **self.current.load()
+    }
+
+    /// Ends when another backend leads than the one where a transaction is; never where it is on no leader.
+    pub(super) fn falls(
+        &self,
+        tx: Option<&Transaction<P::Link>>,
+    ) -> impl Future<Output = ()> + use<'_, P> {
+        let era = tx.and_then(|tx| match &tx.place {
+            Place::Leading { led, .. } => Some(led.era()),
+            _ => None,
+        });
+        async move {
+            match era {
+                Some(era) => self.keeper.another_leads(era).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits for the transactions that were open on the leaders of earlier eras than this one.
+    pub(super) async fn wait_for_crossings(&self, era: i64) {
+        let limit = self.settings().carry_over;
+        let late = self.crossings.wait_for_earlier(era, limit).await;
+        if late > 0 {
+            let why = "their clients do not read, or their servers do not answer";
+            tracing::warn!(late, ?limit, why, "transactions did not come over to the new leader");
+        }
     }
 
     /// An identity for a record, by which two of the same number are told apart.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Stop;
+use super::crossing::Led;
 use super::identity::Identity;
 use super::presence::Presence;
 use crate::backend::Lease;
@@ -93,6 +95,8 @@ pub(super) enum Place<L: Link> {
         shares: Vec<Share<L>>,
         /// Whether the shares have been opened.
         shared: bool,
+        /// Others wait for it where the next leader leads.
+        led: Led,
     },
 }
 
@@ -115,6 +119,10 @@ pub(super) struct Lock<W> {
     pub work: W,
     /// The hash of its answer.
     pub digest: u64,
+    /// It locks the same rows again also where the transaction itself has changed some of them since then.
+    pub relocks: bool,
+    /// How many effects of the transaction wrote before it.
+    pub writing: usize,
 }
 
 /// The record of a transaction.
@@ -182,9 +190,8 @@ pub(super) struct Transaction<L: Link> {
     pub locks: Vec<Lock<L::Work>>,
     /// State in the server's session that cannot be carried over to another backend.
     pub stateful: bool,
-    /// It commits, and its shares get their first effects only now: until they have them its locks are on the leader
-    /// alone, and go with the leader.
-    pub bound: bool,
+    /// It was undone while its client said nothing: what the client is told when it does.
+    pub undone: Option<Stop>,
     /// Under what its record will be found, once it has been asked for.
     pub identity: Option<Identity>,
     /// What to go back to when it is undone.
@@ -215,7 +222,7 @@ impl<L: Link> Transaction<L> {
             writes: Touched::None,
             locks: Vec::new(),
             stateful: false,
-            bound: false,
+            undone: None,
             identity: None,
             before,
         }

@@ -34,6 +34,9 @@ pub struct Statement {
     /// It takes locks without writing (FOR UPDATE, LOCK TABLE): they must be taken again when the
     /// leader dies.
     pub locks_rows: bool,
+    /// Which rows it locks depends on nothing but these rows: later in the same transaction it locks the same ones
+    /// again, whatever that has written, as long as nobody else has.
+    pub relocks: bool,
     /// It reads a value that belongs to the transaction (`now()`, `txid_current()`): inside a
     /// transaction only the leader knows the right answer.
     pub clock: bool,
@@ -422,6 +425,7 @@ impl Statement {
             writes: Touched::None,
             sequences: Sequences::None,
             locks_rows: false,
+            relocks: false,
             clock: false,
             resets_sequences: false,
             uses_currval: false,

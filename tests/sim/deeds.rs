@@ -150,7 +150,6 @@ impl App {
     /// changes that row.
     async fn move_what_was_read(&mut self, deed: &mut Deed) -> Result<(), Trouble> {
         let (from, to, amount) = self.transfer();
-        self.bound = true;
         let read = format!("SELECT balance FROM account WHERE id = {from} FOR UPDATE");
         let balance = self.ask(&read, None).await?.rows[0][0];
         let rest = balance - amount;

@@ -32,6 +32,8 @@ use crate::world::{CLUSTER, World, locked, name};
 const USER: &str = "app";
 /// How long INSERTs in one group wait for a lock.
 const GROUP_WAIT: Duration = Duration::from_millis(50);
+/// How long a new leader is held for what was open on the former one.
+const CARRY_OVER: Duration = Duration::from_secs(2);
 /// How long a client waits while no backend is active.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -164,6 +166,7 @@ impl World {
                 startup_wait: Duration::from_secs(10),
                 dead_after: DEAD_AFTER,
                 fence: HOLD,
+                carry_over: CARRY_OVER,
                 gate: self.scenario.gate,
                 shutdown_grace: Duration::from_secs(30),
                 probe_interval: Duration::from_secs(1),
@@ -171,6 +174,7 @@ impl World {
             }),
             present: Arc::default(),
             leases: Arc::default(),
+            crossings: Arc::default(),
             identities: Arc::default(),
             registry: Registry::default(),
             brake_us: AtomicU32::new(0),

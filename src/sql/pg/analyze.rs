@@ -2,19 +2,24 @@
 
 use std::ops::Range;
 
-use pg_query::protobuf::{ExecuteStmt, ExplainStmt, PrepareStmt, SelectStmt, Token};
+use pg_query::protobuf::{
+    ExecuteStmt, ExplainStmt, LockWaitPolicy, PrepareStmt, SelectStmt, Token,
+};
 use pg_query::{Node, NodeEnum, ParserOptions};
 
 use super::catalog::{Catalog, TypeClass};
 use super::determine::Proof;
 use super::drawn;
+use super::effects::{Effects, Volatility};
 use super::functions;
 use super::judge::{Entry, Judge};
 use super::names;
 use super::piece::Piece;
 use super::resolve::Names;
 use super::scope::{ParseError, Scope};
-use super::statement::{Class, Hold, Maintenance, Refusal, Script, Sequences, SetOp, Statement};
+use super::statement::{
+    Class, Hold, Maintenance, Refusal, Script, Sequences, SetOp, Statement, Touched,
+};
 use super::walk::Walker;
 use super::{copy, create, ddl, keyed, own, returned, session};
 
@@ -162,10 +167,32 @@ fn top_select(piece: &Piece<'_, '_>, select: &SelectStmt) -> Statement {
         // The proxy does the same to the other connections of the session: nothing to hold on to.
         walker.effects.hold = Hold::Statement;
     }
+    let relocks = relocks(select, &walker.effects);
     let statement = finish(piece.names, walker, "select", true);
     let refused = matches!(statement.class, Class::Refused(_));
     let drawn = drawn::bare(piece.names, select).filter(|_| !refused).map(Box::new);
-    Statement { set_config: set_config.filter(|_| !refused), drawn, ..statement }
+    Statement { set_config: set_config.filter(|_| !refused), drawn, relocks, ..statement }
+}
+
+/// Whether a locking read of one table looks at each row by itself.
+fn relocks(select: &SelectStmt, effects: &Effects) -> bool {
+    let [Node { node: Some(NodeEnum::RangeVar(_)) }] = select.from_clause.as_slice() else {
+        return false;
+    };
+    let skips = |node: &Node| match &node.node {
+        Some(NodeEnum::LockingClause(clause)) => {
+            clause.wait_policy == LockWaitPolicy::LockWaitSkip as i32
+        }
+        _ => true,
+    };
+    effects.locks_rows
+        && !effects.subqueries
+        && effects.volatility != Volatility::Volatile
+        && matches!(&effects.reads, Touched::Tables(tables) if tables.len() == 1)
+        && select.with_clause.is_none()
+        && select.limit_count.is_none()
+        && select.limit_offset.is_none()
+        && !select.locking_clause.iter().any(skips)
 }
 
 /// SELECT … INTO, whose clause hangs on the leftmost query of a UNION.

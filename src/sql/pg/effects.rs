@@ -41,6 +41,8 @@ pub(super) struct Effects {
     pub writes: Touched,
     pub clock: bool,
     pub locks_rows: bool,
+    /// An expression asks a query of its own.
+    pub subqueries: bool,
     pub uses_currval: bool,
     pub resets_sequences: bool,
     /// Touches a temporary relation.
@@ -69,6 +71,7 @@ impl Default for Effects {
             writes: Touched::None,
             clock: false,
             locks_rows: false,
+            subqueries: false,
             uses_currval: false,
             resets_sequences: false,
             temp: false,
@@ -92,6 +95,7 @@ impl Effects {
         self.writes.merge(&other.writes);
         self.clock |= other.clock;
         self.locks_rows |= other.locks_rows;
+        self.subqueries |= other.subqueries;
         self.uses_currval |= other.uses_currval;
         self.resets_sequences |= other.resets_sequences;
         self.temp |= other.temp;

@@ -139,6 +139,7 @@ impl<'c, 't> Walker<'c, 't> {
                 self.operator(&e.oper_name);
                 self.opt(&e.testexpr);
                 self.opt(&e.subselect);
+                self.effects.subqueries = true;
                 self.effects.volatility(Volatility::Stable);
             }
             NodeEnum::NamedArgExpr(e) => self.opt(&e.arg),
