@@ -108,6 +108,7 @@ pub(super) struct Savepoint {
     statement: String,
     effects: usize,
     context: usize,
+    locks: usize,
     settings: Settings,
     scope: Arc<Scope>,
 }
@@ -299,6 +300,7 @@ impl<L: Link> Transaction<L> {
             statement: statement.to_owned(),
             effects: self.effects.len(),
             context: self.context.len(),
+            locks: self.locks.len(),
             settings,
             scope,
         });
@@ -327,6 +329,10 @@ impl<L: Link> Transaction<L> {
         self.savepoints.truncate(at + 1);
         let savepoint = self.savepoints.last()?;
         self.effects.truncate(savepoint.effects);
+        if !settings_outlast {
+            // Others may have them since; where settings outlast the return, locks do as well.
+            self.locks.truncate(savepoint.locks);
+        }
         if let Place::Leading { shares, .. } = &mut self.place {
             for share in shares {
                 share.sent = share.sent.min(savepoint.effects);
