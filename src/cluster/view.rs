@@ -89,6 +89,8 @@ pub struct View {
     pub number: i64,
     /// The number of the view since which its leader leads.
     pub era: i64,
+    /// The number of the view with which this stretch of serving began: what was under way before it is lost.
+    pub settled: i64,
     /// The members, by the backends' places in the configuration; the first is the leader.
     pub order: Vec<usize>,
     /// All backends.
@@ -110,6 +112,7 @@ impl View {
         Self {
             number,
             era: number,
+            settled: number,
             backends: (0..backends).map(member).collect(),
             order,
             phase: Phase::Settling,

@@ -143,7 +143,8 @@ impl<L: Link> Keeper<L> {
         }
         let order = self.places(&roster);
         let mut view = (*self.handle.view()).clone();
-        (view.number, view.era, view.order) = (roster.number, roster.number, order.clone());
+        (view.number, view.order) = (roster.number, order.clone());
+        (view.era, view.settled) = (roster.number, roster.number);
         view.phase = Phase::Serving;
         for backend in 0..self.backends.len() {
             if order.contains(&backend) {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::crossing::Led;
 use super::leader::struck;
-use super::promote::OVERTAKEN;
+use super::promote::NOBODY;
 use super::transaction::{Place, Record, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Lease;
@@ -192,9 +192,9 @@ impl<P: Protocol> Session<P> {
             share.stays();
             share.queue_rest(&tx.effects);
         }
-        let leader = self.record_everywhere(&ticket, &record, leader, &mut shares).await?;
+        let leader = self.record_everywhere((&ticket, &record, &led), leader, &mut shares).await?;
         let completed =
-            self.complete_shares(tx, &ticket, &record, leader.as_ref(), &mut shares).await;
+            self.complete_shares(tx, (&ticket, &record, &led), leader.as_ref(), &mut shares).await;
         if let Err(failure) = completed {
             if let Some(leader) = leader {
                 self.drop_all(leader, shares).await;
@@ -239,10 +239,10 @@ impl<P: Protocol> Session<P> {
         let shares: Vec<_> = shares.into_iter().filter(stays).collect();
         let why = if shared.ledger.stands_on_lost(led_by, generation, &tx.writes) {
             STALE
-        } else if led.is_overtaken() {
-            OVERTAKEN
+        } else if let Some(why) = self.is_left_behind(led) {
+            why
         } else if leader.is_none() && shares.is_empty() {
-            "no backend was active at its commit"
+            NOBODY
         } else {
             return Ok((leader, shares));
         };
@@ -265,8 +265,7 @@ impl<P: Protocol> Session<P> {
     /// Without a leader in the answer, the leader died, and the shares have everything.
     async fn record_everywhere(
         &mut self,
-        ticket: &Ticket,
-        record: &Record,
+        (ticket, record, led): (&Ticket, &Record, &Led),
         mut leader: Lease<P::Link>,
         shares: &mut Vec<Share<P::Link>>,
     ) -> Result<Option<Lease<P::Link>>, Stop> {
@@ -299,6 +298,7 @@ impl<P: Protocol> Session<P> {
         drop(leader);
         let verdict = self.shared.keeper.lost(backend, generation, why, force).await;
         // Whoever leads now has, or will have, all of it before anybody else goes on there.
+        let verdict = self.leader_fell(verdict, led);
         if verdict == Verdict::Evicted && !self.stays.lost_with_server() {
             return Ok(None);
         }

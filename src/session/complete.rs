@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::promote::INCOMPLETE;
+use super::crossing::Led;
+use super::promote::{INCOMPLETE, NOBODY};
 use super::transaction::{Record, Share, Transaction};
 use super::{Session, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
@@ -31,8 +32,7 @@ impl<P: Protocol> Session<P> {
     pub(super) async fn complete_shares(
         &self,
         tx: &Transaction<P::Link>,
-        ticket: &Ticket,
-        record: &Record,
+        (ticket, record, led): (&Ticket, &Record, &Led),
         leader: Option<&Lease<P::Link>>,
         shares: &mut Vec<Share<P::Link>>,
     ) -> Result<(), Failure> {
@@ -54,6 +54,9 @@ impl<P: Protocol> Session<P> {
             // Whoever has left meanwhile needs nothing, and would only be waited for.
             if !self.shared.keeper.view().is_member(follower) {
                 continue;
+            }
+            if let Some(why) = self.is_left_behind(led) {
+                return Err(Failure::retry(why));
             }
             self.shared.backends[follower].metrics.follower_retries.inc();
             let first = first.unwrap_or_else(|| "its share was not open".into());
@@ -84,7 +87,7 @@ impl<P: Protocol> Session<P> {
             let generation = self.shared.backends[follower].generation();
             let verdict = self.shared.keeper.lost(follower, generation, cause, true).await;
             if verdict != Verdict::Evicted {
-                return Err(Failure::retry("no backend was active at its commit"));
+                return Err(Failure::retry(NOBODY));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use super::leader::not_set_up;
 use super::transaction::{Place, Share, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::Purpose;
+use crate::cluster::Phase;
 use crate::error::{Failure, Kind};
 use crate::exchange::{Broken, Discard, Link, Protocol, Watch};
 use crate::keeper::Verdict;
@@ -51,15 +52,45 @@ impl<P: Protocol> Session<P> {
             shares::abandon(&self.shared, shares).await;
             return Err(Failure::retry(super::commit::STALE).into());
         }
-        if verdict != Verdict::Evicted || !tx.is_portable(self.default_isolation()) {
-            let why = match verdict {
-                Verdict::Alive => "its session on the database was ended",
-                Verdict::Evicted => super::commit::BOUND,
-                Verdict::Settling => "no backend was active",
-            };
-            shares::abandon(&self.shared, shares).await;
-            return Err(Failure::retry(why).into());
+        let why = match self.leader_fell(verdict, &led) {
+            Verdict::Alive => "its session on the database was ended",
+            Verdict::Settling => NOBODY,
+            Verdict::Evicted if !tx.is_portable(self.default_isolation()) => super::commit::BOUND,
+            Verdict::Evicted => return self.carry_over(shares, shared, led).await,
+        };
+        shares::abandon(&self.shared, shares).await;
+        Err(Failure::retry(why).into())
+    }
+
+    /// What has become of the leader of a transaction. One that was evicted may be a member again by now, and what was
+    /// under way when nobody was active is lost, whoever leads since then.
+    pub(super) fn leader_fell(&self, verdict: Verdict, led: &Led) -> Verdict {
+        let view = self.shared.keeper.view();
+        let era = led.era();
+        match verdict {
+            _ if view.phase != Phase::Serving || era < view.settled => Verdict::Settling,
+            _ if era != view.era => Verdict::Evicted,
+            verdict => verdict,
         }
+    }
+
+    /// Why a transaction can go on nowhere, whatever it finds where another backend leads.
+    pub(super) fn is_left_behind(&self, led: &Led) -> Option<&'static str> {
+        if led.is_overtaken() {
+            Some(OVERTAKEN)
+        } else if led.era() < self.shared.keeper.glance().settled {
+            Some(NOBODY)
+        } else {
+            None
+        }
+    }
+
+    async fn carry_over(
+        &mut self,
+        shares: Vec<Share<P::Link>>,
+        shared: bool,
+        led: Led,
+    ) -> Result<(), Stop> {
         let gone_on = self.promote(shares, shared, led).await;
         if gone_on.is_err()
             && let Some(tx) = &mut self.tx
@@ -189,8 +220,11 @@ pub(super) const STATE_GONE: &str = "the state of its server session is gone";
 /// Why a transaction begins again that is not whole on the backend that would have to go on with it.
 pub(super) const INCOMPLETE: &str = "its effects were not complete on the backend that leads now";
 
+/// Why a transaction begins again for which there was a moment without any backend.
+pub(super) const NOBODY: &str = "no backend was active";
+
 /// Why a transaction begins again that came over too late.
-pub(super) const OVERTAKEN: &str =
+const OVERTAKEN: &str =
     "others went on at the new leader before all that it had done on the former one was there";
 
 /// Why a transaction begins again whose row locks went with its leader.

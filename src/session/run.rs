@@ -349,7 +349,7 @@ impl<P: Protocol> Session<P> {
             }
             return;
         }
-        tx.failed = true;
+        tx.fail();
         let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
         match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Leading { leader, shares, led, .. } if keep => {

@@ -311,6 +311,15 @@ impl<L: Link> Transaction<L> {
         self.savepoints.iter().filter(move |s| s.effects == effects).map(|s| &*s.statement)
     }
 
+    /// A statement has failed, and with it what came after the last savepoint: the locks of that are free.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+        if let Some(last) = self.savepoints.last() {
+            self.effects.truncate(last.effects);
+            self.locks.truncate(last.locks);
+        }
+    }
+
     /// Forgets a savepoint and those after it.
     pub(super) fn release(&mut self, name: &str) {
         if let Some(at) = self.savepoints.iter().rposition(|s| s.name == name) {

@@ -73,16 +73,13 @@ pub(crate) struct App {
     line: Option<Line>,
     notes: Notes,
     count: i64,
-    /// The transaction under way has state that goes with the leader: rows read for update, or a
-    /// savepoint that it must go back to.
-    pub(crate) bound: bool,
 }
 
 impl App {
     pub(crate) fn new(world: Arc<World>, number: i64) -> Self {
         let dice = world.fork();
         let notes = Notes { own: (OWN + number, 0, 0), ..Notes::default() };
-        Self { world, number, dice, line: None, notes, count: 0, bound: false }
+        Self { world, number, dice, line: None, notes, count: 0 }
     }
 
     pub(crate) fn chance(&mut self, one_in: u32) -> bool {
@@ -96,7 +93,6 @@ impl App {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             self.count += 1;
             let mark = self.number * 10_000 + self.count;
-            self.bound = false;
             match self.dice.random_range(0..10) {
                 // What is there to wait for others with is sent at the same time as they do.
                 _ if self.world.scenario.inserts => self.insert(mark).await,
@@ -194,7 +190,7 @@ impl App {
                 ("C ", tag) => tag.clone_into(&mut reply.tag),
                 ("E ", error) => {
                     let (code, why) = error.split_once(' ').unwrap_or((error, ""));
-                    if !self.world.scenario.allows(code, why, self.bound, &self.world) {
+                    if !self.world.scenario.allows(code, why) {
                         let (app, theme) = (self.number, self.world.scenario.theme);
                         self.world.complain(format!("app {app} was told {code} {why} ({theme:?})"));
                     }

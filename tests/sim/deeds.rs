@@ -69,10 +69,7 @@ impl App {
                 self.ask("RELEASE SAVEPOINT s", None).await?;
             }
             Ok(()) | Err(Trouble::Error(_)) => {
-                let bound = self.bound;
-                self.bound |= done.is_err();
                 self.ask("ROLLBACK TO SAVEPOINT s", None).await?;
-                self.bound = bound;
                 deed.deltas.truncate(before);
             }
             Err(Trouble::Lost) => return Err(Trouble::Lost),

@@ -159,7 +159,10 @@ impl Scenario {
 
     /// The same where what followers are sent arrives late, and in another order than on the leader.
     pub(crate) fn of_late_effects(seed: u64) -> Self {
-        Self { jitter: Duration::from_millis(120), pause_ms: 15, ..Self::of(seed) }
+        let theme = Theme::LeaderCrash;
+        let faults = faults(theme, &mut StdRng::seed_from_u64(seed));
+        let jitter = Duration::from_millis(120);
+        Self { theme, faults, jitter, clients: 6, pause_ms: 15, inserts: false, ..Self::of(seed) }
     }
 
     /// Whether a restart may lose commits.

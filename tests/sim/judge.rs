@@ -54,14 +54,11 @@ impl World {
 
 impl Scenario {
     /// Whether an application may be told this.
-    pub(crate) fn allows(&self, code: &str, why: &str, bound: bool, world: &World) -> bool {
+    pub(crate) fn allows(&self, code: &str, why: &str) -> bool {
         match code {
             "40P01" | "23503" | "23505" => !why.contains("event"),
             // What comes after an error of its own.
             "25P02" => true,
-            "40001" if self.theme == Theme::LeaderCrash => {
-                (bound && why.contains("savepoints")) || world.effects_failed() > 0
-            }
             "40001" => !self.is_strict(),
             "08007" | "57P03" => !self.is_strict() && self.theme != Theme::Sessions,
             _ => false,

@@ -187,9 +187,6 @@ impl SimLink {
                 }
                 None => None,
             };
-            if mishap.is_some() && self.follows {
-                self.server.world().effect_failed();
-            }
             self.first_error = self.first_error.take().or(mishap);
         }
         Ok(())

@@ -55,7 +55,6 @@ pub(crate) struct World {
     trace: Mutex<Trace>,
     points: Mutex<Points>,
     complaints: Mutex<Vec<String>>,
-    effects_failed: AtomicUsize,
     /// The figures of each proxy that ran.
     pub(crate) figures: Mutex<Vec<Arc<lockstep::metrics::Metrics>>>,
     falls: AtomicUsize,
@@ -91,7 +90,6 @@ impl World {
                 trace: Mutex::new(trace),
                 points: Mutex::new(Points { faults, ..Points::default() }),
                 complaints: Mutex::default(),
-                effects_failed: AtomicUsize::new(0),
                 figures: Mutex::default(),
                 falls: AtomicUsize::new(0),
             }
@@ -149,15 +147,6 @@ impl World {
 
     pub(crate) fn complaints(&self) -> Vec<String> {
         locked(&self.complaints).clone()
-    }
-
-    /// An effect did not do on a follower what its statement did on the leader.
-    pub(crate) fn effect_failed(&self) {
-        self.effects_failed.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn effects_failed(&self) -> usize {
-        self.effects_failed.load(Ordering::SeqCst)
     }
 
     /// Notes what a session did.
