@@ -301,6 +301,11 @@ pub trait Link: Send + 'static {
     /// Brings the session's settings to `settings`, apart from what limits statements, and opens a
     /// follower's part of a transaction, without waiting for the answer.
     fn begin_share(&mut self, settings: &Settings);
+    /// The same, where nothing follows but these effects and the record, before anything is sent: a protocol that takes
+    /// them in one request has no need of another one for the BEGIN.
+    fn begin_whole_share(&mut self, settings: &Settings, _effects: &[Effect]) {
+        self.begin_share(settings);
+    }
     /// These settings, apart from what limits how long a statement may take.
     fn unlimited(settings: &Settings) -> Settings;
     /// These settings, with a bound on how long a change of the schema waits for reads that are under way

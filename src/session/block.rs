@@ -209,21 +209,7 @@ impl<P: Protocol> Session<P> {
             self.settings_before(before);
         }
         self.tell_shares(step.sql).await;
-        self.open_again().await;
         Ok(())
-    }
-
-    /// The shares went with the error that is taken back now. Without them the leader's death would
-    /// be the end of what the transaction had done before.
-    async fn open_again(&mut self) {
-        let Some(tx) = self.tx.as_mut().filter(|tx| tx.writing > 0) else {
-            return;
-        };
-        let settings = tx.before.0.clone();
-        shares::open_all(&self.shared, &self.user, &settings, tx).await;
-        if let Place::Leading { shares, .. } = &mut tx.place {
-            shares::flush(shares).await;
-        }
     }
 
     async fn on_leader_checked(&mut self, step: &Step<'_, P::Work>) -> Result<(), Stop> {

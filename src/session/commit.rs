@@ -67,7 +67,7 @@ impl<P: Protocol> Session<P> {
         };
         if tx.is_recorded() {
             let settings = tx.before.0.clone();
-            shares::open_all(&self.shared, &self.user, &settings, &mut tx).await;
+            shares::open_all(&self.shared, &self.user, &settings, &mut tx, true).await;
         }
         let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Nowhere => Ok(()),

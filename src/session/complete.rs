@@ -120,7 +120,7 @@ impl<P: Protocol> Session<P> {
     ) -> Result<Share<P::Link>, Unapplied> {
         let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
         let settings: &Settings = &tx.before.0;
-        let mut share = match shares::open::<P>(&pool, settings, tx).await {
+        let mut share = match shares::open::<P>(&pool, settings, tx, true).await {
             Ok(share) => share,
             Err(CheckoutError::Busy(limit)) => return Err(Unapplied::Busy(limit)),
             Err(error) => return Err(Unapplied::Lost(error.to_string())),

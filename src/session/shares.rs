@@ -17,14 +17,20 @@ use std::time::Duration;
 /// After how long what runs is cancelled once more: a request that finds nothing running is forgotten.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
-/// Opens a share on one follower and sends it everything the transaction has done.
+/// Opens a share on one follower and sends it everything the transaction has done. That is `all` of it where nothing
+/// but the record comes behind it.
 pub(super) async fn open<P: Protocol>(
     pool: &Arc<Pool<P::Link>>,
     settings: &Settings,
     tx: &Transaction<P::Link>,
+    all: bool,
 ) -> Result<Share<P::Link>, CheckoutError> {
     let mut lease = pool.checkout().await?;
-    lease.begin_share(settings);
+    if all && tx.has_no_savepoint() {
+        lease.begin_whole_share(settings, &tx.effects);
+    } else {
+        lease.begin_share(settings);
+    }
     let mut failed = None;
     for (n, effect) in tx.effects.iter().enumerate() {
         set_savepoints(&mut *lease, tx, n);
@@ -53,6 +59,7 @@ pub(super) async fn open_all<P: Protocol>(
     user: &str,
     settings: &Settings,
     tx: &mut Transaction<P::Link>,
+    all: bool,
 ) {
     let Place::Leading { shared: opened, leader, .. } = &mut tx.place else {
         return;
@@ -67,7 +74,7 @@ pub(super) async fn open_all<P: Protocol>(
         let backend = &shared.backends[follower];
         let generation = backend.generation();
         let pool = backend.pool(user, Purpose::Write);
-        match open::<P>(&pool, settings, tx).await {
+        match open::<P>(&pool, settings, tx, all).await {
             Ok(mut share) => {
                 share.presence = Some(shared.present.enter(follower, share.lease.canceller()));
                 fresh.push(share);

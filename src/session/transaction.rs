@@ -109,6 +109,7 @@ pub(super) struct Savepoint {
     effects: usize,
     context: usize,
     locks: usize,
+    bounds: usize,
     settings: Settings,
     scope: Arc<Scope>,
 }
@@ -242,12 +243,11 @@ impl<L: Link> Transaction<L> {
         level <= Isolation::ReadCommitted && !self.stateful
     }
 
-    /// Whether its effects go to the followers as they arise. They do where the transaction could be carried
-    /// over when the leader dies under its next statement; otherwise only so that the followers need not
-    /// begin with a long one when it ends. A few effects are cheaper in one piece: a server that is woken
-    /// for each of them spends more time on waking than on working.
-    pub(super) fn is_worth_streaming(&self, default: Isolation) -> bool {
-        self.is_portable(default) || self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
+    /// Whether its effects go to the followers as they arise, so that these need not begin with a long transaction when
+    /// it ends. A few effects are cheaper in one piece: a server that is woken for each of them spends more time
+    /// on waking than on working. Should the leader die, the next one gets them before anybody else is let in there.
+    pub(super) fn is_worth_streaming(&self) -> bool {
+        self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
     }
 
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
@@ -301,6 +301,7 @@ impl<L: Link> Transaction<L> {
             effects: self.effects.len(),
             context: self.context.len(),
             locks: self.locks.len(),
+            bounds: self.bounds.len(),
             settings,
             scope,
         });
@@ -317,7 +318,13 @@ impl<L: Link> Transaction<L> {
         if let Some(last) = self.savepoints.last() {
             self.effects.truncate(last.effects);
             self.locks.truncate(last.locks);
+            self.bounds.truncate(last.bounds);
         }
+    }
+
+    /// Whether no savepoint is set.
+    pub(super) fn has_no_savepoint(&self) -> bool {
+        self.savepoints.is_empty()
     }
 
     /// Forgets a savepoint and those after it.
@@ -338,6 +345,8 @@ impl<L: Link> Transaction<L> {
         self.savepoints.truncate(at + 1);
         let savepoint = self.savepoints.last()?;
         self.effects.truncate(savepoint.effects);
+        // Followers that were told of them already are ahead; nobody counts on it.
+        self.bounds.truncate(savepoint.bounds);
         if !settings_outlast {
             // Others may have them since; where settings outlast the return, locks do as well.
             self.locks.truncate(savepoint.locks);

@@ -311,21 +311,19 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Sends the newest effects to the followers, behind the client's back. A single statement
-    /// sends them with its commit, which follows at once, and so does a short transaction that could not be
-    /// carried over anyway.
+    /// sends them with its commit, which follows at once, and so does a short transaction.
     pub(super) async fn stream(&mut self, from: usize) -> Result<(), Stop> {
-        let default = self.default_isolation();
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        let streams = opened || tx.streams && tx.is_worth_streaming(default);
+        let streams = opened || tx.streams && tx.is_worth_streaming();
         if !streams || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
         if !opened {
             let settings = tx.before.0.clone();
-            shares::open_all(&self.shared, &self.user, &settings, tx).await;
+            shares::open_all(&self.shared, &self.user, &settings, tx, false).await;
         }
         let super::Transaction { place, effects, .. } = tx;
         let Place::Leading { shares, .. } = place else {

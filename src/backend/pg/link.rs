@@ -334,9 +334,12 @@ impl PgLink {
         Ok(())
     }
 
-    /// Waits until a transaction is open, or nothing more is to be answered.
+    /// Waits until a transaction is open, or nothing more is to be answered, or nothing but all of a share at once.
     pub(super) async fn settle_until_open(&mut self) -> Result<(), Broken> {
         while self.tx == b'I' && !self.expected.is_empty() {
+            if self.expected.len() == 1 && self.expected[0].whole {
+                break;
+            }
             self.settle_one().await?;
         }
         Ok(())
@@ -458,6 +461,7 @@ impl PgLink {
             }
         }
         ended.parts.clear();
+        ended.whole = false;
         self.spare = ended;
     }
 

@@ -62,6 +62,27 @@ impl PgLink {
     }
 }
 
+impl PgLink {
+    fn open_share(&mut self, settings: &Settings) {
+        let limited = self.limited(settings);
+        self.adopt(&limited);
+        self.follow(true);
+        self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
+    }
+
+    /// Whether an effect is sent in the request that is being put together, and does not end it.
+    fn shares_a_request(effect: &Effect) -> bool {
+        match effect {
+            Effect::Bound { .. }
+            | Effect::Rows { .. }
+            | Effect::Advance { .. }
+            | Effect::ResetSequence { .. } => true,
+            Effect::Checked { effect, .. } => Self::shares_a_request(effect),
+            _ => false,
+        }
+    }
+}
+
 fn begin_text(mode: &TxMode) -> String {
     let mut text = String::from("BEGIN");
     match mode.isolation {
@@ -153,12 +174,18 @@ impl Link for PgLink {
     }
 
     fn begin_share(&mut self, settings: &Settings) {
-        let limited = self.limited(settings);
-        self.adopt(&limited);
-        self.follow(true);
-        self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
+        self.open_share(settings);
         // A request of its own: that it is there can be known while the effects wait for locks.
         self.close_request();
+    }
+
+    fn begin_whole_share(&mut self, settings: &Settings, effects: &[Effect]) {
+        self.open_share(settings);
+        if effects.iter().all(PgLink::shares_a_request) {
+            self.open.whole = true;
+        } else {
+            self.close_request();
+        }
     }
 
     fn unlimited(settings: &Settings) -> Settings {

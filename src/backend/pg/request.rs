@@ -54,6 +54,8 @@ pub(super) struct Request {
     pub(super) parts: VecDeque<Part>,
     /// It has the BEGIN of what comes in requests behind it.
     pub(super) begins: bool,
+    /// It is a whole share, with its BEGIN: what strikes that strikes all of it.
+    pub(super) whole: bool,
     /// What becomes of its answers to Parse and Close, in order, with the statement they make known.
     pub(super) fates: VecDeque<(ParseFate, u64)>,
 }
