@@ -24,6 +24,7 @@
 
 mod books;
 mod console;
+mod crossing;
 mod divergence;
 mod drivers;
 mod failover;

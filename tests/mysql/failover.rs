@@ -86,7 +86,7 @@ async fn who_comes_first_at_the_next_leader_is_not_written_over() {
     let (mut old, mut new) = (cluster.connect().await, cluster.connect().await);
     run(&mut old, "create table over_t(id int primary key, n int)").await;
     run(&mut old, "insert into over_t values (1, 0)").await;
-    // Too short to be sent before its end: its locks are on the leader alone.
+    // Too short to be sent before its end: its locks are on the leader alone, and its snapshot stays there.
     run(&mut old, "start transaction").await;
     assert_eq!(value(&mut old, "select n from over_t where id = 1 for update").await, "0");
     run(&mut old, "update over_t set n = 1 where id = 1").await;
@@ -99,5 +99,63 @@ async fn who_comes_first_at_the_next_leader_is_not_written_over() {
     // Nothing is left of it, and the session goes on.
     run(&mut old, "update over_t set n = n + 1 where id = 1").await;
     assert_eq!(value(&mut new, "select n from over_t").await, "6");
+    cluster.assert_active_equal().await;
+}
+
+/// At READ COMMITTED it goes on, and nobody is there before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_were_worked_out_before_write_over_nothing() {
+    let cluster = Arc::new(Cluster::start_with(3, SHORT).await);
+    let mut app = cluster.connect().await;
+    run(&mut app, "create table cross_t(id int primary key, owner text, n int)").await;
+    run(&mut app, "insert into cross_t values (1, 'x', 100), (2, 'y', 100)").await;
+    run(&mut app, "set session transaction isolation level read committed").await;
+    run(&mut app, "start transaction").await;
+    let more = "update cross_t set n = n + 10 where owner = 'x'";
+    run(&mut app, more).await;
+    let sent = || {
+        let cluster = cluster.clone();
+        tokio::spawn(async move { run(&mut cluster.connect().await, more).await })
+    };
+    let waits = sent();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let lost = cluster.leader();
+    cluster.servers[lost].kill();
+    cluster.wait_inactive(lost).await;
+    let comes = sent();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!waits.is_finished() && !comes.is_finished(), "the row is somebody's");
+    assert_eq!(value(&mut app, "select n from cross_t where id = 1").await, "110");
+    run(&mut app, "commit").await;
+    waits.await.expect("it is done");
+    comes.await.expect("it is done");
+    assert_eq!(value(&mut app, "select n from cross_t where id = 1").await, "130");
+    cluster.assert_active_equal().await;
+}
+
+/// What is lost with its leader holds up nobody, whatever its client does not say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_lost_is_told_with_whatever_comes_next() {
+    let timeouts = SHORT.replace("[timeouts]\n", "[timeouts]\ncarry_over = \"30s\"\n");
+    let cluster = Cluster::start_with(3, &timeouts).await;
+    let mut apps = [cluster.connect().await, cluster.connect().await, cluster.connect().await];
+    run(&mut apps[0], "create table lost_t(id int primary key, n int)").await;
+    run(&mut apps[0], "insert into lost_t values (0, 100), (1, 100), (2, 100)").await;
+    for (id, app) in apps.iter_mut().enumerate() {
+        run(app, "start transaction").await;
+        run(app, &format!("update lost_t set n = 1 where id = {id}")).await;
+    }
+    let lost = cluster.leader();
+    cluster.servers[lost].kill();
+    let began = std::time::Instant::now();
+    run(&mut cluster.connect().await, "update lost_t set n = n + 5").await;
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    let [mut next, mut commits, mut undoes] = apps;
+    assert_eq!(refused(&mut next, "insert into lost_t values (7, 7)").await, 1213);
+    assert_eq!(refused(&mut commits, "commit").await, 1213);
+    run(&mut undoes, "rollback").await;
+    for app in [&mut next, &mut commits, &mut undoes] {
+        assert_eq!(value(app, "select sum(n) from lost_t").await, "315");
+    }
     cluster.assert_active_equal().await;
 }
