@@ -14,9 +14,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// So many transactions at once leave processors without work.
-const FEW: usize = 2;
-
 /// The transactions on the leaders of all eras.
 #[derive(Debug, Default)]
 pub struct Crossings {
@@ -57,11 +54,6 @@ impl Crossings {
     pub(super) fn enter(self: &Arc<Self>, era: i64) -> Led {
         *self.lock().open.entry(era).or_default() += 1;
         Led { all: self.clone(), era: AtomicI64::new(era) }
-    }
-
-    /// Whether hardly anybody but whoever asks is on a leader.
-    pub(super) fn are_few(&self) -> bool {
-        self.lock().open.values().sum::<usize>() <= FEW
     }
 
     /// Waits for the transactions of earlier eras; those that take longer than `limit` are overtaken. How many.

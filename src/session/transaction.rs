@@ -244,11 +244,10 @@ impl<L: Link> Transaction<L> {
     }
 
     /// Whether its effects go to the followers as they arise, so that these need not begin with a long transaction when
-    /// it ends. Where transactions are not `few`, some effects are cheaper in one piece: a server that is woken for each of
-    /// them spends more time on waking than on working. Should the leader die, the next one gets them before
-    /// anybody else is let in there.
-    pub(super) fn is_worth_streaming(&self, few: bool) -> bool {
-        few || self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
+    /// it ends. A few effects are cheaper in one piece: a server that is woken for each of them spends more time
+    /// on waking than on working. Should the leader die, the next one gets them before anybody else is let in there.
+    pub(super) fn is_worth_streaming(&self) -> bool {
+        self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
     }
 
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.

@@ -311,14 +311,13 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Sends the newest effects to the followers, behind the client's back. A single statement
-    /// sends them with its commit, which follows at once, and so does a short transaction among many.
+    /// sends them with its commit, which follows at once, and so does a short transaction.
     pub(super) async fn stream(&mut self, from: usize) -> Result<(), Stop> {
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
-        let few = self.shared.crossings.are_few();
         let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
-        let streams = opened || tx.streams && tx.is_worth_streaming(few);
+        let streams = opened || tx.streams && tx.is_worth_streaming();
         if !streams || tx.effects.len() == from || tx.writing == 0 {
             return Ok(());
         }
