@@ -147,7 +147,7 @@ async fn a_snapshot_that_is_lost_is_told_with_whatever_comes_next() {
     }
     let lost = cluster.leader();
     cluster.servers[lost].kill();
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     run(&mut cluster.connect().await, "update lost_t set n = n + 5").await;
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     let [mut next, mut commits, mut undoes] = apps;

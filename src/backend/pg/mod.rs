@@ -10,6 +10,7 @@ mod request;
 mod returned;
 mod row;
 mod rules;
+mod share;
 mod written;
 
 pub use cancel::Canceller;
@@ -29,59 +30,9 @@ use crate::sql::{Isolation, Sequences};
 use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 use crate::wire::pg::PgWork;
-use own::{
-    ADVANCE, BEGIN, BEGIN_SHARE, CAPTURE, FINGERPRINT, RECORD, RESET_SEQUENCE, bind_rest,
-    text_array,
-};
+use own::{ADVANCE, BEGIN, CAPTURE, FINGERPRINT, RECORD, RESET_SEQUENCE, bind_rest, text_array};
+use share::SHARE_LIMITS;
 use written::{SETTING, written};
-
-/// Settings that a follower's part of a transaction has of its own.
-const SHARE_LIMITS: [&str; 3] =
-    ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"];
-
-impl PgLink {
-    /// The session's settings with a share's limits among them. What limits the application's own
-    /// statements has been judged on the leader already. The limits are the session's, not the
-    /// transaction's, so that they can be taken back when this share has to lead.
-    fn limited(&mut self, settings: &Settings) -> Settings {
-        let patience = self.shared.live.bounds().follower_lock;
-        if let Some((base, known, limited)) = &self.share
-            && std::sync::Arc::ptr_eq(base, settings)
-            && *known == patience
-        {
-            return limited.clone();
-        }
-        let mut limited = (**settings).clone();
-        for key in SHARE_LIMITS {
-            let limit = if key == "lock_timeout" { patience.as_millis() } else { 0 };
-            limited.insert(key.to_owned(), format!("SET {key} = {limit}"));
-        }
-        let limited = Settings::new(limited);
-        self.share = Some((settings.clone(), patience, limited.clone()));
-        limited
-    }
-}
-
-impl PgLink {
-    fn open_share(&mut self, settings: &Settings) {
-        let limited = self.limited(settings);
-        self.adopt(&limited);
-        self.follow(true);
-        self.queue_own(&BEGIN_SHARE, &bind_rest(&[]));
-    }
-
-    /// Whether an effect is sent in the request that is being put together, and does not end it.
-    fn shares_a_request(effect: &Effect) -> bool {
-        match effect {
-            Effect::Bound { .. }
-            | Effect::Rows { .. }
-            | Effect::Advance { .. }
-            | Effect::ResetSequence { .. } => true,
-            Effect::Checked { effect, .. } => Self::shares_a_request(effect),
-            _ => false,
-        }
-    }
-}
 
 fn begin_text(mode: &TxMode) -> String {
     let mut text = String::from("BEGIN");
@@ -181,7 +132,7 @@ impl Link for PgLink {
 
     fn begin_whole_share(&mut self, settings: &Settings, effects: &[Effect]) {
         self.open_share(settings);
-        if effects.iter().all(PgLink::shares_a_request) {
+        if effects.iter().all(Self::shares_a_request) {
             self.open.whole = true;
         } else {
             self.close_request();
