@@ -241,6 +241,9 @@ impl<P: Protocol> Session<P> {
             STALE
         } else if let Some(why) = self.is_left_behind(led) {
             why
+        } else if leader.is_none() && self.level_of(tx) == Isolation::Serializable {
+            // Its conflicts were known to the leader alone.
+            BOUND
         } else if leader.is_none() && shares.is_empty() {
             NOBODY
         } else {
@@ -251,6 +254,10 @@ impl<P: Protocol> Session<P> {
             None => shares::abandon(&shared, shares).await,
         }
         Err(Failure::retry(why).into())
+    }
+
+    fn level_of(&self, tx: &Transaction<P::Link>) -> Isolation {
+        tx.mode.isolation.unwrap_or(self.default_isolation())
     }
 
     async fn drop_all(&mut self, mut leader: Lease<P::Link>, shares: Vec<Share<P::Link>>) {
@@ -319,7 +326,7 @@ impl<P: Protocol> Session<P> {
         let mut leader = leader;
         // Whether the absence of everyone who did not confirm is on disk.
         let mut absent = true;
-        let level = tx.mode.isolation.unwrap_or(self.default_isolation());
+        let level = self.level_of(tx);
         if level == Isolation::Serializable
             && let Some(mut first) = leader.take()
         {

@@ -49,10 +49,14 @@ impl Crossings {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A transaction is about to run on the leader of this era. Whoever looks afterwards whether it leads still cannot
-    /// be missed by those who come after it.
+    /// A transaction is about to run on the leader of this era. Whoever looks afterwards whether that leads still, and
+    /// finds that it does, is not missed by those who come with the next one.
     pub(super) fn enter(self: &Arc<Self>, era: i64) -> Led {
-        *self.lock().open.entry(era).or_default() += 1;
+        let mut state = self.lock();
+        if era >= state.overtaken {
+            *state.open.entry(era).or_default() += 1;
+        }
+        drop(state);
         Led { all: self.clone(), era: AtomicI64::new(era) }
     }
 
@@ -111,8 +115,11 @@ impl Led {
             state.leave(own);
             *state.open.entry(era).or_default() += 1;
             self.era.store(era, Ordering::Relaxed);
+            let was_the_last = !state.open.contains_key(&own);
             drop(state);
-            self.all.moved.notify_waiters();
+            if was_the_last {
+                self.all.moved.notify_waiters();
+            }
         }
         true
     }
@@ -168,7 +175,7 @@ mod tests {
         assert_eq!(all.wait_for_earlier(5, LATE).await, 2);
         assert!(first.is_overtaken() && !own.is_overtaken());
         assert!(!first.arrives(5) && !second.arrives(4) && own.arrives(5));
-        drop((first, second));
+        drop((first, second, all.enter(4)));
         assert_eq!(timeout(SOON, all.wait_for_earlier(5, LATE)).await, Ok(0));
         assert!(own.arrives(6), "it is there before anybody begins there");
         drop(own);

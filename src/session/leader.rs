@@ -24,14 +24,10 @@ impl<P: Protocol> Session<P> {
     async fn begin_led(&mut self) -> Result<(Lease<P::Link>, Led), Stop> {
         for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
-            let era = self.shared.keeper.glance().era;
-            let led = self.shared.crossings.enter(era);
-            if self.shared.keeper.glance().era != era {
-                continue;
-            }
-            self.shared.wait_for_crossings(era).await;
+            let led = self.shared.enter_era(None).await;
             if let Some(lease) = self.try_leader().await? {
-                return Ok((lease, led));
+                // Another backend may lead by now; whoever is there comes first there as well.
+                return Ok((lease, self.shared.enter_era(Some(led)).await));
             }
         }
         Err(unavailable().into())

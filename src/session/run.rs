@@ -146,8 +146,8 @@ impl<P: Protocol> Session<P> {
             Ok(false) => self.unexecuted(work).await,
             Err(stop) => Err(stop),
         };
-        if done.is_err() {
-            self.after_error().await;
+        if let Err(stop) = &done {
+            self.after_stop(stop).await;
         }
         done
     }
@@ -181,8 +181,8 @@ impl<P: Protocol> Session<P> {
             Err(Stop::Failure(f)) if f.kind == Kind::Refused => metrics.refused.inc(),
             Err(_) => metrics.failed.inc(),
         }
-        if done.is_err() {
-            self.after_error().await;
+        if let Err(stop) = &done {
+            self.after_stop(stop).await;
         }
         done
     }
@@ -328,6 +328,19 @@ impl<P: Protocol> Session<P> {
     pub(super) fn answered(&mut self, step: &Step<'_, P::Work>, tag: &str) -> Result<(), Stop> {
         self.client.answer(step.work, tag);
         Ok(())
+    }
+
+    /// A statement of a transaction did not come to its end.
+    async fn after_stop(&mut self, stop: &Stop) {
+        let retry = matches!(stop, Stop::Failure(failure) if failure.kind == Kind::Retry);
+        let explicit = self.tx.as_ref().is_some_and(|tx| tx.explicit);
+        if retry && explicit && !P::MANNERS.error_fails_transaction {
+            // Where an error leaves the transaction standing, this one says that it is undone; who began another one
+            // would commit the rest of it.
+            self.undo().await;
+        } else {
+            self.after_error().await;
+        }
     }
 
     /// A statement failed inside a transaction: on the leader its locks are free already, so its

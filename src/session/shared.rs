@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::crossing::Led;
 use super::transaction::{Place, Transaction};
 use super::{Crossings, Identities, Leases, Present, Registry};
 use crate::backend::Backend;
@@ -182,6 +183,19 @@ impl<P: Protocol> Shared<P> {
                 Some(era) => self.keeper.another_leads(era).await,
                 None => std::future::pending().await,
             }
+        }
+    }
+
+    /// Counts a transaction that has done nothing yet under the era in force, behind those of earlier ones.
+    pub(super) async fn enter_era(&self, mut led: Option<Led>) -> Led {
+        loop {
+            let era = self.keeper.glance().era;
+            if let Some(led) = led.take_if(|led| led.era() == era) {
+                return led;
+            }
+            led = Some(self.crossings.enter(era));
+            // Whoever comes with the next era sees this one, or else this one sees that era, when it looks again.
+            self.wait_for_crossings(era).await;
         }
     }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use mysql_async::prelude::Queryable;
 use rand::Rng;
 
@@ -157,5 +159,37 @@ async fn a_snapshot_that_is_lost_is_told_with_whatever_comes_next() {
     for app in [&mut next, &mut commits, &mut undoes] {
         assert_eq!(value(app, "select sum(n) from lost_t").await, "315");
     }
+    cluster.assert_active_equal().await;
+}
+
+/// Whoever is told to begin again, and does, commits nothing of what came before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_to_be_undone_with_its_leader_is_undone() {
+    let cluster = Cluster::start_with(3, SHORT).await;
+    let mut app = cluster.connect().await;
+    run(&mut app, "create table load_t(id int primary key)").await;
+    run(&mut app, "set session transaction isolation level read committed").await;
+    run(&mut app, "start transaction").await;
+    run(&mut app, "insert into load_t values (1)").await;
+    let (go_on, told) = tokio::sync::oneshot::channel::<()>();
+    let first = stream::once(async { Ok(Bytes::from_static(b"2\n")) });
+    let last = stream::once(async {
+        told.await.expect("the end of the file");
+        Ok(Bytes::from_static(b"3\n"))
+    });
+    app.set_infile_handler(async move { Ok(first.chain(last).boxed()) });
+    let strike = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let lost = cluster.leader();
+        cluster.servers[lost].kill();
+        cluster.wait_inactive(lost).await;
+        go_on.send(()).expect("somebody loads");
+    };
+    let load = "load data local infile 'x' into table load_t";
+    let (code, ()) = tokio::join!(refused(&mut app, load), strike);
+    assert_eq!(code, 1213);
+    run(&mut app, "start transaction").await;
+    run(&mut app, "rollback").await;
+    assert_eq!(value(&mut app, "select count(*) from load_t").await, "0");
     cluster.assert_active_equal().await;
 }
