@@ -164,6 +164,10 @@ pub trait Client: Sink {
     }
     /// Waits for the next piece of a bulk load that the application sends.
     fn next_bulk(&mut self) -> impl Future<Output = Result<BulkPiece, Gone>> + Send;
+    /// Whether the application sends the rest of a bulk load before it reads an answer, whatever has become of it.
+    fn owes_bulk(&self) -> bool {
+        false
+    }
     /// Takes in the rest of a bulk load that has failed.
     fn skip_bulk(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
     /// Forgets prepared statements: all, or one by name. False when there is none of that name.

@@ -5,7 +5,7 @@ use super::run::Step;
 use super::transaction::{Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::error::{Failure, Kind};
-use crate::exchange::{AUTOCOMMIT, Client, Link, Protocol, Sink, TxMode, Watch};
+use crate::exchange::{AUTOCOMMIT, Client, Link, Protocol, Sink, TxMode, TxState, Watch};
 use crate::sql::{Class, Statement, TxOp};
 
 impl<P: Protocol> Session<P> {
@@ -228,5 +228,58 @@ impl<P: Protocol> Session<P> {
             share.lease.queue(sql);
         }
         shares::flush(shares).await;
+    }
+
+    /// A statement of a transaction did not come to its end.
+    pub(super) async fn after_stop(&mut self, stop: &Stop) {
+        let retry = matches!(stop, Stop::Failure(failure) if failure.kind == Kind::Retry);
+        let explicit = self.tx.as_ref().is_some_and(|tx| tx.explicit);
+        if retry && explicit && !P::MANNERS.error_fails_transaction {
+            // Where an error leaves the transaction standing, this one says that it is undone; who began another one
+            // would commit the rest of it.
+            self.undo().await;
+        } else {
+            self.after_error().await;
+        }
+    }
+
+    /// A statement failed inside a transaction: on the leader its locks are free already, so its
+    /// shares are dropped at the same moment (I9).
+    pub(super) async fn after_error(&mut self) {
+        let Some(tx) = &mut self.tx else { return };
+        if !tx.explicit {
+            return; // Undone as a whole at the end of the batch.
+        }
+        if !P::MANNERS.error_fails_transaction {
+            // Only a server's word that its transaction is gone ends ours: a deadlock, most likely.
+            let ended = match &tx.place {
+                Place::Nowhere => tx.writing > 0 || tx.ran,
+                Place::Reading(lease) => lease.tx_state() == TxState::Idle,
+                Place::Leading { leader, .. } => tx.ran && leader.tx_state() == TxState::Idle,
+            };
+            if ended {
+                self.undo().await;
+            }
+            return;
+        }
+        tx.fail();
+        let (keep, sets) = (!tx.savepoints.is_empty(), tx.sets);
+        match std::mem::replace(&mut tx.place, Place::Nowhere) {
+            Place::Leading { leader, shares, led, .. } if keep => {
+                tx.place = Place::Leading { leader, shares: Vec::new(), shared: false, led };
+                shares::abandon(&self.shared, shares).await;
+            }
+            Place::Leading { mut leader, shares, .. } => {
+                tx.schema = None;
+                leader.queue_rollback();
+                let (ended, ()) =
+                    tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
+                if ended.is_ok() {
+                    self.give_back(leader);
+                }
+            }
+            Place::Reading(lease) => self.end_reading(lease, sets).await,
+            Place::Nowhere => {}
+        }
     }
 }

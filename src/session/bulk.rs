@@ -158,7 +158,11 @@ impl<P: Protocol> Session<P> {
             }
             Err(Broken::Client(gone)) => Err(gone.into()),
             Err(broken) => {
-                self.leader_lost(&broken).await?;
+                let carried = self.leader_lost(&broken).await;
+                if self.client.owes_bulk() {
+                    self.client.skip_bulk().await?;
+                }
+                carried?;
                 Err(Failure::retry("its backend died in the middle of a bulk load").into())
             }
         }

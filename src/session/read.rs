@@ -157,16 +157,23 @@ impl<P: Protocol> Session<P> {
         if self.near {
             return self.near_lease().await;
         }
+        let mut refused: smallvec::SmallVec<[usize; 8]> = smallvec::SmallVec::new();
         for _ in 0..ATTEMPTS {
             self.wait_serving().await?;
-            let Some(backend) = self.wait_readable().await else {
-                break;
+            // Whoever is well and gave no connection a moment ago is asked again where nobody else can be read.
+            let backend = match self.choose_but(&refused) {
+                Some(other) => other,
+                None => match self.wait_readable().await {
+                    Some(backend) => backend,
+                    None => break,
+                },
             };
             let generation = self.shared.backends[backend].generation();
             match self.read_pool(backend).checkout().await {
                 Ok(lease) => return Ok(lease),
                 Err(error) => self.checkout_failed(backend, generation, error).await?,
             }
+            refused.push(backend);
         }
         Err(super::leader::unavailable().into())
     }
@@ -180,13 +187,13 @@ impl<P: Protocol> Session<P> {
 
     /// Waits until a backend may be read: the only one may be under suspicion for a moment.
     async fn wait_readable(&self) -> Option<usize> {
-        if let Some(backend) = self.choose() {
+        if let Some(backend) = self.choose_but(&[]) {
             return Some(backend);
         }
         let readable = async {
             loop {
                 let changed = self.shared.keeper.next_change();
-                if let Some(backend) = self.choose() {
+                if let Some(backend) = self.choose_but(&[]) {
                     return backend;
                 }
                 changed.await;
@@ -195,9 +202,11 @@ impl<P: Protocol> Session<P> {
         tokio::time::timeout(self.shared.settings().hold, readable).await.ok()
     }
 
-    fn choose(&self) -> Option<usize> {
+    /// One of the readable backends but these.
+    fn choose_but(&self, these: &[usize]) -> Option<usize> {
         let view = self.shared.keeper.glance();
-        self.choose_of(view.order.iter().copied().filter(|b| view.is_readable(*b)))
+        let readable = |b: &usize| view.is_readable(*b) && !these.contains(b);
+        self.choose_of(view.order.iter().copied().filter(readable))
     }
 
     /// One of these, as the balancer has it.

@@ -171,15 +171,20 @@ async fn what_is_told_to_be_undone_with_its_leader_is_undone() {
     run(&mut app, "set session transaction isolation level read committed").await;
     run(&mut app, "start transaction").await;
     run(&mut app, "insert into load_t values (1)").await;
+    let (asks, asked) = tokio::sync::oneshot::channel::<()>();
     let (go_on, told) = tokio::sync::oneshot::channel::<()>();
     let first = stream::once(async { Ok(Bytes::from_static(b"2\n")) });
     let last = stream::once(async {
         told.await.expect("the end of the file");
         Ok(Bytes::from_static(b"3\n"))
     });
-    app.set_infile_handler(async move { Ok(first.chain(last).boxed()) });
+    app.set_infile_handler(async move {
+        asks.send(()).expect("somebody strikes");
+        Ok(first.chain(last).boxed())
+    });
     let strike = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        asked.await.expect("the leader asks for the file");
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let lost = cluster.leader();
         cluster.servers[lost].kill();
         cluster.wait_inactive(lost).await;

@@ -375,14 +375,19 @@ impl Client for MyClient {
     }
 
     async fn next_bulk(&mut self) -> Result<BulkPiece, Gone> {
-        let packet = self.packet().await?;
         // Whatever becomes of the load, the client sends its file to the end.
+        self.sends_file = true;
+        let packet = self.packet().await?;
         self.sends_file = !packet.payload.is_empty();
         Ok(if packet.payload.is_empty() {
             BulkPiece::Done
         } else {
             BulkPiece::Data(packet.payload)
         })
+    }
+
+    fn owes_bulk(&self) -> bool {
+        self.sends_file
     }
 
     async fn skip_bulk(&mut self) -> Result<(), Gone> {
