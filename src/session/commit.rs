@@ -241,7 +241,8 @@ impl<P: Protocol> Session<P> {
             STALE
         } else if let Some(why) = self.is_left_behind(led) {
             why
-        } else if leader.is_none() && self.level_of(tx) == Isolation::Serializable {
+        } else if leader.is_none() && tx.level(self.default_isolation()) == Isolation::Serializable
+        {
             // Its conflicts were known to the leader alone.
             BOUND
         } else if leader.is_none() && shares.is_empty() {
@@ -256,10 +257,6 @@ impl<P: Protocol> Session<P> {
         Err(Failure::retry(why).into())
     }
 
-    fn level_of(&self, tx: &Transaction<P::Link>) -> Isolation {
-        tx.mode.isolation.unwrap_or(self.default_isolation())
-    }
-
     async fn drop_all(&mut self, mut leader: Lease<P::Link>, shares: Vec<Share<P::Link>>) {
         leader.queue_rollback();
         let (ended, ()) = tokio::join!(leader.drain(), shares::abandon(&self.shared, shares));
@@ -269,7 +266,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Writes the record into the transaction on the leader and, behind the effects, on every share.
-    /// Without a leader in the answer, the leader died, and the shares have everything.
+    /// Without a leader in the answer, the leader died, and the transaction goes on with its shares.
     async fn record_everywhere(
         &mut self,
         (ticket, record, led): (&Ticket, &Record, &Led),
@@ -326,7 +323,7 @@ impl<P: Protocol> Session<P> {
         let mut leader = leader;
         // Whether the absence of everyone who did not confirm is on disk.
         let mut absent = true;
-        let level = self.level_of(tx);
+        let level = tx.level(self.default_isolation());
         if level == Isolation::Serializable
             && let Some(mut first) = leader.take()
         {

@@ -94,7 +94,7 @@ impl<P: Protocol> Session<P> {
     }
 
     /// Whether a backend leads now.
-    pub(super) fn leads(&self, backend: usize) -> bool {
+    fn leads(&self, backend: usize) -> bool {
         self.shared.keeper.view().leader() == Some(backend)
     }
 

@@ -30,13 +30,17 @@ struct State {
 }
 
 impl State {
-    fn leave(&mut self, era: i64) {
-        if let Some(count) = self.open.get_mut(&era) {
-            *count -= 1;
-            if *count == 0 {
-                self.open.remove(&era);
-            }
+    /// One is not of this era any more; whether it was the last.
+    fn leave(&mut self, era: i64) -> bool {
+        let Some(count) = self.open.get_mut(&era) else {
+            return false;
+        };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            self.open.remove(&era);
         }
+        last
     }
 
     fn has_before(&self, era: i64) -> bool {
@@ -62,6 +66,9 @@ impl Crossings {
 
     /// Waits for the transactions of earlier eras; those that take longer than `limit` are overtaken. How many.
     pub(super) async fn wait_for_earlier(&self, era: i64, limit: Duration) -> usize {
+        if !self.lock().has_before(era) {
+            return 0;
+        }
         let came = async {
             loop {
                 let moved = self.moved.notified();
@@ -112,12 +119,11 @@ impl Led {
             return false;
         }
         if own != era {
-            state.leave(own);
+            let last = state.leave(own);
             *state.open.entry(era).or_default() += 1;
             self.era.store(era, Ordering::Relaxed);
-            let was_the_last = !state.open.contains_key(&own);
             drop(state);
-            if was_the_last {
+            if last {
                 self.all.moved.notify_waiters();
             }
         }
@@ -132,10 +138,9 @@ impl Drop for Led {
         if era < state.overtaken {
             return;
         }
-        state.leave(era);
-        let waited_for = !state.open.is_empty() && !state.open.contains_key(&era);
+        let last = state.leave(era);
         drop(state);
-        if waited_for {
+        if last {
             self.all.moved.notify_waiters();
         }
     }

@@ -88,7 +88,7 @@ impl<P: Protocol> Session<P> {
             return WayBack::None;
         };
         let default = self.default_isolation();
-        let level = tx.mode.isolation.unwrap_or(default);
+        let level = tx.level(default);
         if step.work.is_partial() || step.work.effect(step.sql, None).is_none() {
             WayBack::None
         } else if tx.is_fresh(default) {

@@ -1,5 +1,4 @@
-//! Running a transaction's statements on the leader, and carrying the transaction over when the
-//! leader dies.
+//! Running a transaction's statements on the leader.
 
 use super::crossing::Led;
 use super::promote::STATE_GONE;

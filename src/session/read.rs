@@ -28,7 +28,7 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
-        let level = tx.mode.isolation.unwrap_or(default);
+        let level = tx.level(default);
         // A clock must not jump within a transaction, and a portal stays where it was opened.
         let bound = step.statement.clock || step.work.is_partial();
         let snapshot = level > Isolation::ReadCommitted && tx.mode.read_only != Some(true);
@@ -72,7 +72,7 @@ impl<P: Protocol> Session<P> {
             let Some(tx) = &mut self.tx else {
                 break;
             };
-            let level = tx.mode.isolation.unwrap_or(Isolation::ReadCommitted);
+            let level = tx.level(Isolation::ReadCommitted);
             let lease = match std::mem::replace(&mut tx.place, Place::Nowhere) {
                 Place::Reading(lease) => lease,
                 place => {

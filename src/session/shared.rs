@@ -201,7 +201,7 @@ impl<P: Protocol> Shared<P> {
 
     /// Waits for the transactions that were open on the leaders of earlier eras than this one.
     pub(super) async fn wait_for_crossings(&self, era: i64) {
-        let limit = self.settings().carry_over;
+        let limit = self.current.load().carry_over;
         let late = self.crossings.wait_for_earlier(era, limit).await;
         if late > 0 {
             let why = "their clients do not read, or their servers do not answer";

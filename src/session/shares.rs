@@ -26,7 +26,7 @@ pub(super) async fn open<P: Protocol>(
     all: bool,
 ) -> Result<Share<P::Link>, CheckoutError> {
     let mut lease = pool.checkout().await?;
-    if all && tx.has_no_savepoint() {
+    if all && tx.savepoints.is_empty() {
         lease.begin_whole_share(settings, &tx.effects);
     } else {
         lease.begin_share(settings);

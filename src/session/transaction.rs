@@ -235,12 +235,16 @@ impl<L: Link> Transaction<L> {
         self.writing > 0 || self.identity.is_some()
     }
 
+    /// Its isolation level, where sessions have this one by default.
+    pub(super) fn level(&self, default: Isolation) -> Isolation {
+        self.mode.isolation.unwrap_or(default)
+    }
+
     /// Whether it can go on elsewhere when its backend dies, as far as its level says.
     ///
     /// A snapshot cannot be carried over: only READ COMMITTED takes a new one for each statement.
     pub(super) fn is_portable(&self, default: Isolation) -> bool {
-        let level = self.mode.isolation.unwrap_or(default);
-        level <= Isolation::ReadCommitted && !self.stateful
+        self.level(default) <= Isolation::ReadCommitted && !self.stateful
     }
 
     /// Whether its effects go to the followers as they arise, so that these need not begin with a long transaction when
@@ -253,8 +257,7 @@ impl<L: Link> Transaction<L> {
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
     /// A snapshot that has been read cannot be had again.
     pub(super) fn is_fresh(&self, default: Isolation) -> bool {
-        let level = self.mode.isolation.unwrap_or(default);
-        let unread = level <= Isolation::ReadCommitted || !self.ran;
+        let unread = self.level(default) <= Isolation::ReadCommitted || !self.ran;
         self.writing == 0 && self.locks.is_empty() && !self.stateful && unread
     }
 
@@ -320,11 +323,6 @@ impl<L: Link> Transaction<L> {
             self.locks.truncate(last.locks);
             self.bounds.truncate(last.bounds);
         }
-    }
-
-    /// Whether no savepoint is set.
-    pub(super) fn has_no_savepoint(&self) -> bool {
-        self.savepoints.is_empty()
     }
 
     /// Forgets a savepoint and those after it.

@@ -26,12 +26,6 @@ async fn ready(carry_over: &str) -> Arc<Cluster> {
     cluster
 }
 
-async fn the_leader_dies(cluster: &Cluster) {
-    let lost = cluster.leader().await;
-    cluster.server(&lost).kill9();
-    cluster.wait_inactive(&lost).await;
-}
-
 /// Somebody else's statement, on its way.
 async fn sent(cluster: &Cluster, sql: &str) -> JoinHandle<String> {
     let (session, sql) = (cluster.connect().await, sql.to_owned());
@@ -56,7 +50,7 @@ fn values_that_were_worked_out_before_write_over_nothing() {
         app.run("begin").await;
         assert_eq!(app.one(MORE).await, "110");
         let waits = sent(&cluster, MORE).await;
-        the_leader_dies(&cluster).await;
+        cluster.lose_leader().await;
         let comes = sent(&cluster, MORE).await;
         tokio::time::sleep(WHILE).await;
         assert!(!waits.is_finished() && !comes.is_finished(), "the row is somebody's");
@@ -76,7 +70,7 @@ fn rows_that_were_locked_and_changed_are_locked_again() {
         assert_eq!(app.one("begin; select n from cross_t where id = 1 for update").await, "100");
         assert_eq!(app.one("select n from cross_t where owner = 'y' for update").await, "100");
         app.run("update cross_t set n = 7 where id = 1").await;
-        the_leader_dies(&cluster).await;
+        cluster.lose_leader().await;
         let waits = sent(&cluster, "update cross_t set n = n + 1 where id = 2 returning n").await;
         tokio::time::sleep(WHILE).await;
         assert!(!waits.is_finished(), "the row was locked, and not changed");
@@ -98,7 +92,7 @@ fn who_has_an_error_can_go_back_to_a_savepoint_on_the_next_leader() {
         // What came after the savepoint is nobody's any more, here and there.
         let comes = sent(&cluster, "update cross_t set n = 3 where id = 2 returning n").await;
         assert_eq!(answered(comes).await, "3");
-        the_leader_dies(&cluster).await;
+        cluster.lose_leader().await;
         app.fails("select 1", "25P02").await;
         app.run("rollback to s; update cross_t set n = n + 30 where id = 3; commit").await;
         assert_eq!(app.column("select n from cross_t order by id").await, ["1", "3", "130"]);
@@ -115,8 +109,7 @@ fn a_client_that_does_not_read_holds_up_nobody_for_long() {
         app.query("update cross_t set n = 1 where id = 1").await;
         app.send(&query("select repeat('x', 1000) from cross_t, generate_series(1, 100000)")).await;
         tokio::time::sleep(WHILE).await;
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
+        cluster.kill_leader().await;
         let began = Instant::now();
         let other = cluster.connect().await;
         assert_eq!(other.one("update cross_t set n = 2 where id = 1 returning n").await, "2");
@@ -141,8 +134,7 @@ fn who_says_nothing_in_the_middle_of_a_copy_holds_up_nobody() {
         app.send(&query("copy cross_t from stdin")).await;
         app.until(b'G').await;
         app.send(&crate::rig::wire::copy_data(b"8\tcopied\t0\n")).await;
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
+        cluster.kill_leader().await;
         let began = Instant::now();
         let other = cluster.connect().await;
         assert_eq!(other.one("update cross_t set n = n + 5 where id = 1 returning n").await, "105");
@@ -166,8 +158,7 @@ fn a_snapshot_that_is_lost_holds_up_nobody_and_is_told_with_whatever_comes_next(
         for (id, app) in [&next, &commits, &undoes].into_iter().enumerate() {
             app.run(&format!("{begin} {}", id + 1)).await;
         }
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
+        cluster.kill_leader().await;
         let began = Instant::now();
         cluster.connect().await.run("update cross_t set n = n + 5").await;
         assert!(began.elapsed() < secs(12), "{:?}", began.elapsed());

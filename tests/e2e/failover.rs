@@ -18,13 +18,6 @@ fn test(work: impl Future<Output = ()>) {
     run_heavy(secs(120), work);
 }
 
-/// Kills the leader, and waits until it is known.
-async fn the_leader_dies(cluster: &Cluster) {
-    let lost = cluster.leader().await;
-    cluster.server(&lost).kill9();
-    cluster.wait_inactive(&lost).await;
-}
-
 #[test]
 fn all_servers_at_once_are_waited_for() {
     test(async {
@@ -75,8 +68,7 @@ fn sessions_keep_what_is_theirs_when_the_leader_dies() {
         reader.run("begin; select count(*) from keep_t").await;
         let snapshot = cluster.connect().await;
         snapshot.run("begin isolation level repeatable read; select count(*) from keep_t").await;
-        let lost = cluster.leader().await;
-        cluster.server(&lost).kill9();
+        let lost = cluster.kill_leader().await;
         // The open transaction goes on where it was.
         writer.run("insert into keep_t(v) values ('after'); rollback to s; commit").await;
         assert_eq!(writer.column("select v from keep_t order by id").await, ["before"]);
@@ -110,7 +102,7 @@ fn who_comes_first_at_the_next_leader_is_not_written_over() {
         old.run("begin isolation level repeatable read").await;
         assert_eq!(old.one("select n from over_t where id = 1 for update").await, "0");
         old.run("update over_t set n = 1 where id = 1").await;
-        the_leader_dies(&cluster).await;
+        cluster.lose_leader().await;
         new.run("update over_t set n = n + 5 where id = 1").await;
         old.fails("commit", "40001").await;
         assert_eq!(new.one("select n from over_t").await, "5");
@@ -135,7 +127,7 @@ fn rows_that_were_only_locked_are_nobody_elses_until_the_commit() {
         };
         one.run(&locks(1)).await;
         two.run(&locks(3)).await;
-        the_leader_dies(&cluster).await;
+        cluster.lose_leader().await;
         let other = cluster.connect().await;
         let update = async { other.run("update only_t set n = n + 5 where id = 1").await };
         let commits = async {
@@ -167,7 +159,7 @@ fn what_the_next_leader_lacked_when_it_began_to_lead_comes_before_everybody_else
         let strike = async {
             // The share waits for two seconds, and for as long once more.
             tokio::time::sleep(Duration::from_millis(2800)).await;
-            the_leader_dies(&cluster).await;
+            cluster.lose_leader().await;
             assert_eq!(cluster.leader().await, "b");
             let comes = async { new.run("update lacks_t set n = n + 5").await };
             tokio::join!(comes, holder.run("rollback"));
@@ -185,7 +177,7 @@ fn a_listener_hears_after_its_server_died() {
         let cluster = Options::servers(3).start().await;
         let mut listener = cluster.connect().await;
         listener.run("listen later").await;
-        the_leader_dies(&cluster).await;
+        cluster.lose_leader().await;
         let sender = cluster.connect().await;
         crate::rig::eventually("a notification after the failover", secs(15), || async {
             sender.run("notify later, 'x'").await;
@@ -222,7 +214,7 @@ fn numbers_that_clients_were_told_do_not_come_again() {
             // One that somebody is about to drop holds nobody up.
             let other = cluster.connect().await;
             other.run("begin; drop sequence if exists gone_s").await;
-            the_leader_dies(&cluster).await;
+            cluster.lose_leader().await;
             if all {
                 for name in cluster.active().await {
                     cluster.server(&name).kill9();

@@ -308,6 +308,19 @@ impl Cluster {
         all
     }
 
+    /// Kills the leader; which one that was.
+    pub(crate) async fn kill_leader(&self) -> String {
+        let lost = self.leader().await;
+        self.server(&lost).kill9();
+        lost
+    }
+
+    /// Kills the leader, and waits until it is known.
+    pub(crate) async fn lose_leader(&self) {
+        let lost = self.kill_leader().await;
+        self.wait_inactive(&lost).await;
+    }
+
     /// The superuser through the proxy is no application: this goes to the first server only and is
     /// for reading.
     pub(crate) async fn first_server(&self) -> Session {
