@@ -9,6 +9,7 @@ mod maria;
 use std::time::Duration;
 
 use lockstep::cluster::{Arbiter, Ask, Ballot, Roster, Vote};
+use lockstep::hex;
 use lockstep::store::control::Control;
 use lockstep::store::mysql::schema::{RECORD_SQL, grant, install, obeys, proof};
 use lockstep::store::mysql::{SESSION_SQL, control, vote};
@@ -65,7 +66,10 @@ fn row(backend: &str) -> Control {
     }
 }
 
-async fn record(conn: &mut Conn, proof: &str, seq: i64) -> Result<(), u16> {
+/// The number of the error that whoever proves nothing gets.
+const UNPROVED: u16 = 1369;
+
+async fn record(conn: &mut Conn, proof: &[u8], seq: i64) -> Result<(), u16> {
     let done = conn.exec_drop(RECORD_SQL, (proof, seq, 7_i64, "app", &[0_u8, 255, 39][..])).await;
     done.map_err(|error| match error {
         mysql_async::Error::Server(error) => error.code,
@@ -194,14 +198,13 @@ async fn nobody_but_the_writer_can_record_or_read() {
     let Some((server, mut admin)) = prepared().await else { return };
     let mut app = connect(&server, "app").await;
     let mut other = connect(&server, "app").await;
-    let denied = 1370;
-    assert_eq!(record(&mut app, "", 1).await, Err(denied));
+    assert_eq!(record(&mut app, b"", 1).await, Err(UNPROVED));
     let guessed = proof("guess", app.id(), 1, 7);
-    assert_eq!(record(&mut app, &guessed, 1).await, Err(denied));
+    assert_eq!(record(&mut app, &guessed, 1).await, Err(UNPROVED));
     // A proof that was seen somewhere is worth nothing on another connection or for another record.
     let seen = proof(TOKEN, app.id(), 1, 7);
-    assert_eq!(record(&mut other, &seen, 1).await, Err(denied));
-    assert_eq!(record(&mut app, &seen, 2).await, Err(denied));
+    assert_eq!(record(&mut other, &seen, 1).await, Err(UNPROVED));
+    assert_eq!(record(&mut app, &seen, 2).await, Err(UNPROVED));
     for sql in [
         "SELECT * FROM lockstep.secret",
         "SELECT * FROM lockstep.journal",
@@ -209,8 +212,14 @@ async fn nobody_but_the_writer_can_record_or_read() {
         "INSERT INTO lockstep.journal VALUES (1, 1, NOW(), 'x', '')",
         "UPDATE lockstep.control SET view = 9",
         "CREATE TABLE lockstep.evil (id INT)",
-        "CREATE OR REPLACE PROCEDURE lockstep.record() SELECT 1",
-        "DROP PROCEDURE lockstep.record",
+        "SELECT * FROM lockstep.records",
+        "SELECT proof FROM lockstep.records WHERE seq = 1 FOR UPDATE",
+        "UPDATE lockstep.records SET entry = ''",
+        "DELETE FROM lockstep.records",
+        "CREATE OR REPLACE VIEW lockstep.records AS SELECT 1",
+        "DROP VIEW lockstep.records",
+        "CREATE OR REPLACE PROCEDURE lockstep.obeys() SELECT 1",
+        "DROP PROCEDURE lockstep.obeys",
         "DROP DATABASE lockstep",
     ] {
         let error = app.query_drop(sql).await.unwrap_err();
@@ -218,7 +227,7 @@ async fn nobody_but_the_writer_can_record_or_read() {
     }
     admin.query_drop("DELETE FROM lockstep.secret").await.unwrap();
     let of_nothing = proof("", app.id(), 1, 7);
-    assert_eq!(record(&mut app, &of_nothing, 1).await, Err(denied));
+    assert_eq!(record(&mut app, &of_nothing, 1).await, Err(UNPROVED));
     assert_eq!(control::journal_end(&mut admin).await.unwrap(), 0);
 }
 
@@ -228,10 +237,62 @@ async fn a_former_writer_is_refused_whatever_it_has_read() {
     let Some((server, mut admin)) = prepared().await else { return };
     let mut app = connect(&server, "app").await;
     app.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    // The statement is known to the server from before.
+    let proved = proof(TOKEN, app.id(), 1, 7);
+    record(&mut app, &proved, 1).await.unwrap();
     app.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await.unwrap();
     control::install_token(&mut admin, "another secret").await.unwrap();
-    let former = proof(TOKEN, app.id(), 1, 7);
-    assert_eq!(record(&mut app, &former, 1).await, Err(1370));
+    let former = proof(TOKEN, app.id(), 2, 7);
+    assert_eq!(record(&mut app, &former, 2).await, Err(UNPROVED));
+    let proved = proof("another secret", app.id(), 2, 7);
+    record(&mut app, &proved, 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_stands_until_those_end_that_have_shown_it() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let mut app = connect(&server, "app").await;
+    app.query_drop("BEGIN").await.unwrap();
+    let proved = proof(TOKEN, app.id(), 1, 7);
+    record(&mut app, &proved, 1).await.unwrap();
+    admin.query_drop("SET SESSION lock_wait_timeout = 1").await.unwrap();
+    match control::install_token(&mut admin, "another secret").await {
+        Err(mysql_async::Error::Server(error)) => assert_eq!(error.code, 1205, "{error}"),
+        other => panic!("replaced while it was shown: {other:?}"),
+    }
+    app.query_drop("COMMIT").await.unwrap();
+    control::install_token(&mut admin, "another secret").await.unwrap();
+    assert_eq!(control::journal_tail(&mut admin, 0).await.unwrap(), [(1, 7)]);
+}
+
+#[tokio::test]
+async fn a_record_is_the_same_whatever_the_session_s_settings() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    let settings = [
+        "SET collation_connection = ucs2_general_ci",
+        "SET NAMES sjis",
+        "SET sql_mode = ''",
+        "SET sql_mode = 'ANSI,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'",
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
+        "SET sql_select_limit = 0, max_join_size = 1, sql_big_selects = 0",
+        "SET timestamp = 1",
+    ];
+    for (seq, setting) in (1..).zip(settings) {
+        let mut app = connect(&server, "app").await;
+        app.query_drop(setting).await.unwrap();
+        // As a literal: this driver sends bytes as text, which the server would convert.
+        let shown = |token| hex::encode(&proof(token, app.id(), seq, 7));
+        let [guessed, proved] = [shown("guess"), shown(TOKEN)].map(|x| {
+            format!("INSERT INTO lockstep.records VALUES (x'{x}', {seq}, 7, NOW(), 'a', 'b')")
+        });
+        assert!(app.query_drop(guessed).await.is_err(), "{setting}");
+        app.query_drop(proved).await.expect(setting);
+        // A row that got in without a proof would be one that a follower may lack.
+        let sneaked = "INSERT IGNORE INTO lockstep.records VALUES ('', 99, 1, NOW(), 'x', '')";
+        assert!(app.query_drop(sneaked).await.is_err(), "{setting}");
+    }
+    let count = i64::try_from(settings.len()).unwrap();
+    assert_eq!(control::journal_end(&mut admin).await.unwrap(), count);
 }
 
 #[tokio::test]

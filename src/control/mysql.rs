@@ -172,7 +172,10 @@ async fn examine(conn: &mut Conn) -> mysql_async::Result<Examination> {
     let identity = rows::identity(conn).await?;
     let control = rows::read_control(conn).await?;
     let newest = match &control {
-        Some(_) => rows::journal_end(conn).await?,
+        Some(_) => {
+            rows::check_layout(conn).await?;
+            rows::journal_end(conn).await?
+        }
         None => 0,
     };
     Ok(Examination {

@@ -71,10 +71,7 @@ impl Link for MyLink {
 
     fn begin_share(&mut self, settings: &Settings) {
         self.trim_prepared();
-        self.hold_back();
-        let limited = self.limited(settings);
-        self.adopt_settings(&limited);
-        self.push_text("START TRANSACTION READ WRITE", "part of a transaction");
+        self.push_share(settings);
     }
 
     fn unlimited(settings: &Settings) -> Settings {
@@ -427,14 +424,14 @@ fn with_params(sql: &str, params: &[Option<&str>]) -> String {
 }
 
 /// The parameters of the journal's record, in the form of an EXECUTE.
-fn record_parameters(proof: &str, seq: i64, id: i64, user: &str, entry: &[u8]) -> Bytes {
+fn record_parameters(proof: &[u8], seq: i64, id: i64, user: &str, entry: &[u8]) -> Bytes {
     const BLOB: u8 = 252;
     let mut out = BytesMut::with_capacity(64 + proof.len() + user.len() + entry.len());
     out.put_slice(&[0, 1]);
-    for kind in [kind::VAR_STRING, kind::LONGLONG, kind::LONGLONG, kind::VAR_STRING, BLOB] {
+    for kind in [BLOB, kind::LONGLONG, kind::LONGLONG, kind::VAR_STRING, BLOB] {
         out.put_slice(&[kind, 0]);
     }
-    lockstep_protocol::mysql::stmt::put_bytes(&mut out, proof.as_bytes());
+    lockstep_protocol::mysql::stmt::put_bytes(&mut out, proof);
     out.put_i64_le(seq);
     out.put_i64_le(id);
     lockstep_protocol::mysql::stmt::put_bytes(&mut out, user.as_bytes());

@@ -73,10 +73,24 @@ impl MyLink {
     /// after the other: when a deadlock has the server roll back the transaction in the middle, those
     /// behind must not become commits of their own. Most connections that carry a share carry another one
     /// next, so that `autocommit` is given back only when something else is to be sent ([`MyLink::push`]).
-    pub(super) fn hold_back(&mut self) {
+    /// Gives whether a share before has left it off.
+    fn hold_back(&mut self) -> bool {
         self.sharing = true;
-        if !std::mem::replace(&mut self.holds_back, true) {
+        let held = std::mem::replace(&mut self.holds_back, true);
+        if !held {
             self.push_text("SET autocommit=0", "settings");
+        }
+        held
+    }
+
+    /// Queues what makes a transaction of the effects behind it. Where `autocommit` is known to be off, the first of them
+    /// opens it; a session that reads only by default has to be told otherwise.
+    pub(super) fn push_share(&mut self, settings: &Settings) {
+        let held = self.hold_back();
+        let limited = self.limited(settings);
+        self.adopt_settings(&limited);
+        if !held || limited.contains_key(READ_ONLY) {
+            self.push_text("START TRANSACTION READ WRITE", "part of a transaction");
         }
     }
 
@@ -106,7 +120,7 @@ impl MyLink {
 
     /// The settings of a follower's part of a transaction: a plan may lock more there than it did on
     /// the leader, and a share that waits too long is applied again, alone.
-    pub(super) fn limited(&self, settings: &Settings) -> Settings {
+    fn limited(&self, settings: &Settings) -> Settings {
         // Whole seconds, and none at all would mean not to wait.
         let seconds = self.shared.live.bounds().follower_lock.as_secs().max(1);
         let mut limited = (**settings).clone();

@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Result, params};
 use tokio::time::{Instant, sleep};
 
-use super::vote;
+use super::{schema, vote};
 use crate::cluster::Ballot;
 use crate::store::control::Control;
 use crate::store::journal::{OUTSIDE_VERSION, Record};
@@ -103,6 +103,14 @@ pub async fn read_control(conn: &mut Conn) -> Result<Option<Control>> {
         complete_to,
         pruned_to,
     }))
+}
+
+/// Whether this version's records can be written here.
+///
+/// # Errors
+/// The server's own about a column that a former version did not install.
+pub async fn check_layout(conn: &mut Conn) -> Result<()> {
+    conn.query_drop("SELECT proof FROM lockstep.journal WHERE seq < 0").await
 }
 
 type ControlRow = (String, String, String, i64, i64, String, i64);
@@ -269,8 +277,12 @@ pub async fn prune(conn: &mut Conn, upto: i64, limit: u64, ballot: Ballot) -> Re
 }
 
 /// Replaces the secret. From here on whoever knows only the former one can record nothing.
+///
+/// # Errors
+/// The server's own; one about a wait, where a transaction that has shown the former secret does not end.
 pub async fn install_token(conn: &mut Conn, token: &str) -> Result<()> {
-    conn.exec_drop("REPLACE INTO lockstep.secret (one, token) VALUES (1, ?)", (token,)).await
+    conn.exec_drop("REPLACE INTO lockstep.secret (one, token) VALUES (1, ?)", (token,)).await?;
+    conn.query_drop(schema::records_view(token)).await
 }
 
 /// The secret, for a proxy that takes over a cluster.

@@ -1,8 +1,8 @@
 //! What lockstep keeps inside MariaDB and MySQL: the database `lockstep` on each server.
 //!
 //! The same rows as on PostgreSQL with the same meaning, read and written over an administrator's
-//! connection. An application's user may do one thing there: call `lockstep.record`, which writes the
-//! journal's row of the transaction it is called in, and only for whoever can prove to be the writer.
+//! connection. An application's user may do one thing there: insert into `lockstep.records`, a view on the
+//! journal that lets in the row of a transaction, and only from whoever can prove to be the writer.
 
 pub mod init;
 

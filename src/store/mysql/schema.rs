@@ -7,11 +7,9 @@ use sha2::{Digest, Sha256};
 use super::{quoted, run_all};
 use crate::hex;
 
-/// What the comment on the journal says when it is of this version.
-pub const VERSION: &str = "lockstep schema 1";
-
-/// The call that writes the journal's row of a transaction: proof, number, identity, user, entry.
-pub const RECORD_SQL: &str = "CALL lockstep.record(?, ?, ?, ?, ?)";
+/// The statement that writes the journal's row of a transaction: proof, number, identity, user, entry.
+pub const RECORD_SQL: &str = "INSERT INTO lockstep.records (proof, seq, id, at, usr, entry) \
+    VALUES (?, ?, ?, UTC_TIMESTAMP(6), ?, ?)";
 
 const TABLES: &[&str] = &[
     "CREATE DATABASE IF NOT EXISTS lockstep CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
@@ -26,12 +24,13 @@ const TABLES: &[&str] = &[
      token VARCHAR(255) NOT NULL) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS lockstep.journal (seq BIGINT NOT NULL PRIMARY KEY, \
      id BIGINT NOT NULL, at DATETIME(6) NOT NULL, usr VARCHAR(255) NOT NULL, \
-     entry LONGBLOB NOT NULL) ENGINE=InnoDB COMMENT='lockstep schema 1'",
-    "DROP PROCEDURE IF EXISTS lockstep.record",
-    RECORD,
+     entry LONGBLOB NOT NULL, proof BINARY(32) NOT NULL DEFAULT '') ENGINE=InnoDB",
     "DROP PROCEDURE IF EXISTS lockstep.obeys",
     OBEYS,
 ];
+
+/// What a journal of a former version lacks.
+const JOURNAL: &[(&str, &str)] = &[("proof", "BINARY(32) NOT NULL DEFAULT ''")];
 
 /// What the server keeps as a voter, besides view and members: whom it obeys, who decides between halves, what it has
 /// accepted to be view + 1, and who writes. Names of columns and what they are.
@@ -45,25 +44,33 @@ const VOTES: &[(&str, &str)] = &[
     ("beat", "BIGINT NOT NULL DEFAULT 0"),
 ];
 
-/// The secret is read with a lock, since the snapshot of the caller's transaction may be older than
-/// the newest secret; whoever replaces the secret waits for those who have shown the former one. The
-/// proof is bound to the connection and the record: seen in a log or a list of processes, it is worth
-/// nothing. One statement does both, which costs two thirds of two; a binary log of statements gets the
-/// connection's number as a value.
-const RECORD: &str = "CREATE PROCEDURE lockstep.record(IN proof VARCHAR(64) CHARACTER SET ascii, \
-    IN seq BIGINT, IN id BIGINT, IN usr VARCHAR(255) CHARACTER SET utf8mb4, IN entry LONGBLOB) \
-    MODIFIES SQL DATA SQL SECURITY DEFINER \
-    BEGIN \
-      DECLARE connection BIGINT DEFAULT CONNECTION_ID(); \
-      INSERT INTO lockstep.journal (seq, id, at, usr, entry) \
-        SELECT seq, id, UTC_TIMESTAMP(6), usr, entry FROM lockstep.secret s WHERE s.one = 1 \
-        AND CAST(SHA2(CONCAT_WS('/', s.token, connection, seq, id), 256) AS BINARY) \
-          = CAST(proof AS BINARY) LOCK IN SHARE MODE; \
-      IF ROW_COUNT() <> 1 THEN \
-        SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 1370, \
-          MESSAGE_TEXT = 'lockstep: only the proxy may call this'; \
-      END IF; \
-    END";
+/// The statement that makes the only way into the journal: a view that lets in what proves to know the secret, and that
+/// nobody may read. A transaction that has got in there holds the view as it is until its end, and one that gets in later
+/// meets the new one whatever its snapshot: whoever replaces the secret waits for those who have shown the former one, and
+/// for nobody else. The proof is bound to the connection and the record: seen in a log or a list of processes, it is worth
+/// nothing.
+///
+/// The secret stands in the view itself since that costs a server half of what reading it from a table does, and a third
+/// of a procedure, which writes out all its parameters as text. A session's character set would
+/// be that of numbers and digests made text, which are therefore told theirs.
+pub fn records_view(token: &str) -> String {
+    let token = hex::encode(token.as_bytes());
+    let plain = |value: &str| format!("CAST({value} AS CHAR CHARACTER SET latin1)");
+    format!(
+        "CREATE OR REPLACE SQL SECURITY DEFINER VIEW lockstep.records AS \
+         SELECT proof, seq, id, at, usr, entry FROM lockstep.journal \
+         WHERE proof = UNHEX({}) WITH CHECK OPTION",
+        plain(&format!(
+            "SHA2(CONCAT(x'{token}2f', {}, x'2f', {}, x'2f', {}), 256)",
+            plain("CONNECTION_ID()"),
+            plain("seq"),
+            plain("id")
+        ))
+    )
+}
+
+/// How former versions wrote the journal.
+const FORMER: &str = "DROP PROCEDURE IF EXISTS lockstep.record";
 
 /// What every connection says first: whom the server obeys no more is let in for nothing, not even for a read. Whoever has
 /// asked before the secret was replaced is there by then, and is ended.
@@ -82,35 +89,47 @@ const OBEYS: &str = "CREATE PROCEDURE lockstep.obeys(IN proof VARCHAR(64) CHARAC
 
 /// The statement with which a connection asks whether the server obeys this proxy.
 pub fn obeys(token: &str, connection: u32) -> String {
-    format!("CALL lockstep.obeys('{}')", proof(token, connection, 0, 0))
+    format!("CALL lockstep.obeys('{}')", hex::encode(&proof(token, connection, 0, 0)))
 }
 
 /// Shows that a record comes from whoever knows the secret, on this connection.
-pub fn proof(token: &str, connection: u32, seq: i64, id: i64) -> String {
-    hex::encode(&Sha256::digest(format!("{token}/{connection}/{seq}/{id}")))
+pub fn proof(token: &str, connection: u32, seq: i64, id: i64) -> [u8; 32] {
+    Sha256::digest(format!("{token}/{connection}/{seq}/{id}")).into()
 }
 
 /// Installs or upgrades the database `lockstep`. `value` becomes the server's identity, unless it has
 /// one.
 pub async fn install(conn: &mut Conn, value: &str) -> mysql_async::Result<()> {
     run_all(conn, TABLES).await?;
-    let there: Vec<String> = conn
-        .query(
-            "SELECT COLUMN_NAME FROM information_schema.COLUMNS \
-             WHERE TABLE_SCHEMA = 'lockstep' AND TABLE_NAME = 'control'",
-        )
-        .await?;
-    let has = |name: &str| there.iter().any(|column| column == name);
-    for (name, kind) in VOTES.iter().filter(|(name, _)| !has(name)) {
-        conn.query_drop(format!("ALTER TABLE lockstep.control ADD COLUMN {name} {kind}")).await?;
-    }
-    if has("ballot") {
+    add_columns(conn, "journal", JOURNAL).await?;
+    if add_columns(conn, "control", VOTES).await?.iter().any(|column| column == "ballot") {
         conn.query_drop("ALTER TABLE lockstep.control DROP COLUMN ballot").await?;
     }
+    conn.query_drop(FORMER).await?;
     conn.exec_drop("INSERT IGNORE INTO lockstep.identity VALUES (1, ?)", (value,)).await
 }
 
-/// Lets the users of the cluster call what is there for them. Gives those that do not exist.
+/// Adds those columns that a table of a former version lacks. Gives those it had.
+async fn add_columns(
+    conn: &mut Conn,
+    table: &str,
+    columns: &[(&str, &str)],
+) -> mysql_async::Result<Vec<String>> {
+    let there: Vec<String> = conn
+        .exec(
+            "SELECT COLUMN_NAME FROM information_schema.COLUMNS \
+             WHERE TABLE_SCHEMA = 'lockstep' AND TABLE_NAME = ?",
+            (table,),
+        )
+        .await?;
+    for (name, kind) in columns.iter().filter(|(name, _)| !there.iter().any(|there| there == name))
+    {
+        conn.query_drop(format!("ALTER TABLE lockstep.{table} ADD COLUMN {name} {kind}")).await?;
+    }
+    Ok(there)
+}
+
+/// Lets the users of the cluster do what they have to. Gives those that do not exist.
 pub async fn grant(conn: &mut Conn, users: &[String]) -> mysql_async::Result<Vec<String>> {
     let mut absent = Vec::new();
     for user in users {
@@ -121,9 +140,8 @@ pub async fn grant(conn: &mut Conn, users: &[String]) -> mysql_async::Result<Vec
         }
         for host in hosts {
             let account = format!("{}@{}", quoted(user), quoted(&host));
-            for routine in ["record", "obeys"] {
-                let grant = format!("GRANT EXECUTE ON PROCEDURE lockstep.{routine} TO {account}");
-                conn.query_drop(grant).await?;
+            for what in ["EXECUTE ON PROCEDURE lockstep.obeys", "INSERT ON lockstep.records"] {
+                conn.query_drop(format!("GRANT {what} TO {account}")).await?;
             }
         }
     }
@@ -137,7 +155,6 @@ mod tests {
     #[test]
     fn a_proof_is_bound_to_connection_and_record() {
         let first = proof("secret", 5, 1, 2);
-        assert_eq!(first.len(), 64);
         assert_eq!(first, proof("secret", 5, 1, 2));
         for other in [proof("other", 5, 1, 2), proof("secret", 6, 1, 2), proof("secret", 5, 2, 2)] {
             assert_ne!(first, other);

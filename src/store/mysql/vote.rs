@@ -106,7 +106,7 @@ pub async fn poll(conn: &mut Conn, poll: &Poll) -> Result<std::result::Result<Vo
 /// Replaces the secret. A transaction that has shown the former one keeps a lock on it: the sessions of the former
 /// writer are ended, as they will be anyway, until the lock is free.
 async fn replace_secret(conn: &mut Conn, secrets: &Secrets) -> Result<()> {
-    conn.query_drop("SET SESSION innodb_lock_wait_timeout = 1").await?;
+    conn.query_drop("SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1").await?;
     let mut left = ATTEMPTS;
     loop {
         fence(conn, &secrets.users, Duration::from_secs(1)).await?;
