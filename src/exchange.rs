@@ -55,6 +55,8 @@ pub struct Manners {
     pub lone_savepoints: bool,
     /// Sessions lock tables by statements of their own, which no server sees: writes look for such locks.
     pub locks_tables: bool,
+    /// Followers may be sent a short transaction in parts before it ends; else it is cheapest in one piece.
+    pub shares_in_parts: bool,
     /// The settings that the session keeps when it begins anew as it was after the login.
     pub kept_by_reset: &'static [&'static str],
     /// The settings that choose the isolation level of transactions that do not choose one.

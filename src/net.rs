@@ -6,6 +6,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SetStruct;
+use nix::{libc, setsockopt_impl, sockopt_impl};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +17,14 @@ use crate::ending::Ending;
 
 /// How much room a read asks for.
 const READ_CHUNK: usize = 16 * 1024;
+
+/// With how many bytes a reader is woken that waits for nothing in particular: less than a socket has room for.
+const UNATTENDED: i32 = 16 * 1024;
+
+sockopt_impl!(
+    /// How many bytes there have to be before the reader is woken.
+    LowWater, SetOnly, libc::SOL_SOCKET, libc::SO_RCVLOWAT, i32, SetStruct<i32>
+);
 
 /// A byte stream, plain or under TLS.
 #[derive(Debug)]
@@ -35,6 +46,17 @@ impl Stream {
         let _ = stream.set_nodelay(true);
         let _ = socket.set_tcp_keepalive(&keepalive);
         let _ = socket.set_tcp_user_timeout(Some(user_timeout));
+    }
+
+    /// Whether every byte that arrives is waited for. Otherwise nobody is woken before there are many, or the peer has
+    /// closed: what has arrived until then is there all the same.
+    pub fn attend(&self, every_byte: bool) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // A socket that refuses this wakes its reader more often.
+        let _ = setsockopt(stream, LowWater, if every_byte { &1 } else { &UNATTENDED });
     }
 
     /// Reads more bytes; 0 means that the peer has closed.

@@ -49,6 +49,7 @@ impl Protocol for MySql {
         settings_outlast: true,
         lone_savepoints: true,
         locks_tables: true,
+        shares_in_parts: true,
         kept_by_reset: &["use"],
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::RepeatableRead,

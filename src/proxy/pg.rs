@@ -44,6 +44,7 @@ impl Protocol for Pg {
         settings_outlast: false,
         lone_savepoints: false,
         locks_tables: false,
+        shares_in_parts: false,
         kept_by_reset: &[],
         isolation_keys: &["default_transaction_isolation"],
         isolation: Isolation::ReadCommitted,

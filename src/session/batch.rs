@@ -32,7 +32,9 @@ impl<P: Protocol> Session<P> {
             let again = Box::pin(self.items(&batch)).await;
             stopped = self.end_unasked(&batch, again).await;
         }
-        self.finish_batch(stopped, batch.end).await
+        self.finish_batch(stopped, batch.end).await?;
+        self.run_ahead().await;
+        Ok(())
     }
 
     /// Ends the transaction that nobody has asked for, where the batch ends.

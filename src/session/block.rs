@@ -201,6 +201,7 @@ impl<P: Protocol> Session<P> {
         if let Place::Leading { shares, .. } = &mut tx.place {
             shares::drain(&self.shared, shares).await;
         }
+        tx.ahead = false;
         self.on_leader_checked(step).await?;
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
@@ -221,10 +222,11 @@ impl<P: Protocol> Session<P> {
     /// later gets only what is left of the effects, and needs no savepoints.
     async fn tell_shares(&mut self, sql: &str) {
         let Some(tx) = &mut self.tx else { return };
-        let Place::Leading { shares, .. } = &mut tx.place else {
+        let Transaction { place: Place::Leading { shares, .. }, effects, .. } = tx else {
             return;
         };
         for share in shares.iter_mut().filter(|s| s.failed.is_none()) {
+            share.queue_rest(effects);
             share.lease.queue(sql);
         }
         shares::flush(shares).await;

@@ -279,7 +279,9 @@ impl<P: Protocol> Session<P> {
         }
         shares::flush(shares).await;
         let (backend, generation) = (leader.backend().index, leader.generation());
-        let (recorded, ()) = tokio::join!(leader.drain(), shares::drain(&self.shared, shares));
+        // What the followers say meanwhile can wait: nothing goes on before all have answered.
+        let recorded = leader.drain().await;
+        shares::drain(&self.shared, shares).await;
         let (why, force, refused) = match recorded {
             Ok(None) => return Ok(Some(leader)),
             // A disk without room tells of the server: nobody's statement decides over the record.

@@ -64,6 +64,11 @@ impl Crossings {
         Led { all: self.clone(), era: AtomicI64::new(era) }
     }
 
+    /// How many transactions are on leaders now.
+    pub(super) fn under_way(&self) -> usize {
+        self.lock().open.values().sum()
+    }
+
     /// Waits for the transactions of earlier eras; those that take longer than `limit` are overtaken. How many.
     pub(super) async fn wait_for_earlier(&self, era: i64, limit: Duration) -> usize {
         if !self.lock().has_before(era) {

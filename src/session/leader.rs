@@ -2,7 +2,7 @@
 
 use super::crossing::Led;
 use super::promote::STATE_GONE;
-use super::transaction::{Admission, Lock, Place};
+use super::transaction::{Admission, Lock, Place, Transaction};
 use super::{Session, Stop, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::{Failure, Kind};
@@ -199,12 +199,16 @@ impl<P: Protocol> Session<P> {
             let Self { tx: Some(tx), client, cancel, .. } = self else {
                 return Err(internal("no transaction").into());
             };
-            let Place::Leading { leader, .. } = &mut tx.place else {
+            let Transaction { place: Place::Leading { leader, shares, .. }, effects, .. } = tx
+            else {
                 continue;
             };
             let target = cancel.running();
             target.set(leader.canceller());
-            let ran = leader.run(work, watch, client).await;
+            let behind = if tx.ahead { &mut shares[..] } else { &mut [] };
+            // The statement is on its way before a follower is woken.
+            let (ran, ()) =
+                tokio::join!(leader.run(work, watch, client), shares::feed(behind, effects));
             target.clear(ran.is_ok()).await;
             match ran {
                 Ok(outcome) => {

@@ -11,11 +11,15 @@ use super::{Shared, deep};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
 use crate::exchange::{Broken, Link, Protocol, Settings};
 use crate::keeper::Verdict;
+use crate::store::journal::Effect;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// After how long what runs is cancelled once more: a request that finds nothing running is forgotten.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
+
+/// How many effects are worth waking a follower for, before the end.
+pub(super) const AHEAD: usize = 2;
 
 /// Opens a share on one follower and sends it everything the transaction has done. That is `all` of it where nothing
 /// but the record comes behind it.
@@ -43,7 +47,7 @@ pub(super) async fn open<P: Protocol>(
         }
     }
     set_savepoints(&mut *lease, tx, tx.effects.len());
-    Ok(Share { lease, failed, sent: tx.effects.len(), presence: None })
+    Ok(Share { lease, failed, sent: tx.effects.len(), flushed: 0, presence: None })
 }
 
 /// Sets the savepoints that the transaction has after so many effects.
@@ -92,13 +96,24 @@ pub(super) async fn open_all<P: Protocol>(
     }
 }
 
+/// Has the follower that is furthest behind work on what it lacks, where that is worth waking it. One at a time, since
+/// several would be in the way of the leader's answer.
+pub(super) async fn feed<L: Link>(shares: &mut [Share<L>], effects: &[Effect]) {
+    let well = shares.iter_mut().filter(|share| share.failed.is_none());
+    if let Some(last) = well.min_by_key(|share| share.flushed)
+        && last.flushed + AHEAD <= effects.len()
+    {
+        last.queue_rest(effects);
+        flush(std::slice::from_mut(last)).await;
+    }
+}
+
 /// Sends what is queued for the shares. Failures are judged at commit.
 pub(super) async fn flush<L: Link>(shares: &mut [Share<L>]) {
-    for share in shares {
-        if share.failed.is_none()
-            && let Err(broken) = share.lease.flush().await
-        {
-            share.failed = Some(broken.to_string());
+    for share in shares.iter_mut().filter(|share| share.failed.is_none()) {
+        match share.lease.flush().await {
+            Ok(()) => share.flushed = share.sent,
+            Err(broken) => share.failed = Some(broken.to_string()),
         }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Share<L: Link> {
     pub failed: Option<String>,
     /// How many of the transaction's effects it has been sent.
     pub sent: usize,
+    /// How many of them wait for nothing any more on our side.
+    pub flushed: usize,
     /// Until its transaction commits it may be ended for the sake of another.
     pub presence: Option<Presence<L::Canceller>>,
 }
@@ -156,6 +158,9 @@ pub(super) struct Transaction<L: Link> {
     /// More statements follow: what each has done is sent at once (see [`Self::is_worth_streaming`]). A
     /// single statement sends it with its commit.
     pub streams: bool,
+    /// Its shares were opened while its client thought: what it has done goes there beside its statements, and with its
+    /// end.
+    pub ahead: bool,
     /// How it was opened.
     pub mode: TxMode,
     /// A statement has failed: only its end, or a return to a savepoint, can follow.
@@ -206,6 +211,7 @@ impl<L: Link> Transaction<L> {
         Self {
             explicit,
             streams: explicit,
+            ahead: false,
             mode,
             failed: false,
             place: Place::Nowhere,
@@ -252,6 +258,11 @@ impl<L: Link> Transaction<L> {
     /// on waking than on working. Should the leader die, the next one gets them before anybody else is let in there.
     pub(super) fn is_worth_streaming(&self) -> bool {
         self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
+    }
+
+    /// Whether its shares on the followers have been opened.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(&self.place, Place::Leading { shared: true, .. })
     }
 
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
@@ -352,6 +363,7 @@ impl<L: Link> Transaction<L> {
         if let Place::Leading { shares, .. } = &mut self.place {
             for share in shares {
                 share.sent = share.sent.min(savepoint.effects);
+                share.flushed = share.flushed.min(savepoint.effects);
             }
         }
         let before = (savepoint.settings.clone(), savepoint.scope.clone());

@@ -12,6 +12,9 @@ use crate::sql::{Context, Hold, Returned, Sequences, Touched};
 use crate::store::journal::{Effect, push_row};
 use crate::store::witness::Reports;
 
+/// With how many transactions at once the followers are sent what is done before it is to be committed.
+const FEW: usize = 2;
+
 impl<P: Protocol> Session<P> {
     /// Runs a write on the leader and streams its effect to the followers.
     pub(super) async fn write(
@@ -316,24 +319,42 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
-        let opened = matches!(&tx.place, Place::Leading { shared: true, .. });
+        let opened = tx.is_shared() && !tx.ahead;
         let streams = opened || tx.streams && tx.is_worth_streaming();
-        if !streams || tx.effects.len() == from || tx.writing == 0 {
-            return Ok(());
+        if streams && tx.effects.len() > from && tx.writing > 0 {
+            self.send_on().await;
         }
-        if !opened {
+        Ok(())
+    }
+
+    /// Opens the shares of a short transaction while its client thinks: what it has done goes there while the leader works
+    /// on what it does next ([`Session::on_leader`]), and its end is shorter. Only while there are few transactions, since
+    /// what it costs is what others could use.
+    pub(super) async fn run_ahead(&mut self) {
+        let Some(tx) = self.tx.as_mut().filter(|_| P::MANNERS.shares_in_parts) else { return };
+        let worth = tx.streams && tx.writing > 0 && tx.effects.len() >= shares::AHEAD;
+        let leads = matches!(tx.place, Place::Leading { shared: false, .. }) && !tx.failed;
+        if worth && leads && self.shared.crossings.under_way() <= FEW {
+            tx.ahead = true;
+            let settings = tx.before.0.clone();
+            // On the heap, since it would be part of every idle session.
+            Box::pin(shares::open_all(&self.shared, &self.user, &settings, tx, false)).await;
+        }
+    }
+
+    /// Sends everything that the transaction has done to the followers.
+    async fn send_on(&mut self) {
+        let Some(tx) = &mut self.tx else { return };
+        if !tx.is_shared() {
             let settings = tx.before.0.clone();
             shares::open_all(&self.shared, &self.user, &settings, tx, false).await;
         }
         let super::Transaction { place, effects, .. } = tx;
-        let Place::Leading { shares, .. } = place else {
-            return Ok(());
-        };
+        let Place::Leading { shares, .. } = place else { return };
         for share in shares.iter_mut() {
             share.queue_rest(effects);
         }
         shares::flush(shares).await;
-        Ok(())
     }
 
     /// A statement that was taken for a read and writes: the server refused it on a reader.

@@ -288,6 +288,39 @@ async fn savepoints(conn: &mut Conn) {
     );
 }
 
+/// Whoever is alone has the followers work beside the leader, one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_transaction_is_at_the_followers_before_it_ends() {
+    let cluster = Cluster::start(3).await;
+    let mut conn = cluster.connect().await;
+    run(&mut conn, "create table t(id int primary key)").await;
+    let leader = cluster.leader();
+    let done = || {
+        let rows = "select coalesce(max(trx_rows_modified), 0) from information_schema.innodb_trx";
+        let followers = (0..3).filter(|server| *server != leader);
+        let mut done: Vec<String> =
+            followers.map(|server| cluster.servers[server].root(rows).trim().to_owned()).collect();
+        done.sort();
+        done
+    };
+    run(&mut conn, "begin").await;
+    let mut seen = vec![done()];
+    for id in 1..5 {
+        run(&mut conn, &format!("insert into t values({id})")).await;
+        // Each is asked for its transactions anew only every tenth of a second.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        seen.push(done());
+    }
+    assert_eq!(seen, [["0", "0"], ["0", "0"], ["0", "0"], ["0", "2"], ["2", "3"]]);
+    run(&mut conn, "savepoint a").await;
+    run(&mut conn, "insert into t values(5), (6)").await;
+    run(&mut conn, "rollback to a").await;
+    run(&mut conn, "insert into t values(7)").await;
+    run(&mut conn, "commit").await;
+    assert_eq!(value(&mut conn, "select group_concat(id order by id) from t").await, "1,2,3,4,7");
+    agree(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_in_the_middle_leaves_nothing() {
     let cluster = Cluster::start(3).await;

@@ -24,7 +24,9 @@ impl Protocol for Sim {
     type Work = SimWork;
     type Client = SimClient;
     type Link = SimLink;
-    const MANNERS: Manners = <lockstep::proxy::Pg as Protocol>::MANNERS;
+    /// With few transactions followers get them in parts, with more in one piece: both are to be met here.
+    const MANNERS: Manners =
+        Manners { shares_in_parts: true, ..<lockstep::proxy::Pg as Protocol>::MANNERS };
 }
 
 /// A statement is its text.

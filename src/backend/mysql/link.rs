@@ -125,6 +125,8 @@ pub struct MyLink {
     pub(super) fixed: bool,
     /// What was fixed for a bulk load that is under way.
     pub(super) loading: Option<super::load::Loading>,
+    /// Nobody waits for the answers to what was sent.
+    unattended: bool,
     /// Nobody else may have the session afterwards.
     pub(super) spent: bool,
     queue: VecDeque<Queued>,
@@ -159,6 +161,7 @@ impl MyLink {
             unhurried: false,
             fixed: false,
             loading: None,
+            unattended: false,
             spent: false,
             queue: VecDeque::new(),
             expected: VecDeque::new(),
@@ -306,8 +309,19 @@ impl MyLink {
         line::send(stream, outgoing, incoming, gone).await
     }
 
+    /// Sends what is queued, and leaves the answers to whoever asks for them later.
+    pub(super) async fn send_off(&mut self) -> Result<(), Broken> {
+        if self.sharing && !std::mem::replace(&mut self.unattended, true) {
+            self.stream.attend(false);
+        }
+        self.send().await
+    }
+
     /// Waits for more bytes of the server.
     pub(super) async fn receive(&mut self) -> Result<(), Broken> {
+        if std::mem::take(&mut self.unattended) {
+            self.stream.attend(true);
+        }
         let Self { stream, incoming, gone, .. } = self;
         line::receive(stream, incoming, gone).await
     }

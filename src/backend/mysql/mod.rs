@@ -234,7 +234,7 @@ impl Link for MyLink {
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
-        self.send().await
+        self.send_off().await
     }
 
     async fn drain(&mut self) -> Result<Option<Mishap>, Broken> {
