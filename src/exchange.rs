@@ -389,6 +389,11 @@ pub trait Link: Send + 'static {
     fn drain(&mut self) -> impl Future<Output = Result<Option<Mishap>, Broken>> + Send;
     /// How many queued requests have no answer yet.
     fn outstanding(&self) -> usize;
+    /// Takes back what a share that is to be undone need not be sent any more. Whether the server has been asked for
+    /// anything that it has not answered, and may be at work on it.
+    fn withdraw(&mut self) -> bool {
+        self.outstanding() > 0
+    }
     /// Waits until the share that was begun is a transaction on the server, and may be cancelled. Needs no lock.
     fn begun(&mut self) -> impl Future<Output = Result<(), Broken>> + Send {
         async { Ok(()) }

@@ -186,10 +186,11 @@ pub(super) async fn abandon<P: Protocol>(shared: &Shared<P>, shares: Vec<Share<P
     // The session of one that made way is gone, and all that it did.
     let there = shares.into_iter().filter(|share| !share.is_ended());
     let ends = there.map(|mut share| async move {
+        let asked = share.lease.withdraw();
         let backend = share.lease.backend();
         // A backend that has been given up needs no asking, and might not answer.
         let (gone, canceller) = (backend.gone(), share.lease.canceller());
-        let runs = share.lease.outstanding() > 0 && shared.keeper.view().is_member(backend.index);
+        let runs = asked && shared.keeper.view().is_member(backend.index);
         let cancel = || async {
             tokio::select! {
                 biased;

@@ -20,7 +20,7 @@ pub(super) struct Share<L: Link> {
     pub failed: Option<String>,
     /// How many of the transaction's effects it has been sent.
     pub sent: usize,
-    /// How many of them wait for nothing any more on our side.
+    /// How many of them have left for the server.
     pub flushed: usize,
     /// Until its transaction commits it may be ended for the sake of another.
     pub presence: Option<Presence<L::Canceller>>,

@@ -318,6 +318,21 @@ async fn a_lone_transaction_is_at_the_followers_before_it_ends() {
     run(&mut conn, "insert into t values(7)").await;
     run(&mut conn, "commit").await;
     assert_eq!(value(&mut conn, "select group_concat(id order by id) from t").await, "1,2,3,4,7");
+    // What no follower has been sent is not sent for the sake of being undone.
+    let written = || {
+        let asked = "show global status like 'Com_insert'";
+        (0..3)
+            .filter(|server| *server != leader)
+            .map(|server| cluster.servers[server].root(asked))
+            .collect::<Vec<_>>()
+    };
+    let before = written();
+    run(&mut conn, "begin").await;
+    run(&mut conn, "insert into t values(8)").await;
+    run(&mut conn, "insert into t values(9)").await;
+    run(&mut conn, "rollback").await;
+    assert_eq!(written(), before);
+    run(&mut conn, "insert into t values(10)").await;
     agree(&cluster).await;
 }
 

@@ -26,8 +26,8 @@ use crate::exchange::{Broken, DISK_FULL, Mishap, Settings, TxState};
 use crate::net::Stream;
 use crate::wire::mysql::{Prepared, Statements};
 
-/// How much of a file travels in one packet.
-const FILE_PART: usize = 1 << 20;
+/// A change that a follower repeats, for error messages.
+pub(super) const EFFECT: &str = "effect";
 
 /// SQLSTATE of a deadlock.
 const DEADLOCK: &str = "40001";
@@ -192,6 +192,13 @@ impl MyLink {
         self.queue.len() + self.expected.len()
     }
 
+    /// Takes back the effects that have not been sent; settings count as set already. Whether anything has been sent and
+    /// not been answered.
+    pub(super) fn withdraw_effects(&mut self) -> bool {
+        self.queue.retain(|queued| queued.what != EFFECT);
+        !self.expected.is_empty()
+    }
+
     /// Sends what is queued. Waits where a statement has to be prepared first.
     pub(super) async fn send(&mut self) -> Result<(), Broken> {
         while let Some(queued) = self.queue.pop_front() {
@@ -267,20 +274,6 @@ impl MyLink {
         }
     }
 
-    /// Sends a part of a file, or its end where that is empty; the number of the packet behind it.
-    pub(super) async fn send_file(&mut self, sequence: u8, data: &[u8]) -> Result<u8, Broken> {
-        let mut next = sequence;
-        for part in data.chunks(FILE_PART) {
-            next = packet::write(&mut self.outgoing, next, |buf| buf.put_slice(part));
-            self.write().await?;
-        }
-        if data.is_empty() {
-            next = packet::write(&mut self.outgoing, next, |_| {});
-            self.write().await?;
-        }
-        Ok(next)
-    }
-
     pub(super) fn expect(
         &mut self,
         what: &'static str,
@@ -301,7 +294,7 @@ impl MyLink {
         });
     }
 
-    async fn write(&mut self) -> Result<(), Broken> {
+    pub(super) async fn write(&mut self) -> Result<(), Broken> {
         if self.outgoing.is_empty() {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 //!
 //! The protocol has no word for giving up: what was sent so far is loaded. So a savepoint comes first.
 
+use bytes::BufMut as _;
 use lockstep_protocol::mysql::answer::Event;
 use lockstep_protocol::mysql::packet;
 
@@ -24,7 +25,24 @@ pub(super) struct Loading {
     failed: Option<String>,
 }
 
+/// How much of a file travels in one packet.
+const FILE_PART: usize = 1 << 20;
+
 impl MyLink {
+    /// Sends a part of a file, or its end where that is empty; the number of the packet behind it.
+    pub(super) async fn send_file(&mut self, sequence: u8, data: &[u8]) -> Result<u8, Broken> {
+        let mut next = sequence;
+        for part in data.chunks(FILE_PART) {
+            next = packet::write(&mut self.outgoing, next, |buf| buf.put_slice(part));
+            self.write().await?;
+        }
+        if data.is_empty() {
+            next = packet::write(&mut self.outgoing, next, |_| {});
+            self.write().await?;
+        }
+        Ok(next)
+    }
+
     /// Runs the statement up to the server's request for the file, which is handed on.
     pub(super) async fn open_load<S: Sink>(
         &mut self,

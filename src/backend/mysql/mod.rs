@@ -33,7 +33,7 @@ use crate::store::control::Sequence;
 use crate::store::journal::Effect;
 use crate::store::mysql::schema;
 use crate::wire::mysql::MyWork;
-use link::Request;
+use link::{EFFECT, Request};
 use relay::Relay;
 
 impl Link for MyLink {
@@ -132,17 +132,17 @@ impl Link for MyLink {
                 self.fixed |= rows.is_none();
                 self.spent |= effect.leaves_settings();
                 let text = Bytes::copy_from_slice(sql.as_bytes());
-                self.push(Request::Text(text), "effect", *rows);
+                self.push(Request::Text(text), EFFECT, *rows);
             }
             Effect::Bound { sql, bind, rows, .. } => {
                 let prepared = self.shared.statements.intern(sql);
                 let parameters = Bytes::copy_from_slice(bind);
-                self.push(Request::Execute(prepared, parameters), "effect", *rows);
+                self.push(Request::Execute(prepared, parameters), EFFECT, *rows);
             }
             Effect::Bulk { sql, data, rows } => {
                 let text = Bytes::copy_from_slice(sql.as_bytes());
                 let file = Bytes::copy_from_slice(data);
-                self.push(Request::Load(text, Some(file)), "effect", *rows);
+                self.push(Request::Load(text, Some(file)), EFFECT, *rows);
             }
             Effect::Outside { sql } => self.push_text(sql, "statement outside a transaction"),
             Effect::Rows { .. }
@@ -252,6 +252,10 @@ impl Link for MyLink {
 
     fn outstanding(&self) -> usize {
         self.outstanding_requests()
+    }
+
+    fn withdraw(&mut self) -> bool {
+        self.withdraw_effects()
     }
 
     async fn ask(
