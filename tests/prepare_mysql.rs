@@ -80,7 +80,9 @@ fn equal_servers_become_a_cluster_and_stay_one() {
     let control = "SELECT backend, view, REPLACE(members, '\\n', ',') FROM lockstep.control";
     assert_eq!(servers[1].ask("", control), "db2\t1\tdb1,db2\n");
     let grants = servers[0].ask("", "SHOW GRANTS FOR app");
-    assert!(grants.contains("PROCEDURE `lockstep`.`record`"), "{grants}");
+    for right in ["INSERT ON `lockstep`.`records`", "PROCEDURE `lockstep`.`obeys`"] {
+        assert!(grants.contains(right), "{grants}");
+    }
     let exchanged = [at[1], at[0]];
     assert_says(&lockstep(&["init"], &exchanged), false, "already belongs to cluster");
 }

@@ -266,6 +266,32 @@ async fn a_secret_stands_until_those_end_that_have_shown_it() {
 }
 
 #[tokio::test]
+async fn what_a_former_version_has_installed_is_brought_up_to_date() {
+    let Some((server, mut admin)) = prepared().await else { return };
+    for former in [
+        "DROP VIEW lockstep.records",
+        "ALTER TABLE lockstep.journal DROP COLUMN proof",
+        "ALTER TABLE lockstep.control DROP COLUMN beat, ADD COLUMN ballot BIGINT NOT NULL",
+        "INSERT INTO lockstep.journal VALUES (1, 7, NOW(6), 'app', 'x')",
+        "CREATE PROCEDURE lockstep.record() SELECT 1",
+    ] {
+        admin.query_drop(former).await.expect(former);
+    }
+    let lacks = control::check_layout(&mut admin).await.unwrap_err();
+    assert!(lacks.to_string().contains("column"), "that is how `init` is thought of: {lacks}");
+    install(&mut admin, "another-value").await.unwrap();
+    control::install_token(&mut admin, TOKEN).await.unwrap();
+    grant(&mut admin, &["app".to_owned()]).await.unwrap();
+    control::check_layout(&mut admin).await.unwrap();
+    control::write_control(&mut admin, &row("one")).await.unwrap();
+    let mut app = connect(&server, "app").await;
+    let proved = proof(TOKEN, app.id(), 2, 7);
+    record(&mut app, &proved, 2).await.unwrap();
+    assert_eq!(control::journal_tail(&mut admin, 0).await.unwrap(), [(1, 7), (2, 7)]);
+    assert!(admin.query_drop("CALL lockstep.record()").await.is_err());
+}
+
+#[tokio::test]
 async fn a_record_is_the_same_whatever_the_session_s_settings() {
     let Some((server, mut admin)) = prepared().await else { return };
     let settings = [
