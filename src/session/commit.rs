@@ -66,8 +66,7 @@ impl<P: Protocol> Session<P> {
             return Ok(());
         };
         if tx.is_recorded() {
-            let settings = tx.before.0.clone();
-            shares::open_all(&self.shared, &self.user, &settings, &mut tx, true).await;
+            shares::open_all(&self.shared, &self.user, &mut tx, true).await;
         }
         let committed = match std::mem::replace(&mut tx.place, Place::Nowhere) {
             Place::Nowhere => Ok(()),

@@ -10,7 +10,7 @@ use super::transaction::{Record, Share, Transaction};
 use super::{Session, shares};
 use crate::backend::{CheckoutError, Lease, Purpose};
 use crate::error::Failure;
-use crate::exchange::{Link, Protocol, Settings};
+use crate::exchange::{Link, Protocol};
 use crate::keeper::Verdict;
 use crate::ledger::Ticket;
 
@@ -119,8 +119,7 @@ impl<P: Protocol> Session<P> {
         follower: usize,
     ) -> Result<Share<P::Link>, Unapplied> {
         let pool = self.shared.backends[follower].pool(&self.user, Purpose::Write);
-        let settings: &Settings = &tx.before.0;
-        let mut share = match shares::open::<P>(&pool, settings, tx, true).await {
+        let mut share = match shares::open::<P>(&pool, tx, true).await {
             Ok(share) => share,
             Err(CheckoutError::Busy(limit)) => return Err(Unapplied::Busy(limit)),
             Err(error) => return Err(Unapplied::Lost(error.to_string())),

@@ -136,8 +136,7 @@ impl<P: Protocol> Session<P> {
         self.quietly(ALONE_LOCK).await?;
         self.ddl_streamed(step, ddl).await?;
         if let Some(tx) = &mut self.tx {
-            let settings = tx.before.0.clone();
-            shares::open_all(&shared, &self.user, &settings, tx, false).await;
+            shares::open_all(&shared, &self.user, tx, false).await;
             if let Place::Leading { shares, .. } = &mut tx.place {
                 shares::drain(&shared, shares).await;
             }

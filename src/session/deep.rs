@@ -284,8 +284,7 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Err(internal("no transaction").into());
         };
-        let settings = tx.before.0.clone();
-        shares::open_all(&shared, &self.user, &settings, tx, false).await;
+        shares::open_all(&shared, &self.user, tx, false).await;
         let from = tx.effects.len();
         for effect in effects {
             tx.add(effect, true);

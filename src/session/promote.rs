@@ -152,7 +152,7 @@ impl<P: Protocol> Session<P> {
         let tx = self.tx.as_ref()?;
         self.shared.ledger.wait_for_earlier(i64::MAX).await;
         let pool = self.shared.backends[next].pool(&self.user, Purpose::Write);
-        let mut share = shares::open::<P>(&pool, &tx.before.0, tx, true).await.ok()?;
+        let mut share = shares::open::<P>(&pool, tx, true).await.ok()?;
         let ended = share.lease.drain().await;
         if share.failed.is_none() && matches!(ended, Ok(None)) {
             return Some(share);

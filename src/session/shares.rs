@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use super::transaction::{MADE_WAY, Place, Share, Transaction};
 use super::{Shared, deep};
 use crate::backend::{CheckoutError, Lease, Pool, Purpose};
-use crate::exchange::{Broken, Link, Protocol, Settings};
+use crate::exchange::{Broken, Link, Protocol};
 use crate::keeper::Verdict;
 use crate::store::journal::Effect;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub(super) const AHEAD: usize = 2;
 /// but the record comes behind it.
 pub(super) async fn open<P: Protocol>(
     pool: &Arc<Pool<P::Link>>,
-    settings: &Settings,
     tx: &Transaction<P::Link>,
     all: bool,
 ) -> Result<Share<P::Link>, CheckoutError> {
     let mut lease = pool.checkout().await?;
+    let settings = &tx.before.0;
     if all && tx.savepoints.is_empty() {
         lease.begin_whole_share(settings, &tx.effects);
     } else {
@@ -61,7 +61,6 @@ pub(super) fn set_savepoints<L: Link>(link: &mut L, tx: &Transaction<L>, effects
 pub(super) async fn open_all<P: Protocol>(
     shared: &Shared<P>,
     user: &str,
-    settings: &Settings,
     tx: &mut Transaction<P::Link>,
     all: bool,
 ) {
@@ -78,7 +77,7 @@ pub(super) async fn open_all<P: Protocol>(
         let backend = &shared.backends[follower];
         let generation = backend.generation();
         let pool = backend.pool(user, Purpose::Write);
-        match open::<P>(&pool, settings, tx, all).await {
+        match open::<P>(&pool, tx, all).await {
             Ok(mut share) => {
                 share.presence = Some(shared.present.enter(follower, share.lease.canceller()));
                 fresh.push(share);

@@ -260,11 +260,6 @@ impl<L: Link> Transaction<L> {
         self.effects.len() > HELD_EFFECTS || self.size > HELD_BYTES
     }
 
-    /// Whether its shares on the followers have been opened.
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(&self.place, Place::Leading { shared: true, .. })
-    }
-
     /// Whether nothing of it would be missed if it began anew: savepoints can be set again.
     /// A snapshot that has been read cannot be had again.
     pub(super) fn is_fresh(&self, default: Isolation) -> bool {

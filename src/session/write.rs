@@ -319,11 +319,20 @@ impl<P: Protocol> Session<P> {
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
-        let opened = tx.is_shared() && !tx.ahead;
+        let opened = matches!(&tx.place, Place::Leading { shared: true, .. }) && !tx.ahead;
         let streams = opened || tx.streams && tx.is_worth_streaming();
-        if streams && tx.effects.len() > from && tx.writing > 0 {
-            self.send_on().await;
+        if !streams || tx.effects.len() == from || tx.writing == 0 {
+            return Ok(());
         }
+        shares::open_all(&self.shared, &self.user, tx, false).await;
+        let super::Transaction { place, effects, .. } = tx;
+        let Place::Leading { shares, .. } = place else {
+            return Ok(());
+        };
+        for share in shares.iter_mut() {
+            share.queue_rest(effects);
+        }
+        shares::flush(shares).await;
         Ok(())
     }
 
@@ -336,25 +345,9 @@ impl<P: Protocol> Session<P> {
         let leads = matches!(tx.place, Place::Leading { shared: false, .. }) && !tx.failed;
         if worth && leads && self.shared.crossings.under_way() <= FEW {
             tx.ahead = true;
-            let settings = tx.before.0.clone();
             // On the heap, since it would be part of every idle session.
-            Box::pin(shares::open_all(&self.shared, &self.user, &settings, tx, false)).await;
+            Box::pin(shares::open_all(&self.shared, &self.user, tx, false)).await;
         }
-    }
-
-    /// Sends everything that the transaction has done to the followers.
-    async fn send_on(&mut self) {
-        let Some(tx) = &mut self.tx else { return };
-        if !tx.is_shared() {
-            let settings = tx.before.0.clone();
-            shares::open_all(&self.shared, &self.user, &settings, tx, false).await;
-        }
-        let super::Transaction { place, effects, .. } = tx;
-        let Place::Leading { shares, .. } = place else { return };
-        for share in shares.iter_mut() {
-            share.queue_rest(effects);
-        }
-        shares::flush(shares).await;
     }
 
     /// A statement that was taken for a read and writes: the server refused it on a reader.
